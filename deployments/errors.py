@@ -1,0 +1,133 @@
+"""Every error a user can meet. Each owns its HTTP status and says what is wrong, with which value, and the remedy.
+
+Requests are answered with RFC 9457 problem documents (`Problem`); configuration errors stop the deployment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class FunnelError(Exception):
+    """Base of all; `status` is the HTTP status, `title` the problem's short name (RFC 9457)."""
+
+    status = 500
+    title = "Internal error"
+
+    def problem(self) -> dict[str, Any]:
+        """The RFC 9457 document."""
+        return {"type": "about:blank", "title": self.title, "status": self.status, "detail": str(self)}
+
+
+class InvalidRequest(FunnelError, ValueError):
+    """A request that can't be answered as it stands. `errors`: (field, what is wrong with it and the remedy)."""
+
+    status = 422
+    title = "Invalid request"
+
+    def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
+        self.errors = list(errors)
+        super().__init__("; ".join(f"{field}: {message}" for field, message in errors))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.errors,)
+
+    def problem(self) -> dict[str, Any]:
+        return super().problem() | {"errors": [{"field": f, "message": m} for f, m in self.errors]}
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body is over the configured limit; refused before it is read."""
+
+    status = 413
+    title = "Body too large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        super().__init__([("body", f"over the limit of {limit_bytes} bytes; send less, or raise http.max_body_bytes")])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.limit_bytes,)
+
+
+class UnknownItem(InvalidRequest):
+    """An item id that is not in the catalogue, where the answer depends on it."""
+
+    status = 404
+    title = "Unknown item"
+
+    def __init__(self, field: str, item_id: str) -> None:
+        self.field, self.item_id = field, item_id
+        InvalidRequest.__init__(self, [(field, f"{item_id!r} is not in the catalogue of the model being served")])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.field, self.item_id)
+
+
+class Unavailable(FunnelError):
+    """Cannot be done now; worth a retry after `retry_after_s` seconds."""
+
+    status = 503
+    title = "Unavailable"
+    retry_after_s = 1
+
+
+class Overloaded(Unavailable):
+    """The bounded queue is full."""
+
+    title = "Overloaded"
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+        super().__init__(f"{waiting} requests are waiting already; retry later, add replicas, or raise batcher.max_queue")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.waiting,)
+
+
+class StoreUnavailable(Unavailable):
+    """The store did not take or give what was asked, in time."""
+
+    title = "Store unavailable"
+
+
+class DeadlineExceeded(FunnelError):
+    """Work that reached its place after its deadline and was not started."""
+
+    status = 504
+    title = "Deadline exceeded"
+
+
+class StageFailed(FunnelError):
+    """A stage raised; the pipeline falls back. `reason` is one word for metrics and `degraded`."""
+
+    def __init__(self, stage: str, reason: str, detail: str) -> None:
+        self.stage, self.reason, self.detail = stage, reason, detail
+        super().__init__(f"{stage}: {reason}: {detail}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.stage, self.reason, self.detail)
+
+
+class VersionMismatch(FunnelError):
+    """Messages made with different models met in one stage."""
+
+    def __init__(self, versions: Sequence[str]) -> None:
+        self.versions = list(versions)
+        super().__init__(f"one batch, several model versions: {', '.join(versions)}; a rollout is under way")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.versions,)
+
+
+class ConfigError(FunnelError, ValueError):
+    """The configuration can't work. One sentence: the field, its value, the remedy."""
+
+
+class ArtifactError(ConfigError):
+    """The artifact is missing, incomplete or altered."""
+
+
+class DataError(FunnelError, ValueError):
+    """Training data that can't be used: names the file, the column and what it should be."""
