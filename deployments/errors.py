@@ -80,7 +80,7 @@ class Overloaded(Unavailable):
 
     def __init__(self, waiting: int) -> None:
         self.waiting = waiting
-        super().__init__(f"{waiting} requests are waiting already; retry later, add replicas, or raise batcher.max_queue")
+        super().__init__(f"{waiting} requests are waiting already; retry later, or add replicas")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.waiting,)

@@ -141,8 +141,7 @@ class RequestBatch(Batch):
             )
             filters += b.filters
             contexts += b.contexts
-        joined = Batch.concat.__func__(cls, shifted)  # type: ignore[attr-defined]
-        return replace(joined, filters=filters, contexts=contexts)
+        return replace(super(RequestBatch, cls).concat(shifted), filters=filters, contexts=contexts)
 
 
 @dataclass(frozen=True, slots=True)

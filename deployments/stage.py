@@ -1,4 +1,4 @@
-"""What a stage is. The same class runs in a Serve replica, in the ingress process, in a batch job and in a test.
+"""What a stage is, and the place it runs in.
 
 A stage is built once from an artifact and its own config, then called with messages and returns one message:
 
@@ -8,14 +8,23 @@ A stage is built once from an artifact and its own config, then called with mess
     ranked     = Ranker(requests, candidates, scores)
 
 It is synchronous, deterministic, never writes to its inputs, and knows nothing of Ray, HTTP, deadlines or metrics.
-Calls may come from several threads at once.
+Calls may come from several threads at once. So the same class runs in a Serve replica, in the ingress process, in a
+batch job and in a test; a `Place` is what the pipeline sees of it.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
+from deployments.errors import DeadlineExceeded, StageFailed, VersionMismatch
 from deployments.messages import Batch
+
+log = logging.getLogger("rayfunnel.stage")
 
 
 class Stage(Protocol):
@@ -23,4 +32,91 @@ class Stage(Protocol):
 
     model_version: str
 
-    def __call__(self, *batches: Batch) -> Batch: ...
+    def __call__(self, *batches: Any) -> Batch: ...
+
+
+Batches = tuple[Batch | None, ...]
+Start = Callable[[float, Batches], Awaitable[Batch]]
+"""Begins one call: (deadline in Unix seconds, inputs) → the stage's message."""
+
+
+class Place:
+    """Where a stage runs. Bounds the calls under way and abandons one at its deadline.
+
+    An abandoned call is not stopped (a thread or a remote method can't be), so its slot stays taken until it returns;
+    when abandoned calls hold every slot, new ones fail at once instead of waiting for a stage that hangs.
+    """
+
+    def __init__(self, name: str, start: Start, slots: int) -> None:
+        self.name = name
+        self._start = start
+        self._slots = slots
+        self._free = asyncio.Semaphore(slots)
+        self._abandoned: set[asyncio.Future[Batch]] = set()
+
+    async def call(self, deadline: float, *batches: Batch | None) -> Any:
+        """The stage's message for `batches`, before `deadline` (Unix seconds).
+
+        Raises:
+            StageFailed: with the reason `deadline`, `busy`, `timeout`, `version`, `lost` or `error`.
+        """
+        if deadline <= time.time():
+            raise StageFailed(self.name, "deadline", "no time was left to start it")
+        await self._slot(deadline)
+        task = asyncio.ensure_future(self._start(deadline, batches))
+        task.add_done_callback(self._ended)
+        done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.time()))
+        if not done:
+            self._abandoned.add(task)
+            raise StageFailed(self.name, "timeout", "it did not answer by its deadline")
+        try:
+            return task.result()
+        except StageFailed:
+            raise
+        except DeadlineExceeded as error:
+            raise StageFailed(self.name, "timeout", str(error)) from error
+        except VersionMismatch as error:
+            raise StageFailed(self.name, "version", str(error)) from error
+        except Exception as error:
+            log.exception("stage %s failed", self.name)
+            raise StageFailed(self.name, "error", f"{type(error).__name__}: {error}") from error
+
+    async def _slot(self, deadline: float) -> None:
+        if not self._free.locked():
+            await self._free.acquire()
+            return
+        if len(self._abandoned) >= self._slots:
+            raise StageFailed(self.name, "busy", "every slot is held by a call that was given up")
+        try:
+            await asyncio.wait_for(self._free.acquire(), deadline - time.time())
+        except TimeoutError as error:
+            raise StageFailed(self.name, "busy", "no slot came free before the deadline") from error
+
+    def _ended(self, task: asyncio.Future[Batch]) -> None:
+        self._free.release()
+        if task in self._abandoned:
+            self._abandoned.discard(task)
+            if not task.cancelled():
+                task.exception()  # nobody waits for it any more
+
+
+def local(stage: Stage, slots: int) -> Start:
+    """Runs `stage` in this process, off the event loop, on `slots` threads."""
+    pool = ThreadPoolExecutor(slots, thread_name_prefix=type(stage).__name__)
+
+    async def start(deadline: float, batches: Batches) -> Batch:
+        return await asyncio.get_running_loop().run_in_executor(pool, run_before, deadline, stage, batches)
+
+    return start
+
+
+def run_before(deadline: float, stage: Callable[..., Batch], batches: Batches) -> Batch:
+    """Calls `stage`, unless `deadline` (Unix seconds) has passed while the call waited for its turn.
+
+    Raises:
+        DeadlineExceeded: it has; the work was not started.
+    """
+    late_s = time.time() - deadline
+    if late_s > 0:
+        raise DeadlineExceeded(f"reached the stage {late_s * 1e3:.0f} ms after its deadline and was not started")
+    return stage(*batches)

@@ -1,0 +1,130 @@
+"""A request on its way: the query, its ticket, and the batch (`Flow`) it travels in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from deployments.messages import (
+    PAD,
+    CandidateBatch,
+    Filter,
+    Ints,
+    ProfileBatch,
+    RankedBatch,
+    RequestBatch,
+    ScoreBatch,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One caller's request, ids translated to catalogue positions. `deadline`: Unix seconds."""
+
+    user_id: str
+    n: int
+    deadline: float
+    excluded: Ints = field(default_factory=lambda: np.empty(0, np.int32))
+    given: Ints = field(default_factory=lambda: np.empty(0, np.int32))
+    filter: Filter | None = None
+    context: Mapping[str, str | float | bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One row of the funnel's result. `flow` holds the batch's messages, for whoever wants the details."""
+
+    items: list[int]
+    """Catalogue positions, best first."""
+    scores: list[float]
+    sources: list[str]
+    degraded: list[str]
+    row: int
+    flow: Flow
+
+
+class Ticket:
+    """A request on its way through batcher and pipeline; the first answer wins."""
+
+    __slots__ = ("answer", "arrived", "flow", "query")
+
+    def __init__(self, query: Query) -> None:
+        self.query = query
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.arrived = time.time()
+        self.flow: Flow | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.answer.done()
+
+
+@dataclass(slots=True)
+class Flow:
+    """One batch on its way: what is asked, and what each stage has given so far. Rows align with `tickets`."""
+
+    tickets: list[Ticket]
+    requests: RequestBatch
+    size: int
+    stage: str = "queue"
+    profiles: ProfileBatch | None = None
+    candidates: CandidateBatch | None = None
+    scores: ScoreBatch | None = None
+    ranked: RankedBatch | None = None
+    degraded: list[str] = field(default_factory=list)
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    def only(self, rows: Sequence[int]) -> Flow:
+        """The same flow with these rows alone."""
+        index = np.array(rows, np.intp)
+        messages = {name: getattr(self, name) for name in ("requests", "profiles", "candidates", "scores", "ranked")}
+        return replace(
+            self,
+            tickets=[self.tickets[row] for row in rows],
+            degraded=list(self.degraded),
+            timings_ms=dict(self.timings_ms),
+            **{name: batch and batch.take(index) for name, batch in messages.items()},
+        )
+
+    def drop_answered(self) -> Flow:
+        """Without the rows whose deadline came meanwhile: no further stage works for them."""
+        rows = [row for row, ticket in enumerate(self.tickets) if not ticket.done]
+        if len(rows) == len(self.tickets):
+            return self
+        rest = self.only(rows)
+        for ticket in rest.tickets:
+            ticket.flow = rest
+        return rest
+
+
+def request_batch(queries: Sequence[Query], model_version: str) -> RequestBatch:
+    """Queries as columns; equal filters and contexts share a row of their table."""
+    filters: dict[Filter, int] = {}
+    contexts: list[Mapping[str, str | float | bool]] = []
+    filter_B, context_B = [], []
+    for query in queries:
+        filter_B.append(PAD if query.filter is None else filters.setdefault(query.filter, len(filters)))
+        if query.context and query.context not in contexts:
+            contexts.append(query.context)
+        context_B.append(contexts.index(query.context) if query.context else PAD)
+    return RequestBatch(
+        model_version=model_version,
+        n_B=np.array([q.n for q in queries], np.int32),
+        excluded_BX=_padded([q.excluded for q in queries]),
+        given_BG=_padded([q.given for q in queries]),
+        filter_B=np.array(filter_B, np.int32),
+        context_B=np.array(context_B, np.int32),
+        filters=tuple(filters),
+        contexts=tuple(contexts),
+    )
+
+
+def _padded(rows: Sequence[Ints]) -> Ints:
+    padded = np.full((len(rows), max(map(len, rows), default=0)), PAD, np.int32)
+    for row, values in enumerate(rows):
+        padded[row, : len(values)] = values
+    return padded

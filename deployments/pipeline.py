@@ -1,0 +1,210 @@
+"""The funnel: profile → candidates → scoring → ranking, for a batch as a whole, within each request's deadline.
+
+A stage that fails or runs late is replaced by its fallback, and the answer says so in `degraded`. A request whose own
+deadline comes while its batch is still on the way is answered at once with the best that is known by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from deployments import fallbacks
+from deployments.batcher import Batcher, BatcherConfig
+from deployments.errors import StageFailed, StoreUnavailable
+from deployments.flow import Answer, Flow, Query, Ticket, request_batch
+from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch
+from deployments.stage import Place
+
+STAGES = ("profile", "candidates", "scoring", "ranking")
+
+
+class PipelineConfig(BaseModel):
+    """How a request's time is spent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    deadline_ms: int = Field(500, ge=10, le=60_000, description="Deadline of a request that names none.")
+    reserve_ms: int = Field(10, ge=0, description="Kept back for the answer itself.")
+    finished_by: dict[str, float] = Field(
+        {"profile": 0.25, "candidates": 0.55, "scoring": 0.9, "ranking": 1.0},
+        description="Share of the time left at the start by which each stage must have answered.",
+    )
+
+    @model_validator(mode="after")
+    def _shares_rise(self) -> PipelineConfig:
+        shares = [self.finished_by.get(stage, -1.0) for stage in STAGES]
+        if set(self.finished_by) != set(STAGES) or shares != sorted(shares) or not 0 < shares[0] <= shares[-1] <= 1:
+            raise ValueError(f"finished_by: give {', '.join(STAGES)}, each in (0, 1], none before its predecessor")
+        return self
+
+
+class Histories(Protocol):
+    """Fetches what users did: one round trip for the batch. Raises StoreUnavailable."""
+
+    def __call__(self, user_ids: Sequence[str]) -> Awaitable[HistoryBatch]: ...
+
+
+class Popular(Protocol):
+    """Candidates without any model; `deployments.candidates.PopularItems`."""
+
+    model_version: str
+
+    def __call__(self, requests: RequestBatch, profiles: ProfileBatch) -> CandidateBatch: ...
+
+
+class Pipeline:
+    """Answers queries. `places`: one per name in STAGES. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        places: Mapping[str, Place],
+        histories: Histories,
+        popular: Popular,
+        dimension: int,
+        config: PipelineConfig,
+        batching: BatcherConfig,
+    ) -> None:
+        self._places = places
+        self._histories = histories
+        self._popular = popular
+        self._dimension = dimension
+        self._config = config
+        self._batcher: Batcher[Ticket] = Batcher(self._run, batching)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self._batcher.waiting
+
+    async def ask(self, query: Query) -> Answer:
+        """The answer to `query`, by its deadline.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        ticket = Ticket(query)
+        self._batcher.put(ticket)
+        spare_s = self._latest(query) - time.time()
+        timer = asyncio.get_running_loop().call_later(max(0.0, spare_s), self._answer_late, ticket)
+        try:
+            return await ticket.answer
+        finally:
+            timer.cancel()
+
+    def _latest(self, query: Query) -> float:
+        return query.deadline - self._config.reserve_ms / 1e3
+
+    async def _run(self, tickets: Sequence[Ticket]) -> None:
+        now = time.time()
+        flow = Flow(list(tickets), request_batch([t.query for t in tickets], self._popular.model_version), len(tickets))
+        flow.timings_ms["queue"] = (now - min(t.arrived for t in tickets)) * 1e3
+        for ticket in tickets:
+            ticket.flow = flow
+        left_s = max(self._latest(t.query) for t in tickets) - now
+        try:
+            for stage in STAGES:
+                flow = flow.drop_answered()
+                if not flow.tickets:
+                    return
+                await self._step(flow, stage, now + left_s * self._config.finished_by[stage])
+            self._answer(flow)
+        except Exception as error:  # a bug of ours: every request still gets its answer
+            for ticket in tickets:
+                if not ticket.done:
+                    ticket.answer.set_exception(error)
+
+    async def _step(self, flow: Flow, stage: str, deadline: float) -> None:
+        flow.stage = stage
+        began = time.perf_counter()
+        try:
+            await self._call(flow, stage, deadline)
+        except StageFailed as failure:
+            flow.degraded.append(f"{stage}:{failure.reason}")
+            self._fall_back(flow, stage)
+        flow.timings_ms[stage] = (time.perf_counter() - began) * 1e3
+
+    async def _call(self, flow: Flow, stage: str, deadline: float) -> None:
+        """The funnel, as drawn: what each stage is given, and where its message is kept."""
+        call = self._places[stage].call
+        match stage:
+            case "profile":
+                flow.profiles = await call(deadline, await self._fetch(flow, deadline))
+            case "candidates":
+                flow.candidates = await call(deadline, flow.requests, flow.profiles)
+            case "scoring":
+                flow.scores = await call(deadline, flow.profiles, flow.candidates)
+            case "ranking":
+                flow.ranked = await call(deadline, flow.requests, flow.candidates, flow.scores)
+
+    async def _fetch(self, flow: Flow, deadline: float) -> HistoryBatch:
+        users = [ticket.query.user_id for ticket in flow.tickets]
+        try:
+            return await asyncio.wait_for(self._histories(users), deadline - time.time())
+        except (StoreUnavailable, TimeoutError) as error:
+            raise StageFailed("profile", "store", str(error)) from error
+
+    def _fall_back(self, flow: Flow, stage: str) -> None:
+        """Fills in what `stage` should have given."""
+        match stage:
+            case "profile":
+                flow.profiles = fallbacks.cold_profiles(flow.requests, self._dimension)
+            case "candidates":
+                assert flow.profiles is not None
+                flow.candidates = self._popular(flow.requests, flow.profiles)
+            case "scoring":
+                assert flow.candidates is not None
+                flow.scores = fallbacks.retrieval_scores(flow.candidates)
+            case "ranking":
+                assert flow.candidates is not None
+                assert flow.scores is not None
+                flow.ranked = fallbacks.score_order(flow.requests, flow.candidates, flow.scores)
+
+    def _answer_late(self, ticket: Ticket) -> None:
+        """The deadline has come: answers with what the batch has by now, and fallbacks for the rest."""
+        if ticket.done:
+            return
+        if ticket.flow is None:
+            requests = request_batch([ticket.query], self._popular.model_version)
+            flow = Flow([ticket], requests, size=1, timings_ms={"queue": (time.time() - ticket.arrived) * 1e3})
+        else:
+            flow = ticket.flow.only([ticket.flow.tickets.index(ticket)])
+        flow.degraded.append(f"{flow.stage}:deadline")
+        given = {
+            "profile": flow.profiles,
+            "candidates": flow.candidates,
+            "scoring": flow.scores,
+            "ranking": flow.ranked,
+        }
+        for stage in STAGES:
+            if given[stage] is None:
+                self._fall_back(flow, stage)
+        self._answer(flow)
+
+    def _answer(self, flow: Flow) -> None:
+        assert flow.candidates is not None
+        assert flow.scores is not None
+        assert flow.ranked is not None
+        choice_BN = flow.ranked.choice_BN
+        items = np.take_along_axis(flow.candidates.item_ids_BK, choice_BN, axis=1).tolist()
+        sources = np.take_along_axis(flow.candidates.source_BK, choice_BN, axis=1).tolist()
+        scores = flow.ranked.score_BN.tolist()
+        counts = (choice_BN != PAD).sum(axis=1).tolist()
+        names = flow.candidates.sources
+        for row, (ticket, count) in enumerate(zip(flow.tickets, counts, strict=True)):
+            if ticket.done:
+                continue
+            answer = Answer(
+                items=items[row][:count],
+                scores=scores[row][:count],
+                sources=[names[s] for s in sources[row][:count]],
+                degraded=flow.degraded,
+                row=row,
+                flow=flow,
+            )
+            ticket.answer.set_result(answer)
