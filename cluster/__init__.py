@@ -1,0 +1,6 @@
+"""Where it runs."""
+
+from pathlib import Path
+
+ENV_FILE = Path(__file__).with_name("serve.env")
+"""The flags that make Ray Serve fast."""

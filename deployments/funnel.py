@@ -1,0 +1,111 @@
+"""Puts the parts of one process together: artifact, store and stage places → a `Recommender`. Knows no Ray.
+
+The ingress does this with remote places, a test or a notebook with local ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from deployments.batcher import BatcherConfig
+from deployments.candidates import PopularItems
+from deployments.catalogue import Catalogue
+from deployments.errors import StoreUnavailable
+from deployments.events import Event, history_batch
+from deployments.messages import HistoryBatch
+from deployments.models.artifact import Artifact
+from deployments.pipeline import Pipeline, PipelineConfig
+from deployments.service import Recommender
+from deployments.stage import Place, Start
+from deployments.store import Store, StoreConfig
+
+log = logging.getLogger("rayfunnel.funnel")
+
+HISTORIES = "histories.parquet"
+"""In the artifact: the users' histories at training time (user_id, item_id, timestamp, weight)."""
+
+
+class FunnelConfig(BaseModel):
+    """What the parts of a process are built with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pipeline: PipelineConfig = PipelineConfig()
+    batcher: BatcherConfig = BatcherConfig()
+    store: StoreConfig = StoreConfig()
+
+
+def assemble(
+    artifact: Artifact,
+    store: Store,
+    starts: Mapping[str, Start],
+    slots: Mapping[str, int],
+    config: FunnelConfig,
+    rule_names: Sequence[str] = (),
+) -> Recommender:
+    """A recommender over `starts`: how to call each stage of the pipeline, and `similar`; `slots`: calls in flight."""
+    catalogue = Catalogue.load(artifact)
+    places = {name: Place(name, start, slots[name]) for name, start in starts.items()}
+
+    async def histories(user_ids: Sequence[str]) -> HistoryBatch:
+        found = await store.histories(user_ids)
+        return history_batch(
+            found,
+            catalogue.positions,
+            config.store.event_weights,
+            config.store.default_event_weight,
+            artifact.model_version,
+        )
+
+    pipeline = Pipeline(
+        places=places,
+        histories=histories,
+        popular=PopularItems(artifact),
+        dimension=artifact.manifest.settings["dimension"],
+        config=config.pipeline,
+        batching=config.batcher,
+    )
+    return Recommender(
+        pipeline=pipeline,
+        similar=places["similar"],
+        catalogue=catalogue,
+        store=store,
+        deadline_ms=config.pipeline.deadline_ms,
+        model_version=artifact.model_version,
+        rule_names=rule_names,
+        example_users=artifact.manifest.settings["example_users"],
+    )
+
+
+async def seed(store: Store, artifact: Artifact) -> None:
+    """Puts the artifact's histories into the store, once per artifact; tries until the store takes them."""
+    if HISTORIES not in artifact.manifest.files:
+        return
+    tag = artifact.manifest.files[HISTORIES]
+    while True:
+        try:
+            stored = await store.seed(_events(artifact), tag)
+            log.info("the store holds the artifact's histories (%d new events)", stored)
+            return
+        except StoreUnavailable as error:
+            log.warning("the artifact's histories are not in the store yet: %s", error)
+            await asyncio.sleep(1.0)
+
+
+def _events(artifact: Artifact) -> Iterator[Event]:
+    """The events of `histories.parquet`; each one's id is made of its place, which the file's hash fixes."""
+    for batch in artifact.table(HISTORIES).to_batches(max_chunksize=10_000):
+        columns = (batch.column(name).to_pylist() for name in ("user_id", "item_id", "timestamp", "weight"))
+        for user_id, item_id, timestamp, weight in zip(*columns, strict=True):
+            yield Event(
+                event_id=f"history-{timestamp!r}",
+                user_id=user_id,
+                item_id=item_id,
+                event_type="history",
+                timestamp=timestamp,
+                weight=weight,
+            )

@@ -1,0 +1,172 @@
+"""The HTTP door: FastAPI over `Recommender`. Bodies are parsed once, errors are RFC 9457 problem documents.
+
+Bodies are limited in middleware before anything is parsed: by Content-Length first, then by counting.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.errors import BodyTooLarge, FunnelError, InvalidRequest, Unavailable
+from deployments.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
+
+PAGE = Path(__file__).with_name("page.html")
+
+
+class HttpConfig(BaseModel):
+    """Limits of the HTTP door."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Larger bodies are refused with 413, unread.")
+
+
+class Operations(Protocol):
+    """What the door opens on; `deployments.service.Recommender`."""
+
+    async def recommend(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]: ...
+    async def rank(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]: ...
+    async def similar(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]: ...
+    async def record_events(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]: ...
+    async def history(self, user_id: str) -> list[dict[str, Any]]: ...
+    async def health(self) -> dict[str, Any]: ...
+    def example_users(self) -> list[str]: ...
+
+
+class _User(Body):
+    user_id: Id
+
+
+def make_app(operations: Operations, config: HttpConfig) -> FastAPI:
+    """The ASGI application."""
+    app = FastAPI(title="rayfunnel", summary="Recommendations from a funnel of stages on Ray Serve.")
+    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
+    app.add_exception_handler(FunnelError, _funnel_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+
+    def post(path: str, model: type[Body], operation: Callable[[bytes], Awaitable[dict[str, Any]]], status: int) -> None:
+        async def endpoint(request: Request) -> Response:
+            return _json(await operation(await request.body()), status)
+
+        app.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            name=path.rsplit("/", 1)[1],
+            description=getattr(operation, "__doc__", None),
+            status_code=status,
+            openapi_extra={"requestBody": _body_schema(model)},
+            responses={422: _PROBLEM, 413: _PROBLEM, 503: _PROBLEM},
+        )
+
+    post("/v1/recommend", RecommendRequest, operations.recommend, 200)
+    post("/v1/rank", RankRequest, operations.rank, 200)
+    post("/v1/similar", SimilarRequest, operations.similar, 200)
+    post("/v1/events", EventsRequest, operations.record_events, 202)
+
+    @app.get("/v1/health/live")
+    async def live() -> Response:
+        """200 while the process answers."""
+        return _json({"status": "live"})
+
+    @app.get("/v1/health/ready", responses={503: _PROBLEM})
+    async def ready() -> Response:
+        """200 once every stage has answered; says what is degraded."""
+        return _json(await operations.health())
+
+    @app.get("/demo/history", include_in_schema=False)
+    async def history(user_id: str) -> Response:
+        user = parse(_User, {"user_id": user_id})
+        return _json({"events": await operations.history(user.user_id)})
+
+    @app.get("/demo/users", include_in_schema=False)
+    async def users() -> Response:
+        return _json({"user_ids": operations.example_users()})
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(PAGE.read_text("utf-8"), headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    return app
+
+
+_PROBLEM: dict[str, Any] = {"description": "RFC 9457 problem", "content": {"application/problem+json": {}}}
+_PAGE_POLICY = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'"
+
+
+def _body_schema(model: type[Body]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return inline(definitions[node["$ref"].rsplit("/", 1)[1]])
+            return {key: inline(value) for key, value in node.items()}
+        return [inline(value) for value in node] if isinstance(node, list) else node
+
+    return {"required": True, "content": {"application/json": {"schema": inline(schema)}}}
+
+
+def _json(content: Any, status: int = 200, media_type: str = "application/json", **headers: str) -> Response:
+    return Response(orjson.dumps(content), status, headers, media_type)
+
+
+def _problem(error: FunnelError) -> Response:
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else {}
+    return _json(error.problem(), error.status, "application/problem+json", **headers)
+
+
+async def _funnel_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, FunnelError)
+    return _problem(error)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    content = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": "see /docs"}
+    return _json(content, error.status_code, "application/problem+json", **(error.headers or {}))
+
+
+async def _bug(_: Request, error: Exception) -> Response:
+    return _problem(FunnelError(f"{type(error).__name__}; the replica's log has the details"))
+
+
+class BodyLimit:
+    """ASGI middleware: 413 for bodies over `max_bytes`, without parsing and without reading past the limit."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or refuses it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        if declared and (not declared.isdigit() or int(declared[:20]) > self._max_bytes):
+            await _problem(BodyTooLarge(self._max_bytes))(scope, receive, send)
+            return
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._max_bytes:
+                raise BodyTooLarge(self._max_bytes)
+            return message
+
+        await self._app(scope, counted, send)

@@ -1,0 +1,104 @@
+"""The Ingress deployment: HTTP and handle calls in, the pipeline within, stage replicas behind.
+
+Handle callers pass and get plain dicts. A bad request raises ValueError, one that can't be served now RuntimeError,
+both with the text an HTTP caller would read: a caller in another application needs none of our code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.errors import FunnelError, InvalidRequest
+from deployments.funnel import FunnelConfig, assemble, seed
+from deployments.http_api import HttpConfig, make_app
+from deployments.models.artifact import Artifact
+from deployments.replica import StageFactory, remote, set_threads
+from deployments.stage import Start, local
+from deployments.store import RedisStore
+
+Dict = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class IngressConfig:
+    """What the builder hands each ingress replica. `slots`: calls in flight per stage."""
+
+    artifact: str
+    funnel: FunnelConfig
+    http: HttpConfig
+    slots: Mapping[str, int]
+    rule_names: tuple[str, ...]
+    seed_histories: bool
+    threads: int
+
+
+@serve.ingress()  # type: ignore[untyped-decorator]
+class Ingress:
+    """`recommend`, `rank`, `similar`, `record_events`: see the README's API table.
+
+    `stages`: per stage, the handle of its replicas, or a factory to run it in this process.
+    """
+
+    def __init__(self, config: IngressConfig, **stages: DeploymentHandle[Any] | StageFactory) -> None:
+        set_threads(config.threads)
+        artifact = Artifact.open(config.artifact)
+        self._store = RedisStore(config.funnel.store)
+        self._http = config.http
+        starts = _starts(stages, artifact, config.slots)
+        slots = {**config.slots, "similar": config.slots["candidates"]}
+        self._recommender = assemble(artifact, self._store, starts, slots, config.funnel, config.rule_names)
+        self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
+        if config.seed_histories:
+            self._tasks.append(asyncio.ensure_future(seed(self._store, artifact)))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201 - the name Ray Serve calls
+        return make_app(self._recommender, self._http)
+
+    async def recommend(self, request: Dict) -> Dict:
+        """The n best items the user has not had yet."""
+        return await _plainly(self._recommender.recommend, request)
+
+    async def rank(self, request: Dict) -> Dict:
+        """The given items, best first."""
+        return await _plainly(self._recommender.rank, request)
+
+    async def similar(self, request: Dict) -> Dict:
+        """Items that go with one item."""
+        return await _plainly(self._recommender.similar, request)
+
+    async def record_events(self, request: Dict) -> Dict:
+        """Stores events; returns once the store has them."""
+        return await _plainly(self._recommender.record_events, request)
+
+
+def _starts(
+    stages: Mapping[str, DeploymentHandle[Any] | StageFactory], artifact: Artifact, slots: Mapping[str, int]
+) -> dict[str, Start]:
+    starts: dict[str, Start] = {}
+    for name, source in stages.items():
+        if isinstance(source, StageFactory):
+            stage = source.build(artifact)
+            starts[name] = local(stage, slots[name])
+            if name == "candidates":
+                starts["similar"] = local(stage.similar, slots[name])  # type: ignore[attr-defined]
+        else:
+            starts[name] = remote(name, source)
+            if name == "candidates":
+                starts["similar"] = remote("similar", source, "similar")
+    return starts
+
+
+async def _plainly(operation: Callable[[Mapping[str, Any]], Awaitable[Dict]], request: Dict) -> Dict:
+    try:
+        return await operation(request)
+    except InvalidRequest as error:
+        raise ValueError(str(error)) from None
+    except FunnelError as error:
+        raise RuntimeError(f"{error.title}: {error}") from None

@@ -1,0 +1,81 @@
+"""A stage behind a Serve deployment: the replica's side (`StageReplica`) and the pipeline's side (`remote`)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import torch
+from pydantic import BaseModel
+from ray.exceptions import RayActorError
+from ray.serve.handle import DeploymentHandle
+
+from deployments.errors import StageFailed
+from deployments.messages import Batch
+from deployments.models.artifact import Artifact
+from deployments.stage import Batches, Stage, Start, run_before
+
+METHODS = ("__call__", "similar")
+"""What a handle may call on a stage."""
+
+
+@dataclass(frozen=True)
+class StageFactory:
+    """How to build a stage: its class (called with the artifact and the config) and its config."""
+
+    stage: type[Any]
+    config: BaseModel
+
+    def build(self, artifact: Artifact) -> Stage:
+        """The stage, loaded."""
+        built: Stage = self.stage(artifact, self.config)
+        return built
+
+
+def set_threads(threads: int) -> None:
+    """Limits torch and Faiss in this process to the replica's share of the CPU."""
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+
+
+class StageReplica:
+    """Holds one stage; keeps its compute off the event loop. A deadline that passed in the queue is not started.
+
+    `slots`: calls computed at a time; `threads`: cores each may use.
+    """
+
+    def __init__(self, factory: StageFactory, artifact: str, slots: int, threads: int) -> None:
+        set_threads(threads)
+        self._stage = factory.build(Artifact.open(artifact))
+        self._pool = ThreadPoolExecutor(slots, thread_name_prefix=factory.stage.__name__)
+
+    async def run(self, method: str, deadline: float, *batches: Batch) -> Batch:
+        """Calls `method` of the stage. `deadline`: Unix seconds.
+
+        Raises:
+            DeadlineExceeded: it passed before the call's turn came.
+        """
+        assert method in METHODS
+        stage = getattr(self._stage, method)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, run_before, deadline, stage, batches)
+
+
+def remote(name: str, handle: DeploymentHandle[Any], method: str = "__call__") -> Start:
+    """Calls the stage's replicas through `handle`. A call whose replica died is made once more, if there is time."""
+
+    async def start(deadline: float, batches: Batches) -> Batch:
+        try:
+            return await handle.run.remote(method, deadline, *batches)  # type: ignore[no-any-return]
+        except RayActorError:
+            if time.time() >= deadline:
+                raise StageFailed(name, "lost", "its replica died and no time is left to ask another") from None
+        try:
+            return await handle.run.remote(method, deadline, *batches)  # type: ignore[no-any-return]
+        except RayActorError:
+            raise StageFailed(name, "lost", "two of its replicas died during one call") from None
+
+    return start

@@ -1,0 +1,107 @@
+"""The API's request bodies: what is accepted, and the one place where bad input becomes an InvalidRequest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from deployments.errors import InvalidRequest
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""An external id: 1 to 256 characters, none of them a control character."""
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Scalar = bool | Number | Annotated[str, StringConstraints(max_length=256)]
+
+
+class Body(BaseModel):
+    """Strict: no unknown field, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Ranking(Body):
+    """What /v1/recommend and /v1/rank share."""
+
+    user_id: Id
+    context: dict[Label, Scalar] = Field(
+        {}, max_length=32, description="Facts about the request; business rules can depend on them."
+    )
+    deadline_ms: int | None = Field(None, ge=1, le=60_000, description="Answer by then, degraded if need be.")
+    explain: bool = Field(False, description="Add per item what led to it, and per request the timings.")
+    metadata: bool = Field(False, description="Add title and attributes of each item.")
+
+
+class RecommendRequest(Ranking):
+    """The best items for a user."""
+
+    n: int = Field(10, ge=1, le=100)
+    exclude_ids: list[Id] = Field([], max_length=1000)
+    filters: dict[Label, Any] = Field(
+        {},
+        max_length=16,
+        description='Conditions on item attributes, e.g. {"genres": ["Comedy"], "year": {"gte": 1990}}.',
+    )
+
+
+class RankRequest(Ranking):
+    """The given items, best first for a user."""
+
+    item_ids: list[Id] = Field(min_length=1, max_length=500)
+
+
+class SimilarRequest(Body):
+    """Items like one item."""
+
+    item_id: Id
+    n: int = Field(10, ge=1, le=100)
+    metadata: bool = False
+    deadline_ms: int | None = Field(None, ge=1, le=60_000)
+
+
+class EventBody(Body):
+    """One thing a user did. Sent twice with the same `event_id` (or the same content), it counts once."""
+
+    user_id: Id
+    item_id: Id
+    event_type: Label
+    timestamp: Number | None = Field(None, ge=0, le=4_102_444_800, description="Unix seconds; now if left out.")
+    event_id: Id | None = None
+    request_id: Id | None = Field(None, description="request_id of the recommendation that led to it.")
+
+
+class EventsRequest(Body):
+    """Up to 1,000 events; acknowledged only once the store has them."""
+
+    events: list[EventBody] = Field(min_length=1, max_length=1000)
+
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+def parse(model: type[BodyT], body: bytes | Mapping[str, Any]) -> BodyT:
+    """`body`, JSON bytes or a dict, as `model`.
+
+    Raises:
+        InvalidRequest: naming each field that is wrong, the value and what is accepted.
+    """
+    try:
+        if isinstance(body, bytes):
+            return model.model_validate_json(body)
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise InvalidRequest([_explain(e) for e in error.errors(include_url=False)[:20]]) from None
+
+
+def _explain(error: Any) -> tuple[str, str]:
+    field = ".".join(str(part) for part in error["loc"]) or "body"
+    if error["type"] == "extra_forbidden":
+        return field[:200], "unknown field; remove it, or see /docs for the fields there are"
+    if error["type"] == "missing":
+        return field[:200], "required, but missing"
+    value = repr(error["input"])
+    shown = value if len(value) <= 60 else f"{value[:57]}..."
+    return field[:200], f"{error['msg']} (got {shown})"

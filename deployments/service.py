@@ -1,0 +1,242 @@
+"""The operations of the API as plain dict → dict methods; HTTP and handles are two doors to the same object."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from deployments.catalogue import Catalogue
+from deployments.errors import InvalidRequest, StageFailed, StoreUnavailable, Unavailable, UnknownItem
+from deployments.events import Event
+from deployments.flow import Answer, Query, request_batch
+from deployments.messages import PAD, CandidateBatch, Ints
+from deployments.pipeline import Pipeline
+from deployments.schemas import (
+    EventBody,
+    EventsRequest,
+    RankRequest,
+    Ranking,
+    RecommendRequest,
+    SimilarRequest,
+    parse,
+)
+from deployments.stage import Place
+from deployments.store import Store
+
+_WARM_UP_S = 30.0
+"""Deadline of a warm-up request: replicas load their part meanwhile."""
+
+
+class Recommender:
+    """recommend, rank, similar, record_events: dicts as in the API table of the README.
+
+    Raises (each method): InvalidRequest for a bad request, naming the field; Unavailable when it can't be done now.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        similar: Place,
+        catalogue: Catalogue,
+        store: Store,
+        deadline_ms: int,
+        model_version: str,
+        rule_names: Sequence[str] = (),
+        example_users: Sequence[str] = (),
+    ) -> None:
+        self._pipeline = pipeline
+        self._similar = similar
+        self.catalogue = catalogue
+        self._store = store
+        self._deadline_ms = deadline_ms
+        self.model_version = model_version
+        self._rule_names = rule_names
+        self._example_users = example_users
+        self._missing = ["the first answer"]
+
+    async def recommend(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]:
+        """The n best items the user has not had yet."""
+        request = parse(RecommendRequest, body)
+        query = Query(
+            user_id=request.user_id,
+            n=request.n,
+            deadline=self._deadline(request.deadline_ms),
+            excluded=self._known(request.exclude_ids)[0],
+            filter=self.catalogue.validate(request.filters) if request.filters else None,
+            context=request.context or None,
+        )
+        return self._response(request, await self._pipeline.ask(query))
+
+    async def rank(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]:
+        """The given items, best first; those not in the catalogue are listed in `unknown_item_ids`."""
+        request = parse(RankRequest, body)
+        given, unknown = self._known(request.item_ids)
+        if not len(given):
+            raise InvalidRequest([("item_ids", f"none is in the catalogue (first: {unknown[0]!r})")])
+        query = Query(
+            user_id=request.user_id,
+            n=len(given),
+            deadline=self._deadline(request.deadline_ms),
+            given=given,
+            context=request.context or None,
+        )
+        return self._response(request, await self._pipeline.ask(query)) | {"unknown_item_ids": unknown}
+
+    async def similar(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]:
+        """Items that go with one item, whoever asks."""
+        request = parse(SimilarRequest, body)
+        seed = self.catalogue.positions([request.item_id])
+        if seed[0] == PAD:
+            raise UnknownItem("item_id", request.item_id)
+        query = Query(user_id="", n=request.n, deadline=self._deadline(request.deadline_ms), given=seed)
+        try:
+            found: CandidateBatch = await self._similar.call(
+                query.deadline, request_batch([query], self.model_version)
+            )
+        except StageFailed as failure:
+            raise Unavailable(str(failure)) from failure
+        kept = found.mask_BK[0]
+        names = [found.sources[s] for s in found.source_BK[0][kept]]
+        scores = found.retrieval_scores_BK[0][kept].tolist()
+        return {
+            "request_id": uuid.uuid4().hex,
+            "item_id": request.item_id,
+            "items": self._items(found.item_ids_BK[0][kept].tolist(), scores, names, request.metadata),
+            "model_version": self.model_version,
+        }
+
+    async def record_events(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]:
+        """Stores events; returns once the store has them. `unknown_item_ids` are kept, but no model knows them."""
+        request = parse(EventsRequest, body)
+        now = time.time()
+        events = [
+            Event(
+                event_id=e.event_id or _content_id(e),
+                user_id=e.user_id,
+                item_id=e.item_id,
+                event_type=e.event_type,
+                timestamp=now if e.timestamp is None else e.timestamp,
+                request_id=e.request_id or "",
+            )
+            for e in request.events
+        ]
+        stored = await self._store.record(events)
+        _, unknown = self._known(list(dict.fromkeys(e.item_id for e in events)))
+        return {"accepted": len(events), "duplicates": len(events) - stored, "unknown_item_ids": unknown}
+
+    async def history(self, user_id: str, n: int = 20) -> list[dict[str, Any]]:
+        """The user's last `n` events, newest first, with metadata; for the demo page."""
+        events = (await self._store.histories([user_id])).events(0)
+        shown = events[: -n - 1 : -1]
+        positions = self.catalogue.positions([event.item_id for event in shown]).tolist()
+        return [
+            {
+                "item_id": event.item_id,
+                "event_type": event.event_type,
+                "timestamp": event.timestamp,
+                "metadata": self.catalogue.metadata(position) if position != PAD else {},
+            }
+            for event, position in zip(shown, positions, strict=True)
+        ]
+
+    def example_users(self) -> list[str]:
+        """Some user ids known at training time; for the demo page."""
+        return list(self._example_users)
+
+    async def warm_up(self) -> None:
+        """Sends requests through the funnel until every stage has answered; then `health` says ready."""
+        while self._missing:
+            query = Query(user_id="", n=1, deadline=time.time() + _WARM_UP_S)
+            answer = await self._pipeline.ask(query)
+            self._missing = [reason for reason in answer.degraded if not reason.startswith("profile:store")]
+            if self._missing:
+                await asyncio.sleep(0.2)
+
+    async def health(self) -> dict[str, Any]:
+        """`{"status": "ready", …}`, and whether the store answers: without it the funnel still serves, degraded.
+
+        Raises:
+            Unavailable: a stage has not answered yet.
+        """
+        if self._missing:
+            raise Unavailable(f"not ready yet; waiting for {', '.join(self._missing)}")
+        try:
+            await self._store.ping()
+            store = "ok"
+        except StoreUnavailable as error:
+            store = str(error)
+        return {"status": "ready", "model_version": self.model_version, "store": store}
+
+    def _deadline(self, deadline_ms: int | None) -> float:
+        return time.time() + (deadline_ms or self._deadline_ms) / 1e3
+
+    def _known(self, item_ids: Sequence[str]) -> tuple[Ints, list[str]]:
+        """Catalogue positions of the known ids, without repeats, in order; and the unknown ids."""
+        positions = self.catalogue.positions(item_ids)
+        unknown = [item_id for item_id, p in zip(item_ids, positions.tolist(), strict=True) if p == PAD]
+        known = np.array(list(dict.fromkeys(positions[positions != PAD].tolist())), np.int32)
+        return known, unknown
+
+    def _response(self, request: Ranking, answer: Answer) -> dict[str, Any]:
+        response: dict[str, Any] = {
+            "request_id": uuid.uuid4().hex,
+            "user_id": request.user_id,
+            "items": self._items(answer.items, answer.scores, answer.sources, request.metadata),
+            "model_version": self.model_version,
+            "degraded": answer.degraded,
+        }
+        if request.explain:
+            for item, reason in zip(response["items"], self._reasons(answer), strict=True):
+                item["reason"] = reason
+            response["timings_ms"] = {stage: round(ms, 3) for stage, ms in answer.flow.timings_ms.items()}
+            response["batch_size"] = answer.flow.size
+        return response
+
+    def _items(
+        self, positions: Sequence[int], scores: Sequence[float], sources: Sequence[str], metadata: bool
+    ) -> list[dict[str, Any]]:
+        item_ids = self.catalogue.item_ids
+        items: list[dict[str, Any]] = [
+            {"item_id": item_ids[position], "score": score, "source": source}
+            for position, score, source in zip(positions, scores, sources, strict=True)
+        ]
+        if metadata:
+            for item, position in zip(items, positions, strict=True):
+                item["metadata"] = self.catalogue.metadata(position)
+        return items
+
+    def _reasons(self, answer: Answer) -> list[dict[str, Any]]:
+        """Per item: what each source and the model gave it, and what moved it in ranking."""
+        flow, row = answer.flow, answer.row
+        assert flow.candidates is not None
+        assert flow.scores is not None
+        assert flow.ranked is not None
+        reasons = []
+        for place, choice in enumerate(flow.ranked.choice_BN[row, : len(answer.items)].tolist()):
+            rule = int(flow.ranked.rule_BN[row, place])
+            by_source = flow.candidates.source_scores_BKS[row, choice].tolist()
+            reasons.append(
+                {
+                    "retrieval_score": float(flow.candidates.retrieval_scores_BK[row, choice]),
+                    "source_scores": dict(zip(flow.candidates.sources, by_source, strict=True)),
+                    "model_score": float(flow.scores.scores_BK[row, choice]),
+                    "rank_by_model": int(flow.ranked.score_rank_BN[row, place]) + 1,
+                    "diversity_penalty": float(flow.ranked.diversity_penalty_BN[row, place]),
+                    "rule": self._rule_names[rule] if rule != PAD else None,
+                }
+            )
+        return reasons
+
+
+def _content_id(event: EventBody) -> str:
+    """The id of an event that has none: dated ones are known by their content, undated ones are always new."""
+    if event.timestamp is None:
+        return uuid.uuid4().hex
+    content = (event.user_id, event.item_id, event.event_type, event.timestamp, event.request_id)
+    return hashlib.blake2b(repr(content).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

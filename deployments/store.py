@@ -1,0 +1,239 @@
+"""Where the users' events are kept: Redis (or the embedded Valkey), and its in-memory twin.
+
+One sorted set per user, `{app}:history:{user_id}`: score = timestamp, member = the event (see `events.py`). Adding
+never overwrites, so an event sent twice is stored once: a caller that got StoreUnavailable simply sends again.
+The promise holds as far back as the history reaches (`history_limit`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+import redis.asyncio
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from deployments.breaker import Breaker
+from deployments.errors import StoreUnavailable
+from deployments.events import Event, Histories
+
+PASSWORD_VARIABLE = "RAYFUNNEL_REDIS_PASSWORD"  # noqa: S105 - the variable's name
+CA_VARIABLE = "RAYFUNNEL_REDIS_CA"
+_CHUNK = 1000
+"""Events per round trip while seeding."""
+
+
+class StoreConfig(BaseModel):
+    """How to reach the store. Secrets come from the environment: the password from RAYFUNNEL_REDIS_PASSWORD, the file
+    of the certificate authority that signed a `rediss://` server's certificate from RAYFUNNEL_REDIS_CA.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    redis_url: str = ""
+    """`redis://[user@]host:port/db`, `rediss://…` with TLS, `unix://path`; empty: the embedded server."""
+    host: str = "127.0.0.1"
+    """Where the embedded server listens: `host` and `port` of the application `store`."""
+    port: int = Field(6390, ge=1, le=65535)
+    app: str = Field("rayfunnel", pattern=r"^[A-Za-z0-9_.-]+$")
+    """First part of every key, so that applications can share a server."""
+    timeout_ms: int = Field(50, ge=1)
+    """For reading one batch of histories, connecting included."""
+    write_timeout_ms: int = Field(1000, ge=1)
+    """For recording up to 1000 events; a write waits for the disk, and nobody's recommendation waits for it."""
+    history_limit: int = Field(500, ge=1)
+    """Events kept per user, the most recent ones."""
+    breaker_failures: int = Field(5, ge=1)
+    breaker_reset_s: float = Field(1.0, gt=0)
+    event_weights: dict[str, float] = {"view": 0.4, "click": 0.6, "like": 1.0, "purchase": 1.0, "dislike": -0.5}
+    """Event type → how strongly it speaks for (> 0) or against (< 0) the item, where the event doesn't say."""
+    default_event_weight: float = 0.5
+    """For types not listed."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _reachable_and_without_password(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and parts.scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        if parts.password or "password" in parse_qs(parts.query):
+            raise ValueError(f"holds a password; take it out and set the environment variable {PASSWORD_VARIABLE}")
+        _ = parts.port  # raises ValueError where it is no port
+        return url
+
+    @property
+    def url(self) -> str:
+        return self.redis_url or f"redis://{self.host}:{self.port}/0"
+
+
+class Store(Protocol):
+    """Every method raises StoreUnavailable if the store did not answer in time or at all."""
+
+    async def histories(self, user_ids: Sequence[str]) -> Histories:
+        """The most recent `history_limit` events of each user, by (timestamp, item_id, event_id). One round trip."""
+        ...
+
+    async def record(self, events: Sequence[Event]) -> int:
+        """Stores the events; returns how many were new. One round trip. If it raises, some may have been stored, and
+        the same call can be made again.
+        """
+        ...
+
+    async def seed(self, events: Iterable[Event], tag: str) -> int:
+        """Loads events in bulk unless `tag` (a hash of them) was loaded before; returns how many were new.
+        Several processes may do so at once: each event still is stored once.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Returns if the store answers."""
+        ...
+
+    async def close(self) -> None:
+        """Gives the connections back."""
+        ...
+
+
+class RedisStore:
+    """The store in Redis or Valkey. Use it on one event loop."""
+
+    def __init__(self, config: StoreConfig) -> None:
+        self._config = config
+        self._breaker = Breaker(config.breaker_failures, config.breaker_reset_s)
+        secrets: dict[str, Any] = {"password": os.environ.get(PASSWORD_VARIABLE) or None}
+        if config.url.startswith("rediss:"):
+            secrets["ssl_ca_certs"] = os.environ.get(CA_VARIABLE) or None
+        self._redis = redis.asyncio.Redis.from_url(
+            config.url,
+            protocol=2,  # its flat replies are the columns we want
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=None,  # `_run` sets one limit for the whole round trip
+            socket_connect_timeout=None,
+            **secrets,
+        )
+
+    async def histories(self, user_ids: Sequence[str]) -> Histories:
+        """See `Store`."""
+        limit = self._config.history_limit
+        commands = [("ZRANGE", self._key(user), -limit, -1, "WITHSCORES") for user in user_ids]
+        replies: list[list[bytes]] = await self._run(commands, self._config.timeout_ms)
+        flat = list(itertools.chain.from_iterable(replies))
+        return Histories.decode(user_ids, (len(r) // 2 for r in replies), flat[::2], flat[1::2])
+
+    async def record(self, events: Sequence[Event]) -> int:
+        """See `Store`."""
+        added: dict[bytes, list[bytes]] = defaultdict(list)
+        for event in events:
+            added[self._key(event.user_id)] += repr(float(event.timestamp)).encode(), event.member()
+        commands: list[tuple[Any, ...]] = []
+        for key, pairs in added.items():
+            commands.append(("ZADD", key, "NX", *pairs))
+            commands.append(("ZREMRANGEBYRANK", key, 0, -self._config.history_limit - 1))
+        replies: list[int] = await self._run(commands, self._config.write_timeout_ms)
+        return sum(replies[::2])
+
+    async def seed(self, events: Iterable[Event], tag: str) -> int:
+        """See `Store`."""
+        key, timeout_ms = f"{self._config.app}:seeded", self._config.write_timeout_ms
+        if (await self._run([("SISMEMBER", key, tag)], timeout_ms))[0]:
+            return 0
+        stored, rest = 0, iter(events)
+        while chunk := list(itertools.islice(rest, _CHUNK)):
+            stored += await self.record(chunk)
+        await self._run([("SADD", key, tag)], timeout_ms)
+        return stored
+
+    async def ping(self) -> None:
+        """See `Store`."""
+        await self._run([("PING",)], self._config.timeout_ms)
+
+    async def close(self) -> None:
+        """See `Store`."""
+        await self._redis.aclose()
+
+    def _key(self, user_id: str) -> bytes:
+        return f"{self._config.app}:history:{user_id}".encode("utf-8", "surrogatepass")
+
+    async def _run(self, commands: Sequence[tuple[Any, ...]], timeout_ms: int) -> list[Any]:
+        """One round trip: all replies, or StoreUnavailable."""
+        if not commands:
+            return []
+        with self._breaker.guard():
+            try:
+                async with asyncio.timeout(timeout_ms / 1000):
+                    pipeline = self._redis.pipeline(transaction=False)
+                    for command in commands:
+                        pipeline.execute_command(*command)
+                    return await pipeline.execute()
+            except TimeoutError:
+                raise StoreUnavailable(f"the store at {self._config.url} did not answer in {timeout_ms} ms") from None
+            except (RedisError, OSError) as error:
+                raise StoreUnavailable(f"the store at {self._config.url} failed: {error}") from error
+
+
+class MemoryStore:
+    """The twin for tests and notebooks: same behaviour, one process, nothing kept.
+
+    `failing` = True makes every call fail, `delay_s` makes it take that long (and fail past the timeout).
+    """
+
+    def __init__(self, config: StoreConfig) -> None:
+        self.failing = False
+        self.delay_s = 0.0
+        self._config = config
+        self._users: dict[str, dict[bytes, float]] = defaultdict(dict)
+        self._tags: set[str] = set()
+
+    async def histories(self, user_ids: Sequence[str]) -> Histories:
+        """See `Store`."""
+        await self._answer(self._config.timeout_ms)
+        rows = [sorted(self._users.get(user, {}).items(), key=_by_time) for user in user_ids]
+        flat = list(itertools.chain.from_iterable(rows))
+        return Histories.decode(user_ids, map(len, rows), [m for m, _ in flat], (t for _, t in flat))
+
+    async def record(self, events: Sequence[Event]) -> int:
+        """See `Store`."""
+        await self._answer(self._config.write_timeout_ms)
+        new = 0
+        for event in events:
+            history, member = self._users[event.user_id], event.member()
+            new += member not in history
+            history.setdefault(member, float(event.timestamp))
+        for user in {event.user_id for event in events}:
+            kept = sorted(self._users[user].items(), key=_by_time)[-self._config.history_limit :]
+            self._users[user] = dict(kept)
+        return new
+
+    async def seed(self, events: Iterable[Event], tag: str) -> int:
+        """See `Store`."""
+        stored = 0 if tag in self._tags else await self.record(list(events))
+        self._tags.add(tag)
+        return stored
+
+    async def ping(self) -> None:
+        """See `Store`."""
+        await self._answer(self._config.timeout_ms)
+
+    async def close(self) -> None:
+        """See `Store`."""
+
+    async def _answer(self, timeout_ms: int) -> None:
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                await asyncio.sleep(self.delay_s)
+        except TimeoutError:
+            raise StoreUnavailable(f"the in-memory store did not answer in {timeout_ms} ms") from None
+        if self.failing:
+            raise StoreUnavailable("the in-memory store was told to fail")
+
+
+def _by_time(entry: tuple[bytes, float]) -> tuple[float, bytes]:
+    return entry[1], entry[0]

@@ -1,0 +1,67 @@
+"""The command line: `python -m graphs train | evaluate | serve | check`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from deployments.errors import FunnelError
+
+
+def main() -> int:
+    """Parses the arguments and runs the command; errors of the user's are one line and exit status 1."""
+    args = _parser().parse_args()
+    try:
+        return _run(args)
+    except FunnelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    # Each command imports its own flow: serving never loads training, nor the other way round.
+    match args.command:
+        case "train":
+            from graphs.training import train
+
+            train(data=args.data, out=args.out, seed=args.seed)
+        case "evaluate":
+            from graphs.evaluation import report
+
+            report(artifact=args.artifact, data=args.data, out=args.out)
+        case "serve":
+            from graphs.serving import serve
+
+            return serve(args.config)
+        case "check":
+            from graphs.serving import load
+
+            load(args.config)
+            print(f"{args.config}: every key and value is as it should be")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m graphs", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="events → models → evaluated artifact")
+    train.add_argument("--data", default="movielens", help="`movielens`, or a folder with interactions.parquet, …")
+    train.add_argument("--out", default="artifacts/movielens", help="folder of the artifact")
+    train.add_argument("--seed", type=int, default=1)
+
+    evaluate = commands.add_parser("evaluate", help="the evaluation table of an artifact, as Markdown")
+    evaluate.add_argument("--artifact", default="artifacts/movielens")
+    evaluate.add_argument("--data", default="movielens")
+    evaluate.add_argument("--out", default="benchmarks/RESULTS.md")
+
+    serve = commands.add_parser("serve", help="serve_config.yaml with the fast flags")
+    serve.add_argument("config", nargs="?", default="serve_config.yaml")
+
+    check = commands.add_parser("check", help="the keys and values of a config file, without Ray")
+    check.add_argument("config", nargs="?", default="serve_config.yaml")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

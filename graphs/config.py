@@ -1,0 +1,102 @@
+"""The typed `args:` of the application `recommender` in serve_config.yaml. Each part's Config lives beside its owner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from deployments.candidates import CandidateConfig
+from deployments.errors import ConfigError
+from deployments.funnel import FunnelConfig
+from deployments.http_api import HttpConfig
+from deployments.profiles import ProfileConfig
+from deployments.ranking import RankerConfig
+from deployments.scoring import ScorerConfig
+
+
+def _fraction(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("must be a fraction in (0, 1], a whole number, or 0")
+    return gpus
+
+
+Gpus = Annotated[float, Field(ge=0), AfterValidator(_fraction)]
+Owner = TypeVar("Owner", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """No unknown key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class IngressArgs(Strict):
+    """The Ingress deployment: `num_cpus` and `num_gpus` per replica."""
+
+    replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(0.5, gt=0)
+    num_gpus: Gpus = 0
+    max_ongoing_requests: int = Field(1000, ge=1)
+
+
+class StageArgs(Strict, Generic[Owner]):
+    """Where a stage runs, and how it computes (`config`: the stage's own).
+
+    `placement`: `replica` = a deployment of its own, `ingress` = in the ingress process. The next four describe a
+    replica. `slots`: batches an ingress replica keeps under way at this stage; `concurrency`: computed at a time in one
+    replica.
+    """
+
+    placement: Literal["replica", "ingress"] = "replica"
+    replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(0.3, gt=0)
+    num_gpus: Gpus = 0
+    concurrency: int = Field(2, ge=1)
+    slots: int = Field(8, ge=1)
+    config: Owner
+
+
+class Stages(Strict):
+    """One entry per stage of the funnel."""
+
+    profile: StageArgs[ProfileConfig] = StageArgs(placement="ingress", config=ProfileConfig())
+    candidates: StageArgs[CandidateConfig] = StageArgs(config=CandidateConfig())
+    scoring: StageArgs[ScorerConfig] = StageArgs(config=ScorerConfig())
+    ranking: StageArgs[RankerConfig] = StageArgs(config=RankerConfig())
+
+
+class RecommenderArgs(FunnelConfig):
+    """Everything under `args:`. `artifact`: a folder or an fsspec URI; `seed_histories`: put the histories that the
+    artifact carries into the store."""
+
+    artifact: str
+    seed_histories: bool = True
+    http: HttpConfig = HttpConfig()
+    ingress: IngressArgs = IngressArgs()
+    stages: Stages = Stages()
+
+
+ArgsT = TypeVar("ArgsT", bound=BaseModel)
+
+
+def parse_args(model: type[ArgsT], args: Mapping[str, Any]) -> ArgsT:
+    """`args` as `model`.
+
+    Raises:
+        ConfigError: one sentence naming every wrong field and value.
+    """
+    try:
+        return model.model_validate(args)
+    except ValidationError as error:
+        raise ConfigError("serve_config.yaml: " + "; ".join(map(_explain, error.errors(include_url=False)))) from None
+
+
+def _explain(error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"args.{field} is not a known key; remove it or mend its spelling"
+    if error["type"] == "missing":
+        return f"args.{field} is missing; add it"
+    return f"args.{field} = {error['input']!r}: {error['msg']}"

@@ -1,0 +1,83 @@
+"""`python -m graphs serve`: checks serve_config.yaml, then runs `serve run` with the fast flags of cluster/serve.env."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster import ENV_FILE
+from cluster.valkey import ValkeyConfig
+from deployments.errors import ConfigError
+from graphs.config import RecommenderArgs, parse_args
+
+ARGS = {"graphs.recommendation:build": RecommenderArgs, "graphs.store:build": ValkeyConfig}
+"""What the `args:` of each of our import paths must be."""
+
+
+def environment() -> dict[str, str]:
+    """This process's environment over the flags of cluster/serve.env (what is set already wins)."""
+    lines = (line.strip() for line in ENV_FILE.read_text("utf-8").splitlines())
+    flags = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return flags | os.environ
+
+
+def load(path: str) -> dict[str, Any]:
+    """The config file with the args of our applications checked.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML, or holds a wrong key or value.
+    """
+    try:
+        config = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name an existing file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("applications"), list):
+        raise ConfigError(f"{path}: `applications` must be a list, as in the serve_config.yaml of this repository")
+    for application in config["applications"]:
+        model = ARGS.get(application.get("import_path"))
+        if model is not None:
+            parse_args(model, application.get("args", {}))
+    return config
+
+
+def serve(path: str) -> int:
+    """Serves until interrupted; returns the exit status of `serve run`."""
+    config = load(path)
+    for application in config["applications"]:
+        if application["import_path"] == "graphs.recommendation:build" and not application.get("runtime_env"):
+            importlib.import_module("graphs.recommendation").check(parse_args(RecommenderArgs, application["args"]))
+    http = config.get("http_options", {})
+    url = f"http://127.0.0.1:{http.get('port', 8000)}"
+    command = [str(Path(sys.executable).with_name("serve")), "run", path]
+    with subprocess.Popen(command, env=environment()) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
+        try:
+            for state in _until_ready(process, url):
+                print(state, flush=True)
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal has sent it to `serve run` as well
+            return process.wait()
+
+
+def _until_ready(process: subprocess.Popen[bytes], url: str) -> Iterator[str]:
+    began = time.monotonic()
+    while process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/v1/health/ready", timeout=5):  # noqa: S310 - our own http:// address
+                yield f"rayfunnel is ready after {time.monotonic() - began:.0f} s: {url}/ (API: {url}/docs)"
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
