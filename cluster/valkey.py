@@ -82,7 +82,7 @@ class ValkeySupervisor:
         Raises:
             ValkeyError: the port is taken, the folder can't be used, or the server ends at once.
         """
-        if not self._password and self._config.host not in ("127.0.0.1", "::1", "localhost"):
+        if not self._password and self._config.host not in ("127.0.0.1", "localhost"):
             raise ValkeyError(f"host {self._config.host} is reachable by others: set a password, or host 127.0.0.1")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -121,24 +121,20 @@ class ValkeySupervisor:
                     os.close(lock)
 
     def stop(self) -> None:
-        """Shuts the server down; its data stays in the folder.
+        """Shuts the server down, if `start` brought it up; its data stays in the folder.
 
         Raises:
             ValkeyError: it does not end.
         """
+        if self._watcher is None:
+            return
         self._stopping.set()
-        if self._watcher:
-            self._watcher.join()
+        self._watcher.join()
+        self._watcher = None
         with self._mutex:
             if self._state() != "down":
-                self._client.shutdown()
+                self._shut_down()
             self._client.close()
-            deadline = time.monotonic() + _PATIENCE_S
-            while (lock := self._lock()) is None:
-                if time.monotonic() > deadline:
-                    raise ValkeyError(f"the server on {self._folder} did not end; stop {self._read('valkey.pid')}")
-                time.sleep(0.02)
-            os.close(lock)
 
     def _watch(self) -> None:
         said = ""
@@ -166,6 +162,19 @@ class ValkeySupervisor:
         if Path(str(folder)) != self._folder:
             raise self._taken(f"a server on {folder}")
         return "up"
+
+    def _shut_down(self) -> None:
+        pid, deadline = self._read("valkey.pid"), time.monotonic() + _PATIENCE_S
+        try:
+            self._client.shutdown()
+        except redis.exceptions.TimeoutError:
+            pass  # it is still writing its data
+        except redis.exceptions.RedisError as error:
+            raise ValkeyError(f"the server on {self._folder} refused to end: {error}; see valkey.log there") from error
+        while self._read("valkey.pid") == pid:
+            if time.monotonic() > deadline:
+                raise ValkeyError(f"the server on {self._folder} did not end; stop process {pid}")
+            time.sleep(0.02)
 
     def _taken(self, by: str) -> ValkeyError:
         return ValkeyError(f"port {self._config.port} on {self._config.host} is taken ({by}); set a free one")

@@ -5,7 +5,7 @@ Bodies are limited in middleware before anything is parsed: by Content-Length fi
 
 from __future__ import annotations
 
-import time
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.errors import BodyTooLarge, FunnelError, InvalidRequest, Unavailable
+from deployments.errors import BodyTooLarge, FunnelError, Unavailable
 from deployments.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
 
 PAGE = Path(__file__).with_name("page.html")
@@ -43,6 +43,9 @@ class Operations(Protocol):
     def example_users(self) -> list[str]: ...
 
 
+Operation = Callable[[bytes], Awaitable[dict[str, Any]]]
+
+
 class _User(Body):
     user_id: Id
 
@@ -55,7 +58,7 @@ def make_app(operations: Operations, config: HttpConfig) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
 
-    def post(path: str, model: type[Body], operation: Callable[[bytes], Awaitable[dict[str, Any]]], status: int) -> None:
+    def post(path: str, model: type[Body], operation: Operation, status: int) -> None:
         async def endpoint(request: Request) -> Response:
             return _json(await operation(await request.body()), status)
 
@@ -94,15 +97,18 @@ def make_app(operations: Operations, config: HttpConfig) -> FastAPI:
     async def users() -> Response:
         return _json({"user_ids": operations.example_users()})
 
+    template = PAGE.read_text("utf-8")
+
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
-        return HTMLResponse(PAGE.read_text("utf-8"), headers={"Content-Security-Policy": _PAGE_POLICY})
+        nonce = secrets.token_urlsafe()
+        policy = f"default-src 'self'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; frame-ancestors 'none'"
+        return HTMLResponse(template.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
 
     return app
 
 
 _PROBLEM: dict[str, Any] = {"description": "RFC 9457 problem", "content": {"application/problem+json": {}}}
-_PAGE_POLICY = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
 def _body_schema(model: type[Body]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Ingress:
         if config.seed_histories:
             self._tasks.append(asyncio.ensure_future(seed(self._store, artifact)))
 
-    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201 - the name Ray Serve calls
+    def __serve_build_asgi_app__(self) -> FastAPI:
         return make_app(self._recommender, self._http)
 
     async def recommend(self, request: Dict) -> Dict:

@@ -153,7 +153,7 @@ class HistoryBatch(Batch):
     timestamp_BH: Times
     """Unix seconds."""
     weight_BH: Floats
-    """How strongly the event speaks for (> 0) or against (< 0) the item; see `EventWeights`."""
+    """How strongly the event speaks for (> 0) or against (< 0) the item; see `StoreConfig.event_weights`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,9 @@ class CandidateBatch(Batch):
     source_BK: npt.NDArray[np.int8]
     """The source that ranked it highest: position in `sources`; -1 padding."""
     source_scores_BKS: Floats
-    """Each source's own score, 0 where the source did not propose the item."""
+    """Each source's score of the item, scaled by the best it gave this request; 0 where it can't tell."""
+    source_ranks_BKS: Ints
+    """The item's 0-based place in each source's list, -1 beyond it."""
     mask_BK: Bools
     sources: tuple[str, ...]
 

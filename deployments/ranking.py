@@ -8,15 +8,13 @@ padding change nothing, to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.catalogue import Catalogue
-from deployments.errors import ConfigError, InvalidRequest, VersionMismatch
+from deployments.errors import ConfigError, VersionMismatch
 from deployments.messages import (
     PAD,
     Array,
@@ -31,39 +29,10 @@ from deployments.messages import (
     same_model,
 )
 from deployments.models.artifact import Artifact
+from deployments.rules import ActiveRule, Rule, activate, pin, shift
 
 _WORST, _BEST = -1e30, 1e30  # stand for a model's NaN or infinity, so that one bad score spoils no answer
 _PINNED, _FREE, _OVER_CAP, _PADDING = range(4)  # tiers: the order in which candidates queue
-
-
-class Rule(BaseModel):
-    """A business rule on the items that `where` (as a request's `filters`) or `item_ids` names.
-
-    boost, bury: adds or subtracts `amount` standard deviations of the model scores of the request's candidates;
-        whatever the model's scale, 1.0 is a strong push and 0.1 a nudge. Several add up.
-    pin: puts the best-scored such candidate at `position` (1 is first). It pins one item per rule, only among the
-        candidates; it does nothing if the answer is shorter than `position` or an earlier rule has taken it.
-    `when`: entries the request's context must have (same type, same value); empty is always.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(min_length=1)
-    action: Literal["boost", "bury", "pin"]
-    where: dict[str, Any] = {}
-    item_ids: tuple[str, ...] = ()
-    when: dict[str, str | float | bool] = {}
-    amount: float = Field(0.0, ge=0.0, le=1e6)
-    position: int = Field(0, ge=0, le=500)
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if bool(self.where) == bool(self.item_ids):
-            raise ValueError(f"rule {self.name!r}: give either where or item_ids")
-        needed, other = ("position", "amount") if self.action == "pin" else ("amount", "position")
-        if not getattr(self, needed) or getattr(self, other):
-            raise ValueError(f"rule {self.name!r}: {self.action} takes {needed} > 0 and no {other}")
-        return self
 
 
 class RankerConfig(BaseModel):
@@ -87,24 +56,6 @@ class RankerConfig(BaseModel):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    index: int
-    config: Rule
-    items_N: Bools
-
-    def applies(self, requests: RequestBatch) -> Bools:
-        """bool [B]: the context has all that `when` asks for."""
-        when = self.config.when
-        table = [all(_same(context, name, value) for name, value in when.items()) for context in requests.contexts]
-        return np.array([*table, not when])[requests.context_B]  # the last entry serves PAD: no context
-
-
-def _same(context: Mapping[str, str | float | bool], name: str, value: str | float | bool) -> bool:
-    found = context.get(name)
-    return found == value and isinstance(found, bool) == isinstance(value, bool)
-
-
 class Ranker:
     """Orders candidates; see the module and `RankerConfig`.
 
@@ -117,14 +68,15 @@ class Ranker:
 
     def __init__(self, artifact: Artifact, config: RankerConfig) -> None:
         self.model_version = artifact.model_version
-        self._config, self._rules, self._category_N = config, [], np.empty(0, np.int32)
+        self._config = config
+        self._rules: list[ActiveRule] = []
         if config.diversity:
             self._vectors_ND: Array = artifact.tensors("items.safetensors")["item_vectors_ND"]
             norm_N = np.sqrt(np.einsum("nd,nd->n", self._vectors_ND, self._vectors_ND, dtype=np.float32))
             self._scale_N = np.divide(1.0, norm_N, out=np.zeros_like(norm_N), where=norm_N > 0)
         if config.category or config.rules:
             catalogue = Catalogue.load(artifact)
-            self._rules = [_compile(i, rule, catalogue) for i, rule in enumerate(config.rules)]
+            self._rules = [activate(i, rule, catalogue) for i, rule in enumerate(config.rules)]
             if config.category:
                 self._category_N = _category(config.category, catalogue)
 
@@ -162,10 +114,12 @@ class Ranker:
         score_BK = model_BK
 
         if self._rules:
-            hits = [(r, r.applies(requests)[:, None] & mask_BK & r.items_N[items_BK]) for r in self._rules]
-            score_BK = _shift(hits, model_BK, order_BK, rule_BK)
+            hits = [rule.hits(requests, items_BK) for rule in self._rules]
+            score_BK = shift(self._rules, hits, model_BK, order_BK, rule_BK)
             order_BK = np.lexsort((items_BK, -score_BK), axis=1)
-            _pin(hits, order_BK, wanted_B, pin_BN, tier_BK, rule_BK)
+            pin(self._rules, hits, order_BK, wanted_B, pin_BN, rule_BK)
+            row_BN, place_BN = np.nonzero(pin_BN >= 0)
+            tier_BK[row_BN, pin_BN[row_BN, place_BN]] = _PINNED
             order_BK = _queue(order_BK, tier_BK)
         if self._config.category_cap:
             category_BK = np.where(mask_BK, self._category_N[items_BK], PAD)
@@ -235,21 +189,6 @@ def _queue(order_BK: Array, tier_BK: Array) -> Array:
     return _at(order_BK, _at(tier_BK, order_BK).argsort(axis=1, kind="stable"))
 
 
-def _compile(index: int, rule: Rule, catalogue: Catalogue) -> _Rule:
-    field = f"ranking.rules[{index}] ({rule.name})"
-    try:
-        if rule.where:
-            return _Rule(index, rule, catalogue.mask(catalogue.validate(rule.where)))
-    except InvalidRequest as error:
-        raise ConfigError(f"{field}: where: {error}") from None
-    positions = catalogue.positions(rule.item_ids)
-    if (positions < 0).all():  # a retrained catalogue may well lack some
-        raise ConfigError(f"{field}: item_ids: none is in the catalogue, e.g. {rule.item_ids[0]!r}; mend or remove it")
-    items_N = np.zeros(len(catalogue), np.bool_)
-    items_N[positions[positions >= 0]] = True
-    return _Rule(index, rule, items_N)
-
-
 def _category(name: str, catalogue: Catalogue) -> Ints:
     usable = [attribute for attribute, kind in catalogue.attributes.items() if kind != "numeric"]
     if name not in usable:
@@ -257,42 +196,6 @@ def _category(name: str, catalogue: Catalogue) -> Ints:
             f"ranking.category: {name!r} is none of the catalogue's: {', '.join(usable) or 'it has none'}"
         )
     return catalogue.category_codes(name)
-
-
-def _shift(hits: list[tuple[_Rule, Bools]], model_BK: Floats, order_BK: Array, rule_BK: Ints) -> Floats:
-    """The scores after boost and bury; writes the rules' indices to `rule_BK`."""
-    shift_BK = np.zeros(model_BK.shape)
-    for rule, hit_BK in hits:
-        if rule.config.action != "pin":
-            shift_BK[hit_BK] += rule.config.amount if rule.config.action == "boost" else -rule.config.amount
-            rule_BK[hit_BK] = rule.index
-    if not shift_BK.any():
-        return model_BK
-    # Sums run over the sorted scores one by one (cumsum), so that padding does not change how they round.
-    sorted_BK = _at(model_BK, order_BK).astype(np.float64)
-    real_BK = np.isfinite(sorted_BK)
-    count_B1 = np.maximum(real_BK.sum(axis=1, keepdims=True), 1)
-    mean_B1 = np.where(real_BK, sorted_BK, 0.0).cumsum(axis=1)[:, -1:] / count_B1
-    square_BK = np.square(np.where(real_BK, sorted_BK - mean_B1, 0.0))
-    deviation_B1 = np.sqrt(square_BK.cumsum(axis=1)[:, -1:] / count_B1)
-    deviation_B1[deviation_B1 == 0.0] = 1.0  # all equal: any push decides
-    return (model_BK + shift_BK * deviation_B1).astype(np.float32)
-
-
-def _pin(
-    hits: list[tuple[_Rule, Bools]], order_BK: Array, wanted_B: Array, pin_BN: Array, tier_BK: Array, rule_BK: Ints
-) -> None:
-    """Writes each pinned candidate to its place in `pin_BN`, its tier and its rule."""
-    for rule, hit_BK in hits:
-        place = rule.config.position - 1
-        if rule.config.action != "pin" or place >= pin_BN.shape[1]:
-            continue
-        found_BK = _at(hit_BK & (tier_BK == _FREE), order_BK)
-        rows = np.flatnonzero(found_BK.any(axis=1) & (place < wanted_B) & (pin_BN[:, place] == PAD))
-        columns = order_BK[rows, found_BK[rows].argmax(axis=1)]
-        pin_BN[rows, place] = columns
-        tier_BK[rows, columns] = _PINNED
-        rule_BK[rows, columns] = rule.index
 
 
 def _beyond_cap(category_BK: Ints, order_BK: Array, cap: int) -> Bools:

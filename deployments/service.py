@@ -20,8 +20,8 @@ from deployments.pipeline import Pipeline
 from deployments.schemas import (
     EventBody,
     EventsRequest,
-    RankRequest,
     Ranking,
+    RankRequest,
     RecommendRequest,
     SimilarRequest,
     parse,
@@ -96,9 +96,7 @@ class Recommender:
             raise UnknownItem("item_id", request.item_id)
         query = Query(user_id="", n=request.n, deadline=self._deadline(request.deadline_ms), given=seed)
         try:
-            found: CandidateBatch = await self._similar.call(
-                query.deadline, request_batch([query], self.model_version)
-            )
+            found: CandidateBatch = await self._similar.call(query.deadline, request_batch([query], self.model_version))
         except StageFailed as failure:
             raise Unavailable(str(failure)) from failure
         kept = found.mask_BK[0]

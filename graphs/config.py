@@ -1,19 +1,19 @@
-"""The typed `args:` of the application `recommender` in serve_config.yaml. Each part's Config lives beside its owner."""
+"""The typed `args:` of the application `recommender` in serve_config.yaml; each part's Config lives with its owner."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
+from deployments.candidates import CandidateConfig
+from deployments.profiles import ProfileConfig
+from deployments.scoring import ScorerConfig
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from deployments.candidates import CandidateConfig
 from deployments.errors import ConfigError
 from deployments.funnel import FunnelConfig
 from deployments.http_api import HttpConfig
-from deployments.profiles import ProfileConfig
 from deployments.ranking import RankerConfig
-from deployments.scoring import ScorerConfig
 
 
 def _fraction(gpus: float) -> float:

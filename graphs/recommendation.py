@@ -1,6 +1,6 @@
 """The online application: build(args) → Ingress over CandidateGenerator, Scorer and Ranker. All Serve wiring is here.
 
-    HTTP, handle → Ingress [ validate → batch → profile ] → CandidateGenerator → Scorer → Ranker → answer
+HTTP, handle → Ingress [ validate → batch → profile ] → CandidateGenerator → Scorer → Ranker → answer
 """
 
 import asyncio
@@ -8,18 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from deployments.candidates import CandidateGenerator
+from deployments.profiles import Profiles
+from deployments.scoring import Scorer
 from ray import serve
 from ray.serve import Application
 
-from deployments.candidates import CandidateGenerator
 from deployments.errors import ConfigError, StoreUnavailable
 from deployments.funnel import FunnelConfig
 from deployments.ingress import Ingress, IngressConfig
 from deployments.models.artifact import Artifact
-from deployments.profiles import Profiles
 from deployments.ranking import Ranker
 from deployments.replica import StageFactory, StageReplica
-from deployments.scoring import Scorer
 from deployments.store import RedisStore
 from graphs.config import RecommenderArgs, StageArgs, parse_args
 

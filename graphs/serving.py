@@ -1,4 +1,4 @@
-"""`python -m graphs serve`: checks serve_config.yaml, then runs `serve run` with the fast flags of cluster/serve.env."""
+"""`python -m graphs serve`: checks serve_config.yaml, then runs `serve run` with the flags of cluster/serve.env."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def serve(path: str) -> int:
     http = config.get("http_options", {})
     url = f"http://127.0.0.1:{http.get('port', 8000)}"
     command = [str(Path(sys.executable).with_name("serve")), "run", path]
-    with subprocess.Popen(command, env=environment()) as process:
+    with subprocess.Popen(command, env=environment()) as process:  # noqa: S603 - our own interpreter's `serve`
         signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
         try:
             for state in _until_ready(process, url):

@@ -13,7 +13,6 @@ import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Self
 
 import fsspec
@@ -33,9 +32,8 @@ REMEDY = "train one with `python -m graphs train --data movielens --out DIR`, or
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"} | {
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"
-}  # fmt: skip
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
+_DTYPES |= {"I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 
 
 class Manifest(BaseModel):
@@ -170,7 +168,7 @@ class ArtifactWriter:
 
     def tensors(self, name: str, tensors: dict[str, npt.NDArray[Any]]) -> None:
         """Writes a safetensors file."""
-        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, self.file(name))
+        save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, self.file(name))
 
     def table(self, name: str, table: pa.Table) -> None:
         """Writes `.parquet` as such, any other name as an uncompressed Arrow IPC file."""
@@ -192,10 +190,8 @@ class ArtifactWriter:
         """The artifact as written so far, to evaluate it before it is finished. Dies with the block."""
         return Artifact(self._partial, self._manifest())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
             self._finish()
         shutil.rmtree(self._partial, ignore_errors=True)
         if not any(self._store.iterdir()):

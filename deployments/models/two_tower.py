@@ -1,0 +1,76 @@
+"""The two-tower retrieval model (Yi et al. 2019): user and item vectors whose dot product is the score.
+
+Shapes: B users, L events of history (most recent first), N items, C item features, D dimensions, P pools.
+The user tower pools the history's item vectors at several decays and adds what an MLP makes of the pools; there is no
+user id, so an event changes the vector at once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from deployments.models.history import POSITIVE
+
+HISTORY = 50
+"""Events the user tower reads."""
+
+DECAYS = (3.0, 10.0, 40.0)
+"""Of the pools of all events, in events."""
+
+DISLIKE_DECAY = 20.0
+"""Of the extra pool of events that were no success."""
+
+WEAK = 0.4
+
+
+class UserTower(nn.Module):
+    """History → vector. The last of the D dimensions is 1, to meet the item's bias."""
+
+    def __init__(self, dimension: int, dropout: float = 0.2) -> None:
+        super().__init__()
+        width, pools = dimension - 1, len(DECAYS) + 1
+        self.mix_P = nn.Parameter(torch.full((pools,), 0.5))
+        self.mlp = nn.Sequential(
+            nn.Linear(pools * width, 2 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.mlp[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.mlp[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, vectors_BLW: Tensor, weight_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """User vectors [B, D]. `vectors_BLW`: the events' items, W = D - 1; `mask_BL`: 1 where there is an event."""
+        vectors_BLW = self.dropout(vectors_BLW)
+        success_BL = (weight_BL >= POSITIVE).float() * mask_BL
+        other_BL = mask_BL - success_BL
+        age_L = torch.arange(weight_BL.shape[1], dtype=torch.float32)
+        pools = [_pool(vectors_BLW, (success_BL + WEAK * other_BL) * torch.exp(-age_L / decay)) for decay in DECAYS]
+        pools.append(_pool(vectors_BLW, other_BL * torch.exp(-age_L / DISLIKE_DECAY)))
+        pooled_BPW = torch.stack(pools, dim=1)
+        user_BW = (pooled_BPW * self.mix_P[None, :, None]).sum(1) + self.mlp(pooled_BPW.flatten(1))
+        return torch.cat([user_BW, torch.ones(len(user_BW), 1)], dim=1)
+
+
+def _pool(vectors_BLW: Tensor, weight_BL: Tensor) -> Tensor:
+    norm_B1 = weight_BL.pow(2).sum(1, keepdim=True).sqrt() + 1e-3
+    return (weight_BL[..., None] * vectors_BLW).sum(1) / norm_B1
+
+
+class ItemTower(nn.Module):
+    """Item id and features → the vector it is retrieved by, and the vector it has within a history."""
+
+    def __init__(self, n_items: int, n_features: int, dimension: int, log_popularity_N: Tensor) -> None:
+        super().__init__()
+        width = dimension - 1
+        self.embedding_NW = nn.Parameter(torch.randn(n_items, width) * 0.05)
+        self.item_CW = nn.Parameter(torch.randn(n_features, width) * 0.05)
+        self.history_CW = nn.Parameter(torch.randn(n_features, width) * 0.05)
+        self.bias_N = nn.Parameter(log_popularity_N.clone())
+
+    def forward(self, features_NC: Tensor) -> Tensor:
+        """Item vectors [N, D]; the last dimension is the item's bias."""
+        return torch.cat([self.embedding_NW + features_NC @ self.item_CW, self.bias_N[:, None]], dim=1)
+
+    def in_history(self, features_NC: Tensor) -> Tensor:
+        """The vectors [N, D - 1] that the user tower pools."""
+        return self.embedding_NW + features_NC @ self.history_CW

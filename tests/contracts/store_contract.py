@@ -1,0 +1,116 @@
+"""What every store must do; inherited by the suites of the real one and of its twin.
+
+A suite provides the fixture `open_store`: (config fields) → a store over the same, at first empty, data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from deployments.events import Event
+from deployments.store import Store
+
+OpenStore = Callable[..., Store]
+
+
+def event(event_id: str, **fields: Any) -> Event:
+    """An event with everything but its id filled in."""
+    return Event(**{"user_id": "u", "item_id": "i", "event_type": "view", "timestamp": 1.0} | fields, event_id=event_id)
+
+
+async def ids(store: Store, user_id: str = "u") -> list[str]:
+    """The ids of a user's events as the store gives them."""
+    return list((await store.histories([user_id])).event_ids)
+
+
+class StoreContract:
+    async def test_what_was_recorded_is_read_back_field_by_field(self, open_store: OpenStore) -> None:
+        store = open_store()
+        plain = Event("e1", "u", "i1", "view", 1_700_000_000.123456)
+        full = Event("e2", "u", "größe:1", "like", 1_700_000_001.0, weight=-0.25, request_id="r 1")
+        assert await store.record([full, plain]) == 2
+        assert (await store.histories(["u"])).events(0) == [plain, full]
+
+    async def test_histories_come_in_the_order_asked_and_unknown_users_are_empty(self, open_store: OpenStore) -> None:
+        store = open_store()
+        await store.record([event("a", user_id="u1"), event("b", user_id="u2"), event("c", user_id="u2")])
+        histories = await store.histories(["u2", "nobody", "u1", "u2"])
+        assert histories.count_B.tolist() == [2, 0, 1, 2]
+        assert list(histories.event_ids) == ["b", "c", "a", "b", "c"]
+        assert [e.user_id for e in histories.events(2)] == ["u1"]
+
+    async def test_nothing_asked_is_nothing_answered(self, open_store: OpenStore) -> None:
+        store = open_store()
+        assert await store.record([]) == 0
+        assert len((await store.histories([])).count_B) == 0
+
+    async def test_events_are_ordered_by_time_then_item_then_id(self, open_store: OpenStore) -> None:
+        store = open_store()
+        wanted = [
+            (1.0, "z", "9"),
+            (2.0, "a", "2"),
+            (2.0, "ab", "1"),
+            (2.0, "b", "0"),
+            (2.0, "b", "1"),
+            (10.0, "a", "3"),
+        ]
+        await store.record([event(e, timestamp=t, item_id=i) for t, i, e in reversed(wanted)])
+        histories = await store.histories(["u"])
+        found = list(zip(histories.timestamp_E.tolist(), histories.item_ids, histories.event_ids, strict=True))
+        assert found == wanted
+
+    async def test_an_event_sent_again_is_not_stored_again(self, open_store: OpenStore) -> None:
+        store = open_store()
+        assert await store.record([event("a"), event("a"), event("b")]) == 2
+        assert await store.record([event("b"), event("c")]) == 1
+        assert await ids(store) == ["a", "b", "c"]
+
+    async def test_an_event_sent_again_at_another_time_keeps_its_first_time(self, open_store: OpenStore) -> None:
+        store = open_store()
+        await store.record([event("a", timestamp=5.0)])
+        assert await store.record([event("a", timestamp=9.0)]) == 0
+        assert (await store.histories(["u"])).timestamp_E.tolist() == [5.0]
+
+    async def test_only_the_most_recent_events_are_kept(self, open_store: OpenStore) -> None:
+        store = open_store(history_limit=3)
+        await store.record([event(str(n), timestamp=n) for n in range(5)])
+        assert await ids(store) == ["2", "3", "4"]
+        await store.record([event("late", timestamp=2.5), event("too late", timestamp=0.0)])
+        assert await ids(store) == ["late", "3", "4"]
+
+    async def test_ties_are_trimmed_in_the_order_they_are_read(self, open_store: OpenStore) -> None:
+        store = open_store(history_limit=2)
+        await store.record([event("e", item_id=item) for item in ("b", "aaaa", "c", "ab")])
+        assert list((await store.histories(["u"])).item_ids) == ["b", "c"]
+
+    @pytest.mark.parametrize("user_id", ["history:u", "u:1", "*", "", "名前 ☃", "a\tb", "\ud800"])
+    async def test_any_user_id_has_its_own_history(self, open_store: OpenStore, user_id: str) -> None:
+        store = open_store()
+        await store.record([event("mine", user_id=user_id), event("other", user_id="u")])
+        assert await ids(store, user_id) == ["mine"]
+
+    async def test_a_thousand_events_are_one_call(self, open_store: OpenStore) -> None:
+        store = open_store()
+        assert await store.record([event(str(n), user_id=f"u{n}") for n in range(1000)]) == 1000
+        assert (await store.histories([f"u{n}" for n in range(1000)])).count_B.tolist() == [1] * 1000
+
+    async def test_a_seed_is_loaded_once_per_tag(self, open_store: OpenStore) -> None:
+        store = open_store()
+        events = [event(str(n), user_id=f"u{n % 7}") for n in range(2500)]
+        assert await store.seed(iter(events), "v1") == 2500
+        assert await store.seed([event("not loaded")], "v1") == 0
+        assert await store.seed(iter(events), "v2") == 0
+        assert (await store.histories([f"u{n}" for n in range(7)])).count_B.sum() == 2500
+
+    async def test_two_seeds_at_once_store_each_event_once(self, open_store: OpenStore) -> None:
+        first, second = open_store(), open_store()
+        events = [event(f"{n:04}") for n in range(400)]
+        assert sum(await asyncio.gather(first.seed(events, "v"), second.seed(events, "v"))) >= 400
+        assert await ids(first) == [e.event_id for e in events]
+
+    async def test_ping_answers(self, open_store: OpenStore) -> None:
+        await open_store().ping()
