@@ -110,6 +110,11 @@ class CandidateGenerator:
         item_BK = self._choose(key_BN, given_B, requests.given_BG.shape[1])
         return self._columns(requests.model_version, item_BK, source_BN, rank_SBN, lists, profiles)
 
+    def lists(self, requests: RequestBatch, profiles: ProfileBatch) -> dict[str, Ints]:
+        """Each source's own list [B, R], best first, -1 padded; for evaluation."""
+        blocked_BN = blocked(requests, profiles, self._catalogue)
+        return {spec.name: self._list(spec, profiles, blocked_BN).ids_BR for spec in self._specs}
+
     def _list(self, spec: SourceSpec, profiles: ProfileBatch, blocked_BN: Bools) -> _List:
         """The source's R best allowed items per request, and how to scale its scores."""
         rows = len(profiles)

@@ -192,9 +192,7 @@ def _queue(order_BK: Array, tier_BK: Array) -> Array:
 def _category(name: str, catalogue: Catalogue) -> Ints:
     usable = [attribute for attribute, kind in catalogue.attributes.items() if kind != "numeric"]
     if name not in usable:
-        raise ConfigError(
-            f"ranking.category: {name!r} is none of the catalogue's: {', '.join(usable) or 'it has none'}"
-        )
+        raise ConfigError(f"ranking.category: {name!r} is none of the catalogue's: {', '.join(usable) or 'none'}")
     return catalogue.category_codes(name)
 
 

@@ -22,13 +22,17 @@ def _run(args: argparse.Namespace) -> int:
     # Each command imports its own flow: serving never loads training, nor the other way round.
     match args.command:
         case "train":
+            from graphs.serving import stages
             from graphs.training import train
 
-            train(data=args.data, out=args.out, seed=args.seed)
+            train(args.data, args.out, stages(args.config), args.seed)
         case "evaluate":
             from graphs.evaluation import report
+            from graphs.serving import stages
 
-            report(artifact=args.artifact, data=args.data, out=args.out)
+            report(
+                args.artifact, args.data, stages(args.config), args.out, f"python -m graphs {' '.join(sys.argv[1:])}"
+            )
         case "serve":
             from graphs.serving import serve
 
@@ -49,11 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", default="movielens", help="`movielens`, or a folder with interactions.parquet, …")
     train.add_argument("--out", default="artifacts/movielens", help="folder of the artifact")
     train.add_argument("--seed", type=int, default=1)
+    train.add_argument("--config", default="serve_config.yaml", help="the stages that the evaluation runs")
 
     evaluate = commands.add_parser("evaluate", help="the evaluation table of an artifact, as Markdown")
     evaluate.add_argument("--artifact", default="artifacts/movielens")
     evaluate.add_argument("--data", default="movielens")
     evaluate.add_argument("--out", default="benchmarks/RESULTS.md")
+    evaluate.add_argument("--config", default="serve_config.yaml", help="the stages that the evaluation runs")
 
     serve = commands.add_parser("serve", help="serve_config.yaml with the fast flags")
     serve.add_argument("config", nargs="?", default="serve_config.yaml")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from deployments.candidates import CandidateConfig
-from deployments.profiles import ProfileConfig
-from deployments.scoring import ScorerConfig
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from deployments.candidates import CandidateConfig
 from deployments.errors import ConfigError
 from deployments.funnel import FunnelConfig
 from deployments.http_api import HttpConfig
+from deployments.profiles import ProfileConfig
 from deployments.ranking import RankerConfig
+from deployments.scoring import ScorerConfig
 
 
 def _fraction(gpus: float) -> float:
@@ -61,10 +61,10 @@ class StageArgs(Strict, Generic[Owner]):
 class Stages(Strict):
     """One entry per stage of the funnel."""
 
-    profile: StageArgs[ProfileConfig] = StageArgs(placement="ingress", config=ProfileConfig())
-    candidates: StageArgs[CandidateConfig] = StageArgs(config=CandidateConfig())
-    scoring: StageArgs[ScorerConfig] = StageArgs(config=ScorerConfig())
-    ranking: StageArgs[RankerConfig] = StageArgs(config=RankerConfig())
+    profile: StageArgs[ProfileConfig] = StageArgs[ProfileConfig](placement="ingress", config=ProfileConfig())
+    candidates: StageArgs[CandidateConfig] = StageArgs[CandidateConfig](config=CandidateConfig())
+    scoring: StageArgs[ScorerConfig] = StageArgs[ScorerConfig](config=ScorerConfig())
+    ranking: StageArgs[RankerConfig] = StageArgs[RankerConfig](config=RankerConfig())
 
 
 class RecommenderArgs(FunnelConfig):

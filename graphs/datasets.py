@@ -149,7 +149,9 @@ def _column(table: pa.Table, file: str, name: str, what: str) -> pa.Array:
 
 def _ids(table: pa.Table, file: str, name: str) -> pa.Array:
     column = _column(table, file, name, "ids (text or integers)")
-    if not (pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    if not (
+        pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    ):
         raise DataError(f"{file}: column {name} is {column.type}; it should hold ids (text or integers)")
     return column.cast(pa.string())
 

@@ -10,18 +10,20 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from cluster import ENV_FILE
 from cluster.valkey import ValkeyConfig
 from deployments.errors import ConfigError
-from graphs.config import RecommenderArgs, parse_args
+from graphs.config import RecommenderArgs, Stages, parse_args
 
-ARGS = {"graphs.recommendation:build": RecommenderArgs, "graphs.store:build": ValkeyConfig}
+RECOMMENDER = "graphs.recommendation:build"
+ARGS: dict[str, type[BaseModel]] = {RECOMMENDER: RecommenderArgs, "graphs.store:build": ValkeyConfig}
 """What the `args:` of each of our import paths must be."""
 
 
@@ -53,12 +55,27 @@ def load(path: str) -> dict[str, Any]:
     return config
 
 
+def recommender_args(config: Mapping[str, Any]) -> RecommenderArgs:
+    """The args of the first recommender in a loaded config file.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for application in config["applications"]:
+        if application.get("import_path") == RECOMMENDER:
+            return parse_args(RecommenderArgs, application.get("args", {}))
+    raise ConfigError(f"no application has the import_path {RECOMMENDER}; add one, as in serve_config.yaml")
+
+
+def stages(path: str) -> Stages:
+    """The stages as the config file has them."""
+    return recommender_args(load(path)).stages
+
+
 def serve(path: str) -> int:
     """Serves until interrupted; returns the exit status of `serve run`."""
     config = load(path)
-    for application in config["applications"]:
-        if application["import_path"] == "graphs.recommendation:build" and not application.get("runtime_env"):
-            importlib.import_module("graphs.recommendation").check(parse_args(RecommenderArgs, application["args"]))
+    importlib.import_module("graphs.recommendation").check(recommender_args(config))
     http = config.get("http_options", {})
     url = f"http://127.0.0.1:{http.get('port', 8000)}"
     command = [str(Path(sys.executable).with_name("serve")), "run", path]

@@ -116,7 +116,7 @@ def test_a_file_it_does_not_have_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 99}, "schema_version is 99, this release reads 1"),
+        ({"schema_version": 99}, "schema_version is 99, not 1"),
         ({"settings": {"sources": []}}, "manifest.json was altered"),
         ({"surprise": 1}, "manifest.json: surprise"),
         ({"files": {"../secret": "0" * 64}}, "manifest.json: files"),
@@ -150,6 +150,10 @@ def test_a_failed_write_leaves_the_old_artifact_and_no_litter(folder: Path) -> N
     assert Artifact.open(str(folder)).json("notes.json") == {"seed": 7}
 
 
+def test_a_metric_that_is_no_number_is_stored_as_null(tmp_path: Path) -> None:
+    assert write(tmp_path / "model", ndcg=float("nan")).manifest.metrics == {"ndcg": None}
+
+
 def test_a_failed_first_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), ArtifactWriter(tmp_path / "model"):
         raise RuntimeError
@@ -159,10 +163,10 @@ def test_a_failed_first_write_leaves_nothing(tmp_path: Path) -> None:
 def test_a_crash_in_the_middle_does_not_break_the_next_write(tmp_path: Path) -> None:
     writer = ArtifactWriter(tmp_path / "model").__enter__()
     writer.json("half.json", 1)
-    (tmp_path / ".model" / "link").symlink_to("nowhere")
+    (tmp_path / ".model.versions" / "link").symlink_to("nowhere")
     artifact = write(tmp_path / "model")
     assert "half.json" not in artifact.manifest.files
-    assert len(list((tmp_path / ".model").iterdir())) == 1
+    assert len(list((tmp_path / ".model.versions").iterdir())) == 1
 
 
 def test_an_open_artifact_outlives_its_replacement(folder: Path) -> None:
@@ -175,7 +179,7 @@ def test_an_open_artifact_outlives_its_replacement(folder: Path) -> None:
 def test_only_the_newest_and_the_one_before_are_kept(folder: Path) -> None:
     for value in range(4):
         write(folder, value=float(value))
-    assert len(list((folder.parent / ".model").iterdir())) == 2
+    assert len(list((folder.parent / ".model.versions").iterdir())) == 2
 
 
 def test_a_copied_folder_is_replaced_and_anything_else_is_left_alone(tmp_path: Path, folder: Path) -> None:

@@ -233,7 +233,7 @@ def test_a_pinned_item_is_at_its_place(
 
 
 def naive_mmr(vectors_ND: np.ndarray, items: list[int], scores: list[float], n: int, strength: float) -> list[int]:
-    unit_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    unit_ND = vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-9)
     low, high = min(scores), max(scores)
     relevance = {i: (s - low) / (high - low) for i, s in zip(items, scores, strict=True)}
     chosen: list[int] = []
@@ -250,11 +250,11 @@ def naive_mmr(vectors_ND: np.ndarray, items: list[int], scores: list[float], n: 
 @pytest.mark.parametrize("strength", [0.1, 0.5, 0.9])
 def test_diversity_is_maximal_marginal_relevance(artifact: Artifact, strength: float) -> None:
     random = np.random.default_rng(5)
-    items = [int(i) for i in random.permutation(np.arange(8, N_ITEMS))[:50]]
+    items = [int(i) for i in random.permutation(N_ITEMS)[:50]]
     scores = random.normal(size=50).tolist()
     vectors_ND = artifact.tensors("items.safetensors")["item_vectors_ND"]
     found = rank(artifact, batch(artifact, [items], [scores], [20]), diversity=strength)
-    assert found == [naive_mmr(np.delete(vectors_ND, [], axis=0), items, scores, 20, strength)]
+    assert found == [naive_mmr(vectors_ND, items, scores, 20, strength)]
 
 
 def test_diversity_does_not_depend_on_the_scale_of_the_scores(artifact: Artifact) -> None:

@@ -107,9 +107,7 @@ class Artifact:
         tensors = {}
         for key, entry in header.items():
             if entry["dtype"] not in _DTYPES:
-                raise ArtifactError(
-                    f"artifact {self.folder}: {name}: {key} is {entry['dtype']}; store it as F32 or F16"
-                )
+                raise ArtifactError(f"artifact {self.folder}: {name}: {key} {entry['dtype']}; store it as F32")
             begin, end = entry["data_offsets"]
             tensors[key] = data[start + begin : start + end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
         return tensors
@@ -132,7 +130,7 @@ class ArtifactWriter:
 
     The files gather in a hidden sibling, and `directory` is a relative link to the finished folder:
 
-        artifacts/movielens -> .movielens/20260131T120000000000-0123456789abcdef
+        artifacts/movielens -> .movielens.versions/20260131T120000000000-0123456789abcdef
 
     Leaving the block swaps the link in one rename, so a reader finds the old artifact or the new, never none or a
     half. The one before is kept until the next write, for readers still opening it. An exception inside the block,
@@ -155,7 +153,7 @@ class ArtifactWriter:
     ) -> None:
         self.directory = Path(os.path.abspath(Path(directory).expanduser()))
         self.feature_schema, self.settings, self.metrics = feature_schema or {}, settings or {}, metrics or {}
-        self._store = self.directory.with_name(f".{self.directory.name}")
+        self._store = self.directory.with_name(f".{self.directory.name}.versions")
         self._partial = self._store / "partial"
 
     def __enter__(self) -> Self:
@@ -191,11 +189,13 @@ class ArtifactWriter:
         return Artifact(self._partial, self._manifest())
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._finish()
-        shutil.rmtree(self._partial, ignore_errors=True)
-        if not any(self._store.iterdir()):
-            self._store.rmdir()
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            if not any(self._store.iterdir()):
+                self._store.rmdir()
 
     def _manifest(self) -> Manifest:
         draft = Manifest(
@@ -234,20 +234,17 @@ def _sha256(path: Path) -> str:
 def _parse(uri: str, text: bytes) -> Manifest:
     try:
         raw = json.loads(text)
-        found = raw.get("schema_version") if isinstance(raw, dict) else None
-        if found != SCHEMA_VERSION:
-            raise ArtifactError(
-                f"artifact {uri}: schema_version is {found!r}, this release reads {SCHEMA_VERSION}; {REMEDY}"
-            )
+    except ValueError as error:
+        raise ArtifactError(f"artifact {uri}: {MANIFEST} is not JSON ({error}); {REMEDY}") from None
+    found = raw.get("schema_version") if isinstance(raw, dict) else None
+    if found != SCHEMA_VERSION:
+        raise ArtifactError(f"artifact {uri}: schema_version is {found!r}, not {SCHEMA_VERSION}; {REMEDY}")
+    try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"artifact {uri}: {MANIFEST}: {field}: {first['msg']}; {REMEDY}") from None
-    except ValueError as error:
-        if isinstance(error, ArtifactError):
-            raise
-        raise ArtifactError(f"artifact {uri}: {MANIFEST} is not JSON ({error}); {REMEDY}") from None
     if manifest.content_hash() != manifest.model_version:
         raise ArtifactError(f"artifact {uri}: {MANIFEST} was altered after it was written; {REMEDY}")
     return manifest
@@ -293,6 +290,9 @@ def _open_remote(uri: str) -> Artifact:
                 raise ArtifactError(f"artifact {uri}: {name} can't be copied ({error}); try again") from error
         (copy / MANIFEST).write_bytes(text)
         _check_files(uri, copy, manifest)
-        if not folder.is_dir():  # else another process was faster, with the same bytes
+        try:
             copy.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, with the same bytes
+                raise
     return Artifact(folder, manifest)

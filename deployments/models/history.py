@@ -14,9 +14,10 @@ WEAK = 0.5
 
 
 def age(item_BH: Ints) -> Floats:
-    """Events that came after each one: 0 for the most recent. Padding gets garbage; mask it. float32 [B, H]."""
+    """Events that came after each one: 0 for the most recent (and for padding; mask it). float32 [B, H]."""
     length_B = (item_BH >= 0).sum(axis=1, dtype=np.int32)
-    return (length_B[:, None] - 1 - np.arange(item_BH.shape[1], dtype=np.int32)).astype(np.float32)
+    age_BH = length_B[:, None] - 1 - np.arange(item_BH.shape[1], dtype=np.int32)
+    return np.maximum(age_BH, 0).astype(np.float32)
 
 
 def evidence(item_BH: Ints, weight_BH: Floats, decay: float) -> Floats:

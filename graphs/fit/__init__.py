@@ -1,0 +1,1 @@
+"""How each model of the funnel is fitted; graphs/training.py puts them together."""

@@ -1,0 +1,166 @@
+"""Fits DCN-V2 on what the candidate stage really produces.
+
+The retrieval models must not have seen what the ranker learns to predict. So the users are dealt into folds; for each
+fold the retrieval is fitted without the later part of its users' histories, that part is what the ranker is to find
+among the candidates, at several cuts per user.
+
+Shapes: R requests (user, cut), K candidates, F features.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deployments.candidates import CandidateConfig, CandidateGenerator
+from deployments.flow import Query, request_batch
+from deployments.messages import Array, Bools, CandidateBatch, Floats, HistoryBatch, ProfileBatch
+from deployments.models.artifact import Artifact, ArtifactWriter
+from deployments.models.features import RankingFeatures
+from deployments.models.ranker import DCNv2
+from deployments.profiles import ProfileConfig, Profiles
+from graphs.datasets import Dataset, Interactions, temporal_split
+from graphs.fit.retrieval import write_retrieval
+
+FOLDS, CUTS, HELD_OUT = 3, 6, 0.3
+EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 4, 32, 2e-3, 1e-3
+SHAPE = {"cross_layers": 2, "cross_rank": 32, "deep": [64, 32]}
+DROPOUT = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class RankingData:
+    """Requests with their candidates' features, which of them came true, and which are real."""
+
+    features_RKF: Floats
+    labels_RK: Floats
+    mask_RK: Bools
+
+
+def history_rows(events: Interactions, ends: Sequence[int], starts: Sequence[int], model_version: str) -> HistoryBatch:
+    """Histories of the given stretches of `events`, as the store would give them."""
+    lengths = np.array(ends) - np.array(starts)
+    column_H = np.arange(max(1, int(lengths.max(initial=0))))
+    inside_BH = column_H < lengths[:, None]
+    at_BH = np.where(inside_BH, np.array(starts)[:, None] + column_H, 0)
+    return HistoryBatch(
+        model_version=model_version,
+        item_BH=np.where(inside_BH, events.item_E[at_BH], -1).astype(np.int32),
+        timestamp_BH=np.where(inside_BH, events.timestamp_E[at_BH], 0.0),
+        weight_BH=np.where(inside_BH, events.weight_E[at_BH], 0).astype(np.float32),
+    )
+
+
+class Retrieval:
+    """The profile and candidate stages of an artifact, for offline batches."""
+
+    def __init__(self, artifact: Artifact, n_candidates: int) -> None:
+        self.artifact = artifact
+        self._profiles = Profiles(artifact, ProfileConfig())
+        self._candidates = CandidateGenerator(artifact, CandidateConfig(n_candidates=n_candidates))
+
+    def __call__(self, histories: HistoryBatch, n: int) -> tuple[ProfileBatch, CandidateBatch]:
+        """Profiles, and candidates for n answers."""
+        queries = [Query(user_id="", n=n, deadline=0.0)] * len(histories)
+        requests = request_batch(queries, self.artifact.model_version)
+        profiles = self._profiles(histories)
+        return profiles, self._candidates(requests, profiles)
+
+
+def ranking_data(
+    dataset: Dataset,
+    events: Interactions,
+    n_candidates: int,
+    seed: int,
+    progress: Callable[[float], None] = lambda _: None,
+) -> RankingData:
+    """Candidates and labels of all folds."""
+    rng = np.random.default_rng(seed)
+    early, late = temporal_split(events, HELD_OUT)
+    users = np.unique(late.user_E)
+    fold_of_user = np.full(int(events.user_E.max()) + 1, -1)
+    fold_of_user[users] = rng.permutation(len(users)) % FOLDS
+    early_count = np.bincount(early.user_E, minlength=len(fold_of_user))
+    start_of_user = np.searchsorted(events.user_E, np.arange(len(fold_of_user)))
+    place_E = np.arange(len(events)) - start_of_user[events.user_E]
+    parts = []
+    for fold in range(FOLDS):
+        hidden_E = (fold_of_user[events.user_E] == fold) & (place_E >= early_count[events.user_E])
+        with tempfile.TemporaryDirectory() as folder:
+            with ArtifactWriter(Path(folder) / "fold") as writer:
+                write_retrieval(
+                    writer, dataset, events.take(~hidden_E), seed, lambda share, f=fold: progress((f + share) / FOLDS)
+                )
+            retrieval = Retrieval(Artifact.open(f"{folder}/fold"), n_candidates)
+            cuts = list(_cuts(events, users[fold_of_user[users] == fold], start_of_user, early_count, rng))
+            parts += [_part(retrieval, events, cuts[i : i + 256]) for i in range(0, len(cuts), 256)]
+    return RankingData(
+        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("features_RKF", "labels_RK", "mask_RK"))
+    )
+
+
+Cut = tuple[int, int, int]
+"""A user's events in `Interactions`: start, cut, end."""
+
+
+def _cuts(
+    events: Interactions, users: Array, start_of_user: Array, early_count: Array, rng: np.random.Generator
+) -> Iterator[Cut]:
+    """Per user: where the hidden part begins, and up to CUTS - 1 later successes."""
+    ends = np.append(start_of_user[1:], len(events))
+    for user in users:
+        start, end = int(start_of_user[user]), int(ends[user])
+        first = start + int(early_count[user])
+        later = first + np.flatnonzero(events.success_E[first:end])[1:]
+        for cut in [first, *rng.permutation(later)[: CUTS - 1].tolist()]:
+            yield start, int(cut), end
+
+
+def _part(retrieval: Retrieval, events: Interactions, cuts: Sequence[Cut]) -> RankingData:
+    starts, middles, _ = zip(*cuts, strict=True)
+    histories = history_rows(events, middles, starts, retrieval.artifact.model_version)
+    profiles, candidates = retrieval(histories, n=1)
+    labels = np.zeros(candidates.item_ids_BK.shape, np.float32)
+    for row, (_, cut, end) in enumerate(cuts):
+        wanted = events.item_E[cut:end][events.success_E[cut:end]]
+        labels[row] = np.isin(candidates.item_ids_BK[row], wanted)
+    features = RankingFeatures(retrieval.artifact)
+    return RankingData(features(profiles, candidates), labels * candidates.mask_BK, candidates.mask_BK)
+
+
+def fit_ranker(data: RankingData, seed: int, progress: Callable[[float], None] = lambda _: None) -> DCNv2:
+    """Minimises the softmax cross-entropy over each request's candidates (ListNet's top-one loss, Cao et al. 2007)."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    shape = SHAPE | {"deep": tuple(SHAPE["deep"])}  # type: ignore[arg-type]
+    model = DCNv2(data.features_RKF.shape[2], dropout=DROPOUT, **shape)  # type: ignore[arg-type]
+    real = data.features_RKF[data.mask_RK]
+    model.mean_F.copy_(torch.from_numpy(real.mean(axis=0)))
+    model.scale_F.copy_(torch.from_numpy(1 / np.maximum(real.std(axis=0), 1e-3)))
+    useful = np.flatnonzero(data.labels_RK.any(axis=1))
+    batches = -(-len(useful) // BATCH)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, LEARNING_RATE, total_steps=EPOCHS * batches, pct_start=0.1
+    )
+    step = 0
+    for _ in range(EPOCHS):
+        order = rng.permutation(useful)
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            label_BK = torch.from_numpy(data.labels_RK[rows])
+            score_BK = model(torch.from_numpy(data.features_RKF[rows]))
+            score_BK = score_BK.masked_fill(~torch.from_numpy(data.mask_RK[rows]), -1e9)
+            loss_B = -(torch.log_softmax(score_BK, dim=1) * label_BK).sum(1) / label_BK.sum(1)
+            optimiser.zero_grad()
+            loss_B.mean().backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+            step += 1
+            progress(step / (EPOCHS * batches))
+    return model.eval()

@@ -1,0 +1,168 @@
+"""Fits everything the candidate stage and the features read, and writes it into an artifact.
+
+Shapes: N items, C content values, A attributes, T time buckets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deployments.messages import Floats
+from deployments.models.artifact import ArtifactWriter
+from graphs.datasets import Dataset, Interactions
+from graphs.fit import item_to_item
+from graphs.fit.two_tower import fit_two_tower
+
+DAY_S = 86_400.0
+MONTH_S = 30.44 * DAY_S
+MOST_CONTENT = 64
+"""Values of categorical and list attributes that become features: the most frequent ones."""
+
+SOURCES = [
+    {"name": "sequence_long", "kind": "neighbours", "table": "sequence", "decay": 20.0, "quota": 100},
+    {"name": "sequence_short", "kind": "neighbours", "table": "sequence", "decay": 5.0, "quota": 50},
+    {"name": "linear_short", "kind": "neighbours", "table": "linear", "decay": 10.0, "quota": 70},
+    {"name": "linear_long", "kind": "neighbours", "table": "linear", "decay": 80.0, "quota": 100},
+    {"name": "together_long", "kind": "neighbours", "table": "together", "decay": 20.0, "quota": 70},
+    {"name": "together_short", "kind": "neighbours", "table": "together", "decay": 3.0, "quota": 30},
+    {"name": "popular", "kind": "popularity", "quota": 30},
+    {"name": "two_tower", "kind": "vectors", "quota": 100},
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFeatures:
+    """Static features of the items: `content_NC` 0/1, `attributes_NA` standardised, with their names."""
+
+    content: list[str]
+    content_NC: Floats
+    attributes: list[str]
+    attributes_NA: Floats
+
+
+def item_features(items: pa.Table) -> ItemFeatures:
+    """From every column but item_id and title: text and lists of text become content, numbers attributes."""
+    labels: list[tuple[str, np.ndarray]] = []  # type: ignore[type-arg]
+    attributes, numbers = [], []
+    for name in items.column_names:
+        if name in ("item_id", "title"):
+            continue
+        column = items.column(name).combine_chunks()
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+            value_N = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            known = value_N[np.isfinite(value_N)]
+            middle, spread = (np.median(known), known.std()) if len(known) else (0.0, 0.0)
+            attributes.append(name)
+            numbers.append(np.clip((np.nan_to_num(value_N, nan=middle) - middle) / (spread or 1.0), -5, 5))
+        else:
+            labels += _labels(name, column)
+    labels.sort(key=lambda entry: (-len(entry[1]), entry[0]))
+    labels = sorted(labels[:MOST_CONTENT], key=lambda entry: entry[0])
+    content_NC = np.zeros((len(items), len(labels)), np.float32)
+    for c, (_, rows) in enumerate(labels):
+        content_NC[rows, c] = 1
+    columns = np.stack(numbers, axis=1) if numbers else np.empty((len(items), 0))
+    return ItemFeatures([label for label, _ in labels], content_NC, attributes, columns.astype(np.float32))
+
+
+def _labels(name: str, column: pa.Array) -> list[tuple[str, np.ndarray]]:  # type: ignore[type-arg]
+    """(`name=value`, the rows that have it) of a text or list-of-text column."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        rows = pc.list_parent_indices(column).to_numpy()
+        column = column.flatten()
+    else:
+        rows = np.arange(len(column))
+    encoded = column.dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    return [
+        (f"{name}={value}", rows[codes == code])
+        for code, value in enumerate(encoded.dictionary.to_pylist())
+        if value is not None
+    ]
+
+
+def write_retrieval(
+    writer: ArtifactWriter,
+    dataset: Dataset,
+    events: Interactions,
+    seed: int,
+    progress: Callable[[float], None] = lambda _: None,
+) -> None:
+    """Fits on `events` and writes catalogue, neighbour tables, vectors, popularity and item features."""
+    n_items = len(dataset.items)
+    features = item_features(dataset.items)
+    tables = {
+        "sequence": item_to_item.sequence_ridge(events, n_items),
+        "linear": item_to_item.linear(events, n_items),
+        "together": item_to_item.co_occurrence(events, n_items),
+    }
+    progress(0.4)
+    norm_N1 = np.maximum(np.sqrt(features.content_NC.sum(axis=1, keepdims=True)), 1)
+    tower_features = np.concatenate([features.content_NC / norm_N1, features.attributes_NA], axis=1)
+    towers = fit_two_tower(events, tower_features, seed, lambda share: progress(0.4 + 0.6 * share))
+
+    writer.table("catalogue.arrow", dataset.items)
+    writer.tensors(
+        "neighbours.safetensors",
+        {f"{name}_ids_NK": ids for name, (ids, _) in tables.items()}
+        | {f"{name}_weights_NK": weights for name, (_, weights) in tables.items()},
+    )
+    writer.tensors("items.safetensors", {"item_vectors_ND": towers.item_vectors_ND})
+    writer.tensors("user_tower.safetensors", {"history_vectors_NW": towers.history_vectors_NW, **towers.user_tower})
+    index = faiss.IndexFlatIP(towers.item_vectors_ND.shape[1])
+    index.add(towers.item_vectors_ND)
+    faiss.write_index(index, str(writer.file("items.faiss")))
+    attributes = [*features.attributes, "popularity", "quality"]
+    writer.feature_schema = {
+        "sources": [source["name"] for source in SOURCES],
+        "attributes": attributes,
+        "content": features.content,
+    }
+    writer.settings = writer.settings | {
+        "sources": SOURCES,
+        "dimension": towers.item_vectors_ND.shape[1],
+        "popularity_buckets": _write_popularity(writer, events, n_items),
+    }
+    _write_item_features(writer, features, events, n_items)
+
+
+def _write_popularity(writer: ArtifactWriter, events: Interactions, n_items: int) -> list[float]:
+    """Shares of events per item, decayed over 6 and 24 time buckets and visible from the next bucket on; and shares of
+    successes over all time. Returns the start of the first bucket and the width of all, in seconds."""
+    first_s, last_s = float(events.timestamp_E.min()), float(events.timestamp_E.max())
+    most = max(4, min(256, 64_000_000 // n_items))
+    width_s = max(min(MONTH_S, (last_s - first_s) / 24), DAY_S, (last_s - first_s) / (most - 2))
+    bucket_E = ((events.timestamp_E - first_s) // width_s).astype(np.int64) + 1
+    counts_TN = np.zeros((int(bucket_E.max()) + 1, n_items), np.float32)
+    np.add.at(counts_TN, (bucket_E, events.item_E), 1)
+    successes_N = np.bincount(events.item_E[events.success_E], minlength=n_items).astype(np.float32)
+    shares = {"share_N": successes_N / max(successes_N.sum(), 1)}
+    for name, memory in (("recent_TN", 6), ("long_TN", 24)):
+        decayed_TN = counts_TN.copy()
+        for bucket in range(1, len(decayed_TN)):
+            decayed_TN[bucket] += np.float32(np.exp(-1 / memory)) * decayed_TN[bucket - 1]
+        shares[name] = decayed_TN / (decayed_TN.sum(axis=1, keepdims=True) + 1e-9)
+    writer.tensors("popularity.safetensors", shares)
+    return [first_s, width_s]
+
+
+def _write_item_features(writer: ArtifactWriter, features: ItemFeatures, events: Interactions, n_items: int) -> None:
+    events_N = np.bincount(events.item_E, minlength=n_items)
+    successes_N = np.bincount(events.item_E[events.success_E], minlength=n_items)
+    mean_weight = float(events.weight_E.mean())
+    quality_N = (np.bincount(events.item_E, events.weight_E, n_items) + 5 * mean_weight) / (events_N + 5) - mean_weight
+    attributes_NA = np.column_stack([features.attributes_NA, np.log1p(successes_N), 5 * quality_N])
+    writer.tensors(
+        "item_features.safetensors",
+        {
+            "content_NC": features.content_NC,
+            "attributes_NA": attributes_NA.astype(np.float32),
+            "log_events_N": np.log1p(events_N).astype(np.float32),
+        },
+    )

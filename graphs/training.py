@@ -1,0 +1,101 @@
+"""The training flow: events → retrieval → ranker → evaluated artifact.
+
+The artifact that is served is, byte for byte, the one whose evaluation its manifest holds: it is fitted on the training
+part of the split. The histories it carries for the store are complete.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pyarrow as pa
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from deployments.funnel import HISTORIES
+from deployments.models.artifact import Artifact, ArtifactWriter
+from deployments.models.features import RankingFeatures
+from deployments.scoring import WEIGHTS
+from graphs.config import Stages
+from graphs.datasets import Dataset, load, temporal_split
+from graphs.evaluation import evaluate, show
+from graphs.fit.ranker import SHAPE, RankingData, fit_ranker, ranking_data
+from graphs.fit.retrieval import write_retrieval
+
+QUANTILES = 101
+"""Points of each reference distribution."""
+
+EXAMPLE_USERS = 50
+
+
+def train(data: str, out: str, stages: Stages, seed: int = 1) -> Artifact:
+    """Loads `data`, fits every model, evaluates the funnel as `stages` serves it, and writes the artifact to `out`.
+
+    Raises:
+        DataError: the data can't be used; names file, column and remedy.
+        ConfigError: `out` is something else than an artifact.
+    """
+    began = time.perf_counter()
+    torch.manual_seed(seed)
+    console = Console()
+    dataset = load(data)
+    events, _ = temporal_split(dataset.interactions)
+    settings = {"ranker": SHAPE, "example_users": dataset.users[:EXAMPLE_USERS], "seed": seed}
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with (
+        Progress(*columns, TimeElapsedColumn(), console=console) as bars,
+        ArtifactWriter(out, settings=settings) as writer,
+    ):
+
+        def bar(title: str) -> object:
+            task = bars.add_task(title, total=1.0)
+            return lambda share: bars.update(task, completed=share)
+
+        stack, retrieval, ranker, judged = map(
+            bar, ("Candidates to learn from", "Retrieval models", "Ranking model", "Evaluation")
+        )
+        ranked = ranking_data(dataset, events, stages.candidates.config.n_candidates, seed, stack)  # type: ignore[arg-type]
+        write_retrieval(writer, dataset, events, seed, retrieval)  # type: ignore[arg-type]
+        model = fit_ranker(ranked, seed, ranker)  # type: ignore[arg-type]
+        writer.tensors(WEIGHTS, {name: value.numpy() for name, value in model.state_dict().items()})
+        _write_histories(writer, dataset)
+        _write_references(writer, ranked, model)
+        writer.metrics = evaluate(writer.preview(), dataset, stages)
+        judged(1.0)  # type: ignore[operator]
+    artifact = Artifact.open(out)
+    show(artifact.manifest.metrics, console)
+    console.print(f"{out}: model {artifact.model_version}, trained in {time.perf_counter() - began:.0f} s")
+    return artifact
+
+
+def _write_histories(writer: ArtifactWriter, dataset: Dataset) -> None:
+    events = dataset.interactions
+    users, items = pa.array(dataset.users), dataset.items.column("item_id").combine_chunks()
+    writer.table(
+        HISTORIES,
+        pa.table(
+            {
+                "user_id": users.take(pa.array(events.user_E)),
+                "item_id": items.take(pa.array(events.item_E)),
+                "timestamp": events.timestamp_E,
+                "weight": events.weight_E.astype(np.float64).round(6),
+            }
+        ),
+    )
+
+
+def _write_references(writer: ArtifactWriter, data: RankingData, model: torch.nn.Module) -> None:
+    """Quantiles of every ranking feature and of the model's score over candidates: what drift is measured against."""
+    rows = np.linspace(0, len(data.mask_RK) - 1, min(1000, len(data.mask_RK))).astype(np.intp)
+    with torch.inference_mode():
+        score_RK = model(torch.from_numpy(data.features_RKF[rows])).numpy()
+    mask_RK = data.mask_RK[rows]
+    names = [f"feature:{name}" for name in RankingFeatures(writer.preview()).names] + ["score:model"]
+    columns = np.concatenate([data.features_RKF[rows][mask_RK], score_RK[mask_RK][:, None]], axis=1)
+    quantiles = np.quantile(columns.astype(np.float64), np.linspace(0, 1, QUANTILES), axis=0).T
+    writer.table(
+        "reference.parquet",
+        pa.table({"signal": names, "quantiles": list(quantiles), "count": [len(columns)] * len(names)}),
+    )
