@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +15,7 @@ from deployments.catalogue import Catalogue
 from deployments.errors import ConfigError, VersionMismatch
 from deployments.messages import (
     PAD,
+    Array,
     Bools,
     CandidateBatch,
     Floats,
@@ -25,7 +25,7 @@ from deployments.messages import (
     same_model,
 )
 from deployments.models.artifact import Artifact
-from deployments.models.sources import POPULARITY_SCALE, Neighbours, Popularity, SourceSpec, Vectors
+from deployments.models.sources import Neighbours, SourceSpec, Vectors, popularity
 
 DEPTH = 150
 """Length R of each source's list."""
@@ -81,7 +81,7 @@ class CandidateGenerator:
             for name in dict.fromkeys(spec.table for spec in self._specs if spec.kind == "neighbours")
         }
         self._vectors = Vectors(artifact)
-        self._popularity = Popularity(artifact)
+        self._popularity_N = popularity(artifact)
         self._popular_source = next(i for i, spec in enumerate(self._specs) if spec.kind == "popularity")
 
     def __call__(self, requests: RequestBatch, profiles: ProfileBatch) -> CandidateBatch:
@@ -97,18 +97,18 @@ class CandidateGenerator:
         return CandidateBatch.concat([self._chunk(requests.take(rows), profiles.take(rows)) for rows in chunks])
 
     def _chunk(self, requests: RequestBatch, profiles: ProfileBatch) -> CandidateBatch:
-        given_B = (requests.given_BG >= 0).any(axis=1)
+        given_B = requests.chosen_by_caller()
         blocked_BN = blocked(requests, profiles, self._catalogue)
         lists = [self._list(spec, profiles, blocked_BN) for spec in self._specs]
-        key_BN, source_BN, rank_SBN = self._merge(lists, blocked_BN.shape)
+        key_BN, source_BN = self._merge(lists, blocked_BN.shape)
         if given_B.any():
             key_BN[given_B] = np.inf
             for row in np.flatnonzero(given_B):
                 items = requests.given_BG[row][requests.given_BG[row] >= 0]
                 key_BN[row, items] = np.arange(len(items))
-        self._backfill(key_BN, source_BN, blocked_BN, requests.n_B, profiles, given_B)
+        self._backfill(key_BN, source_BN, blocked_BN, requests.n_B, given_B)
         item_BK = self._choose(key_BN, given_B, requests.given_BG.shape[1])
-        return self._columns(requests.model_version, item_BK, source_BN, rank_SBN, lists, profiles)
+        return self._columns(requests.model_version, item_BK, source_BN, lists, profiles)
 
     def lists(self, requests: RequestBatch, profiles: ProfileBatch) -> dict[str, Ints]:
         """Each source's own list [B, R], best first, -1 padded; for evaluation."""
@@ -126,14 +126,15 @@ class CandidateGenerator:
             best_B = np.where(count_B > 0, score_BR[:, 0], 0)
             return _List(ids_BR, None, worst_B, np.maximum(best_B - worst_B, 1e-6).astype(np.float32))
         if spec.kind == "popularity":
-            score_BN = self._popularity.scores(self._popularity.bucket(profiles.item_BH, profiles.timestamp_BH))
-            offset_B, scale_B = np.zeros(rows, np.float32), np.full(rows, POPULARITY_SCALE, np.float32)
+            score_BN = np.broadcast_to(self._popularity_N, blocked_BN.shape)
+            offset_B, scale_B = np.zeros(rows, np.float32), np.ones(rows, np.float32)
         else:
             score_BN = self._tables[spec.table].scores(profiles.item_BH, profiles.weight_BH, spec.decay)
             offset_B, scale_B = np.zeros(rows, np.float32), np.zeros(rows, np.float32)
         ids_BR, score_BR = best(np.where(blocked_BN, -np.inf, score_BN), self._depth)
+        lowest = -np.inf if spec.kind == "popularity" else 0
+        ids_BR = np.where(score_BR > lowest, ids_BR, np.int32(PAD))
         if spec.kind == "neighbours":
-            ids_BR = np.where(score_BR > 0, ids_BR, PAD)
             scale_B = np.maximum(np.maximum(score_BR[:, :_HEAD], 0).mean(axis=1), 1e-6)
         return _List(ids_BR, score_BN, offset_B, scale_B)
 
@@ -141,22 +142,20 @@ class CandidateGenerator:
     def _depth(self) -> int:
         return min(DEPTH, len(self._catalogue))
 
-    def _merge(self, lists: Sequence[_List], shape: tuple[int, ...]) -> tuple[Floats, Ints, Ints]:
-        """Merge key [b, N] (lower is better, inf: not proposed), its source [b, N], ranks [S, b, N] (-1: beyond)."""
+    def _merge(self, lists: Sequence[_List], shape: tuple[int, ...]) -> tuple[Floats, Ints]:
+        """Merge key [b, N] (lower is better, inf: not proposed) and the source it is from [b, N]."""
         key_BN = np.full(shape, np.inf, np.float32)
         source_BN = np.full(shape, self._popular_source, np.int32)
-        rank_SBN = np.full((len(lists), *shape), PAD, np.int32)
         for s, (spec, found) in enumerate(zip(self._specs, lists, strict=True)):
             row, place = np.nonzero(found.ids_BR >= 0)
             item = found.ids_BR[row, place]
-            rank_SBN[s, row, item] = place
             within = place < spec.quota
             row, item = row[within], item[within]
             key = (place[within] * (100.0 / spec.quota) + 0.001 * s).astype(np.float32)
             better = key < key_BN[row, item]
             key_BN[row[better], item[better]] = key[better]
             source_BN[row[better], item[better]] = s
-        return key_BN, source_BN, rank_SBN
+        return key_BN, source_BN
 
     def _backfill(
         self,
@@ -164,16 +163,13 @@ class CandidateGenerator:
         source_BN: Ints,
         blocked_BN: Bools,
         n_B: Ints,
-        profiles: ProfileBatch,
         given_B: Bools,
     ) -> None:
         """Adds allowed items by popularity to the rows that fall short of their n."""
         short_B = (np.isfinite(key_BN).sum(axis=1) < np.minimum(n_B, key_BN.shape[1])) & ~given_B
         for row in np.flatnonzero(short_B):
-            one = profiles.take([row])  # type: ignore[arg-type]
-            score_N = self._popularity.scores(self._popularity.bucket(one.item_BH, one.timestamp_BH))[0]
             rest = np.flatnonzero(~blocked_BN[row] & np.isinf(key_BN[row]))
-            rest = rest[np.lexsort((rest, -score_N[rest]))][: self._n_candidates]
+            rest = rest[np.lexsort((rest, -self._popularity_N[rest]))][: self._n_candidates]
             key_BN[row, rest] = _BACKFILL + np.arange(len(rest), dtype=np.float32)
             source_BN[row, rest] = self._popular_source
 
@@ -189,29 +185,25 @@ class CandidateGenerator:
         version: str,
         item_BK: Ints,
         source_BN: Ints,
-        rank_SBN: Ints,
         lists: Sequence[_List],
         profiles: ProfileBatch,
     ) -> CandidateBatch:
         mask_BK, safe_BK = item_BK >= 0, np.maximum(item_BK, 0)
-        scores, ranks = [], []
-        for s, found in enumerate(lists):
+        scores = []
+        for found in lists:
             if found.score_BN is None:
                 raw_BK = self._vectors.at(profiles.user_vector_BD, item_BK)
                 raw_BK = np.where(profiles.cold_B[:, None], 0, raw_BK)
             else:
                 raw_BK = np.take_along_axis(found.score_BN, safe_BK, axis=1)
             scores.append((raw_BK - found.offset_B[:, None]) / found.scale_B[:, None])
-            ranks.append(np.take_along_axis(rank_SBN[s], safe_BK, axis=1))
         scores_BKS = np.where(mask_BK[..., None], np.stack(scores, axis=2), 0).astype(np.float32)
-        ranks_BKS = np.where(mask_BK[..., None], np.stack(ranks, axis=2), PAD).astype(np.int32)
         return CandidateBatch(
             model_version=version,
             item_ids_BK=item_BK,
             retrieval_scores_BK=np.maximum(scores_BKS, 0).mean(axis=2),
             source_BK=np.where(mask_BK, np.take_along_axis(source_BN, safe_BK, axis=1), PAD).astype(np.int8),
             source_scores_BKS=scores_BKS,
-            source_ranks_BKS=ranks_BKS,
             mask_BK=mask_BK,
             sources=self.sources,
         )
@@ -239,49 +231,8 @@ class CandidateGenerator:
             retrieval_scores_BK=np.where(mask_BK, score_BK, 0).astype(np.float32),
             source_BK=np.where(mask_BK, by_source_BKS.argmax(axis=2), PAD).astype(np.int8),
             source_scores_BKS=by_source_BKS.astype(np.float32),
-            source_ranks_BKS=np.full(by_source_BKS.shape, PAD, np.int32),
             mask_BK=mask_BK,
             sources=(*self._tables, "two_tower"),
-        )
-
-
-class PopularItems:
-    """Candidates without any history or model: what is popular now. The pipeline's fallback for the whole stage."""
-
-    def __init__(self, artifact: Artifact, n_candidates: int = 200) -> None:
-        self.model_version = artifact.model_version
-        self._catalogue = Catalogue.load(artifact)
-        self._sources = tuple(spec["name"] for spec in artifact.manifest.settings["sources"])
-        kinds = [spec["kind"] for spec in artifact.manifest.settings["sources"]]
-        self._source = kinds.index("popularity")
-        popularity = Popularity(artifact)
-        self._score_N: Any = popularity.scores(np.array([len(popularity.long_TN) - 1], np.int32))[0]
-        self._n_candidates = min(n_candidates, len(self._catalogue))
-
-    def __call__(self, requests: RequestBatch, profiles: ProfileBatch) -> CandidateBatch:
-        """As CandidateGenerator; seen items are left out as far as `profiles` knows them."""
-        score_BN = np.where(blocked(requests, profiles, self._catalogue), -np.inf, self._score_N)
-        given_B = (requests.given_BG >= 0).any(axis=1)
-        width = max(self._n_candidates, int(requests.n_B.max(initial=1)))
-        item_BK, score_BK = best(score_BN, min(width, score_BN.shape[1]))
-        item_BK = np.where(np.isfinite(score_BK), item_BK, PAD)
-        for row in np.flatnonzero(given_B):
-            items = requests.given_BG[row][requests.given_BG[row] >= 0]
-            item_BK[row] = PAD
-            item_BK[row, : len(items)] = items
-        mask_BK = item_BK >= 0
-        score_BK = np.where(mask_BK, self._score_N[np.maximum(item_BK, 0)] / POPULARITY_SCALE, 0).astype(np.float32)
-        by_source_BKS = np.zeros((*item_BK.shape, len(self._sources)), np.float32)
-        by_source_BKS[..., self._source] = score_BK
-        return CandidateBatch(
-            model_version=self.model_version,
-            item_ids_BK=item_BK,
-            retrieval_scores_BK=score_BK,
-            source_BK=np.where(mask_BK, self._source, PAD).astype(np.int8),
-            source_scores_BKS=by_source_BKS,
-            source_ranks_BKS=np.full(by_source_BKS.shape, PAD, np.int32),
-            mask_BK=mask_BK,
-            sources=self._sources,
         )
 
 
@@ -297,7 +248,7 @@ def blocked(requests: RequestBatch, profiles: ProfileBatch, catalogue: Catalogue
     blocked_BN = blocked_BN[:, :n_items]
     for index, condition in enumerate(requests.filters):
         blocked_BN[requests.filter_B == index] |= ~catalogue.mask(condition)
-    blocked_BN[(requests.given_BG >= 0).any(axis=1)] = False
+    blocked_BN[requests.chosen_by_caller()] = False
     return blocked_BN
 
 
@@ -315,6 +266,5 @@ def best(score_BN: Floats, depth: int) -> tuple[Ints, Floats]:
     )
 
 
-def _pick(array_BR: Floats, column_B: np.ndarray) -> Floats:  # type: ignore[type-arg]
-    picked: Floats = np.take_along_axis(array_BR, column_B[:, None], axis=1)[:, 0]
-    return picked
+def _pick(array_BR: Floats, column_B: Array) -> Floats:
+    return np.take_along_axis(array_BR, column_B[:, None], axis=1)[:, 0]

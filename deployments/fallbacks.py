@@ -1,13 +1,14 @@
 """The next best thing for each stage: cheap, local, and never failing.
 
-profile → cold start; candidates → popular items (`PopularItems` in candidates.py); scores → retrieval scores;
-ranking → score order.
+profile → cold start; candidates → popular items; scores → retrieval scores; ranking → score order.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from deployments.candidates import best, blocked
+from deployments.catalogue import Catalogue
 from deployments.messages import (
     PAD,
     CandidateBatch,
@@ -16,6 +17,8 @@ from deployments.messages import (
     RequestBatch,
     ScoreBatch,
 )
+from deployments.models.artifact import Artifact
+from deployments.models.sources import popularity
 
 
 def cold_profiles(requests: RequestBatch, dimension: int) -> ProfileBatch:
@@ -29,6 +32,44 @@ def cold_profiles(requests: RequestBatch, dimension: int) -> ProfileBatch:
         user_vector_BD=np.zeros((rows, dimension), np.float32),
         cold_B=np.ones(rows, np.bool_),
     )
+
+
+class PopularItems:
+    """Candidates without any history or model: what is popular now. The fallback for the whole candidate stage."""
+
+    def __init__(self, artifact: Artifact, n_candidates: int = 200) -> None:
+        self.model_version = artifact.model_version
+        self._catalogue = Catalogue.load(artifact)
+        self._sources = tuple(spec["name"] for spec in artifact.manifest.settings["sources"])
+        kinds = [spec["kind"] for spec in artifact.manifest.settings["sources"]]
+        self._source = kinds.index("popularity")
+        self._score_N = popularity(artifact)
+        self._n_candidates = min(n_candidates, len(self._catalogue))
+
+    def __call__(self, requests: RequestBatch, profiles: ProfileBatch) -> CandidateBatch:
+        """As CandidateGenerator; seen items are left out as far as `profiles` knows them."""
+        score_BN = np.where(blocked(requests, profiles, self._catalogue), -np.inf, self._score_N)
+        given_B = (requests.given_BG >= 0).any(axis=1)
+        width = max(self._n_candidates, int(requests.n_B.max(initial=1)))
+        item_BK, score_BK = best(score_BN, min(width, score_BN.shape[1]))
+        item_BK = np.where(np.isfinite(score_BK), item_BK, PAD)
+        for row in np.flatnonzero(given_B):
+            items = requests.given_BG[row][requests.given_BG[row] >= 0]
+            item_BK[row] = PAD
+            item_BK[row, : len(items)] = items
+        mask_BK = item_BK >= 0
+        score_BK = np.where(mask_BK, self._score_N[np.maximum(item_BK, 0)], np.float32(0))
+        by_source_BKS = np.zeros((*item_BK.shape, len(self._sources)), np.float32)
+        by_source_BKS[..., self._source] = score_BK
+        return CandidateBatch(
+            model_version=self.model_version,
+            item_ids_BK=item_BK,
+            retrieval_scores_BK=score_BK,
+            source_BK=np.where(mask_BK, self._source, PAD).astype(np.int8),
+            source_scores_BKS=by_source_BKS,
+            mask_BK=mask_BK,
+            sources=self._sources,
+        )
 
 
 def retrieval_scores(candidates: CandidateBatch) -> ScoreBatch:

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from deployments.batcher import BatcherConfig
-from deployments.candidates import PopularItems
 from deployments.catalogue import Catalogue
 from deployments.errors import StoreUnavailable
 from deployments.events import Event, history_batch
+from deployments.fallbacks import PopularItems
 from deployments.messages import HistoryBatch
 from deployments.models.artifact import Artifact
 from deployments.pipeline import Pipeline, PipelineConfig

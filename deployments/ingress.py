@@ -39,7 +39,7 @@ class IngressConfig:
     threads: int
 
 
-@serve.ingress()  # type: ignore[untyped-decorator]
+@serve.ingress()
 class Ingress:
     """`recommend`, `rank`, `similar`, `record_events`: see the README's API table.
 

@@ -126,6 +126,10 @@ class RequestBatch(Batch):
     filters: tuple[Filter, ...] = ()
     contexts: tuple[Mapping[str, str | float | bool], ...] = ()
 
+    def chosen_by_caller(self) -> Bools:
+        """True for rows that are answered from `given_BG`. bool [B]."""
+        return np.asarray((self.given_BG >= 0).any(axis=1))
+
     @classmethod
     def concat(cls, batches: Sequence[Self]) -> Self:
         """As Batch.concat; the tables are appended and the rows re-pointed."""
@@ -179,9 +183,7 @@ class CandidateBatch(Batch):
     source_BK: npt.NDArray[np.int8]
     """The source that ranked it highest: position in `sources`; -1 padding."""
     source_scores_BKS: Floats
-    """Each source's score of the item, scaled by the best it gave this request; 0 where it can't tell."""
-    source_ranks_BKS: Ints
-    """The item's 0-based place in each source's list, -1 beyond it."""
+    """What each source gives the item, proposed by it or not, scaled by the best it gives this request."""
     mask_BK: Bools
     sources: tuple[str, ...]
 

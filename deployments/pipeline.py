@@ -51,7 +51,7 @@ class Histories(Protocol):
 
 
 class Popular(Protocol):
-    """Candidates without any model; `deployments.candidates.PopularItems`."""
+    """Candidates without any model; `deployments.fallbacks.PopularItems`."""
 
     model_version: str
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.errors import VersionMismatch
-from deployments.messages import HistoryBatch, ProfileBatch
+from deployments.messages import Floats, HistoryBatch, ProfileBatch
 from deployments.models import history
 from deployments.models.artifact import Artifact
 from deployments.models.two_tower import HISTORY, UserTower
@@ -47,14 +47,15 @@ class Profiles:
             cold_B=cold_B,
         )
 
-    def _vectors(self, histories: HistoryBatch) -> np.ndarray:  # type: ignore[type-arg]
+    def _vectors(self, histories: HistoryBatch) -> Floats:
         column_BL, item_BL = history.last(histories.item_BH, HISTORY)
         weight_BL = np.zeros(item_BL.shape, np.float32)
         if histories.weight_BH.shape[1]:
             weight_BL = np.take_along_axis(histories.weight_BH, column_BL.astype(np.intp), axis=1)
         with torch.inference_mode():
-            return self._tower(
+            vectors: Floats = self._tower(
                 torch.from_numpy(self._vectors_NW[np.maximum(item_BL, 0)]),
                 torch.from_numpy(weight_BL),
                 torch.from_numpy((item_BL >= 0).astype(np.float32)),
             ).numpy()
+        return vectors

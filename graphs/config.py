@@ -7,13 +7,21 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from deployments.candidates import CandidateConfig
+from deployments.candidates import CandidateConfig, CandidateGenerator
 from deployments.errors import ConfigError
 from deployments.funnel import FunnelConfig
 from deployments.http_api import HttpConfig
-from deployments.profiles import ProfileConfig
-from deployments.ranking import RankerConfig
-from deployments.scoring import ScorerConfig
+from deployments.profiles import ProfileConfig, Profiles
+from deployments.ranking import Ranker, RankerConfig
+from deployments.scoring import Scorer, ScorerConfig
+
+STAGES: dict[str, tuple[str, type[Any]]] = {
+    "profile": ("Profiles", Profiles),
+    "candidates": ("CandidateGenerator", CandidateGenerator),
+    "scoring": ("Scorer", Scorer),
+    "ranking": ("Ranker", Ranker),
+}
+"""Per stage the name under which the Ray dashboard shows it, and its class."""
 
 
 def _fraction(gpus: float) -> float:

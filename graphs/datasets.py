@@ -169,7 +169,8 @@ def _timestamps(table: pa.Table) -> Times:
     what = "Unix seconds, or Arrow timestamps"
     column = _column(table, "interactions.parquet", "timestamp", what)
     if pa.types.is_timestamp(column.type):
-        return column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy().astype(np.float64) / 1e6
+        micros: Times = column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy().astype(np.float64)
+        return micros / 1e6
     return _numbers(column, "interactions.parquet", "timestamp", what)
 
 

@@ -8,9 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from deployments.candidates import CandidateGenerator
-from deployments.profiles import Profiles
-from deployments.scoring import Scorer
 from ray import serve
 from ray.serve import Application
 
@@ -18,18 +15,9 @@ from deployments.errors import ConfigError, StoreUnavailable
 from deployments.funnel import FunnelConfig
 from deployments.ingress import Ingress, IngressConfig
 from deployments.models.artifact import Artifact
-from deployments.ranking import Ranker
 from deployments.replica import StageFactory, StageReplica
 from deployments.store import RedisStore
-from graphs.config import RecommenderArgs, StageArgs, parse_args
-
-# The names under which the stages are seen in the Ray dashboard.
-STAGES: dict[str, tuple[str, type[Any]]] = {
-    "profile": ("Profiles", Profiles),
-    "candidates": ("CandidateGenerator", CandidateGenerator),
-    "scoring": ("Scorer", Scorer),
-    "ranking": ("Ranker", Ranker),
-}
+from graphs.config import STAGES, RecommenderArgs, StageArgs, parse_args
 
 
 def build(args: dict) -> Application:  # type: ignore[type-arg]
@@ -46,14 +34,14 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         raise ConfigError(str(error)) from None
     artifact = str(Path(config.artifact).absolute()) if "://" not in config.artifact else config.artifact
     stages = {name: _stage(name, getattr(config.stages, name), artifact) for name in STAGES}
-    ingress = serve.deployment(
+    ingress: Any = serve.deployment(
         Ingress,
         name="Ingress",
         num_replicas=config.ingress.replicas,
         max_ongoing_requests=config.ingress.max_ongoing_requests,
         ray_actor_options={"num_cpus": config.ingress.num_cpus, "num_gpus": config.ingress.num_gpus},
     )
-    return ingress.bind(
+    application: Application = ingress.bind(
         IngressConfig(
             artifact=artifact,
             funnel=FunnelConfig(pipeline=config.pipeline, batcher=config.batcher, store=config.store),
@@ -65,6 +53,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         ),
         **stages,
     )
+    return application
 
 
 def check(config: RecommenderArgs) -> None:
@@ -95,7 +84,7 @@ def _stage(name: str, args: StageArgs[Any], artifact: str) -> Any:
     factory = StageFactory(stage, args.config)
     if args.placement == "ingress":
         return factory
-    deployment = serve.deployment(
+    deployment: Any = serve.deployment(
         StageReplica,
         name=title,
         num_replicas=args.replicas,

@@ -11,13 +11,10 @@ import numpy as np
 from deployments.messages import Array, Bools, CandidateBatch, Floats, Ints, ProfileBatch
 from deployments.models import history
 from deployments.models.artifact import Artifact
-from deployments.models.sources import COUNTS_SCALE, READ, Popularity
+from deployments.models.sources import READ
 
 DECAYS = {"short": 5.0, "long": 30.0}
 """Of the history summaries, in events."""
-
-BEYOND = 300.0
-"""Stands for the rank of an item that is not in a source's list."""
 
 
 class RankingFeatures:
@@ -33,9 +30,8 @@ class RankingFeatures:
         self._attributes_NA: Floats = tensors["attributes_NA"]
         self._log_events_N: Floats = tensors["log_events_N"]
         self._spread_N = np.sqrt(np.maximum(self._content_NC.sum(axis=1), 1))
-        self._popularity = Popularity(artifact)
         schema = artifact.manifest.feature_schema
-        self.names = feature_names(schema["sources"], schema["attributes"], schema["content"])
+        self.names = feature_names(schema["sources"], schema["attributes"])
 
     def __call__(self, profiles: ProfileBatch, candidates: CandidateBatch) -> Floats:
         """Features [B, K, F], in the order of `names`; garbage where the candidate is padding."""
@@ -50,10 +46,7 @@ class RankingFeatures:
             features_BKF[:, :, end : end + width] = columns
             end += width
 
-        rank_BKS = np.where(candidates.source_ranks_BKS >= 0, candidates.source_ranks_BKS, np.float32(BEYOND))
         put(candidates.source_scores_BKS)
-        put(np.log1p(rank_BKS) / 3 - 1)
-
         content_BKC = self._content_NC[item_BK]
         attributes_BKA = self._attributes_NA[item_BK]
         spread_BK = self._spread_N[item_BK]
@@ -75,10 +68,6 @@ class RankingFeatures:
         put((np.log1p(recent.length_B) / 3 - 1.2)[:, None, None])
         put(attributes_BKA)
         put(self._log_events_N[item_BK][..., None] / 3 - 1)
-        bucket_B1 = self._popularity.bucket(profiles.item_BH, profiles.timestamp_BH)[:, None]
-        for share_TN in (self._popularity.recent_TN, self._popularity.long_TN):
-            put(np.log1p(np.float32(COUNTS_SCALE) * share_TN[bucket_B1, item_BK])[..., None] / 3)
-        put(content_BKC)
         assert end == len(self.names)
         return features_BKF
 
@@ -111,14 +100,13 @@ class _Recent:
         return _Summary(weight_BL.astype(np.float32), values_NX[self._item_BL])
 
 
-def feature_names(sources: list[str], attributes: list[str], content: list[str]) -> list[str]:
+def feature_names(sources: list[str], attributes: list[str]) -> list[str]:
     """Names of the F features, in order. `attributes` ends with popularity and quality, which have no |difference|."""
-    names = [f"score:{s}" for s in sources] + [f"rank:{s}" for s in sources]
+    names = [f"score:{s}" for s in sources]
     for decay in DECAYS:
         names += [f"content_liked:{decay}", f"content_contrast:{decay}"]
         names += [f"difference:{a}:{decay}" for a in attributes]
         names += [f"distance:{a}:{decay}" for a in attributes[:-2]]
         names += [f"user_mean:{a}:{decay}" for a in attributes]
         names += [f"user_success:{decay}"]
-    names += ["user_events"] + [f"item:{a}" for a in attributes] + ["item:log_events"]
-    return names + ["item:recent_share", "item:long_share"] + [f"content:{c}" for c in content]
+    return [*names, "user_events", *(f"item:{a}" for a in attributes), "item:log_events"]

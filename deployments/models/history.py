@@ -16,7 +16,7 @@ WEAK = 0.5
 def age(item_BH: Ints) -> Floats:
     """Events that came after each one: 0 for the most recent (and for padding; mask it). float32 [B, H]."""
     length_B = (item_BH >= 0).sum(axis=1, dtype=np.int32)
-    age_BH = length_B[:, None] - 1 - np.arange(item_BH.shape[1], dtype=np.int32)
+    age_BH: Ints = length_B[:, None] - 1 - np.arange(item_BH.shape[1], dtype=np.int32)
     return np.maximum(age_BH, 0).astype(np.float32)
 
 

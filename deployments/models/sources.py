@@ -1,6 +1,6 @@
 """The retrieval sources: each scores the whole catalogue for a request's history.
 
-Shapes: b requests (a chunk of the batch), N items, T time buckets, K neighbours per item, D dimensions.
+Shapes: b requests (a chunk of the batch), N items, K neighbours per item, D dimensions.
 """
 
 from __future__ import annotations
@@ -12,17 +12,12 @@ import numpy as np
 import scipy.sparse as sp
 from pydantic import BaseModel, ConfigDict, Field
 
-from deployments.messages import PAD, Bools, Floats, Ints, Times
+from deployments.messages import PAD, Bools, Floats, Ints
 from deployments.models import history
 from deployments.models.artifact import Artifact
 
 READ = 150
 """Most recent events that neighbour sources read."""
-
-COUNTS_SCALE = 1e4
-"""Shares of popularity are multiplied by this before the logarithm."""
-
-POPULARITY_SCALE = 4.0
 
 
 class SourceSpec(BaseModel):
@@ -59,29 +54,10 @@ class Neighbours:
         return dense
 
 
-class Popularity:
-    """Log share of events: over all time, and as of the time of the user's last event (so that it can look back)."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        tensors = artifact.tensors("popularity.safetensors")
-        self.recent_TN, self.long_TN = tensors["recent_TN"], tensors["long_TN"]
-        self.share_N = tensors["share_N"]
-        self._first_s, self._bucket_s = artifact.manifest.settings["popularity_buckets"]
-
-    def bucket(self, item_BH: Ints, timestamp_BH: Times) -> Ints:
-        """The time bucket [b] of each user's last event; the newest for a user without any."""
-        newest = len(self.long_TN) - 1
-        length_B = (item_BH >= 0).sum(axis=1)
-        if item_BH.shape[1] == 0:
-            return np.full(len(item_BH), newest, np.int32)
-        last_B = np.take_along_axis(timestamp_BH, np.maximum(length_B - 1, 0)[:, None], axis=1)[:, 0]
-        bucket_B = np.clip((last_B - self._first_s) // self._bucket_s, 0, newest)
-        return np.where(length_B > 0, bucket_B, newest).astype(np.int32)
-
-    def scores(self, bucket_B: Ints) -> Floats:
-        """[b, N]."""
-        share_BN = 0.5 * self.long_TN[bucket_B] + 0.5 * self.share_N
-        return np.log1p(np.float32(COUNTS_SCALE) * share_BN).astype(np.float32, copy=False)
+def popularity(artifact: Artifact) -> Floats:
+    """The popularity source's scores [N], the same for everybody: log share of events, recent and over all time."""
+    scores_N: Floats = artifact.tensors("popularity.safetensors")["score_N"]
+    return scores_N
 
 
 class Vectors:
@@ -109,8 +85,8 @@ class Vectors:
             scores[few_B, :width] = np.where(kept, np.take_along_axis(found_scores, order, axis=1), -np.inf)
         for row in np.flatnonzero(~few_B):
             bits = np.packbits(~blocked_BN[row], bitorder="little")
-            selector = faiss.IDSelectorBitmap(bits)
-            parameters = faiss.SearchParameters(sel=selector)
+            selector: Any = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
+            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
             found_scores, found = self._index.search(user_vector_BD[row : row + 1], depth, params=parameters)
             ids[row], scores[row] = found[0], np.where(found[0] >= 0, found_scores[0], -np.inf)
         return ids, scores

@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from graphs.datasets import Dataset, Interactions, temporal_split
 from graphs.fit.retrieval import write_retrieval
 
 FOLDS, CUTS, HELD_OUT = 3, 6, 0.3
-EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 4, 32, 2e-3, 1e-3
+EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 4, 32, 2e-3, 0.3
 SHAPE = {"cross_layers": 2, "cross_rank": 32, "deep": [64, 32]}
 DROPOUT = 0.4
 
@@ -93,9 +94,7 @@ def ranking_data(
         hidden_E = (fold_of_user[events.user_E] == fold) & (place_E >= early_count[events.user_E])
         with tempfile.TemporaryDirectory() as folder:
             with ArtifactWriter(Path(folder) / "fold") as writer:
-                write_retrieval(
-                    writer, dataset, events.take(~hidden_E), seed, lambda share, f=fold: progress((f + share) / FOLDS)
-                )
+                write_retrieval(writer, dataset, events.take(~hidden_E), seed, partial(_share, progress, fold))
             retrieval = Retrieval(Artifact.open(f"{folder}/fold"), n_candidates)
             cuts = list(_cuts(events, users[fold_of_user[users] == fold], start_of_user, early_count, rng))
             parts += [_part(retrieval, events, cuts[i : i + 256]) for i in range(0, len(cuts), 256)]
@@ -106,6 +105,10 @@ def ranking_data(
 
 Cut = tuple[int, int, int]
 """A user's events in `Interactions`: start, cut, end."""
+
+
+def _share(progress: Callable[[float], None], fold: int, share: float) -> None:
+    progress((fold + share) / FOLDS)
 
 
 def _cuts(

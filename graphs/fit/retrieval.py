@@ -1,6 +1,6 @@
 """Fits everything the candidate stage and the features read, and writes it into an artifact.
 
-Shapes: N items, C content values, A attributes, T time buckets.
+Shapes: N items, C content values, A attributes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deployments.messages import Floats
+from deployments.messages import Array, Floats
 from deployments.models.artifact import ArtifactWriter
 from graphs.datasets import Dataset, Interactions
 from graphs.fit import item_to_item
 from graphs.fit.two_tower import fit_two_tower
 
-DAY_S = 86_400.0
-MONTH_S = 30.44 * DAY_S
 MOST_CONTENT = 64
 """Values of categorical and list attributes that become features: the most frequent ones."""
 
@@ -48,7 +46,7 @@ class ItemFeatures:
 
 def item_features(items: pa.Table) -> ItemFeatures:
     """From every column but item_id and title: text and lists of text become content, numbers attributes."""
-    labels: list[tuple[str, np.ndarray]] = []  # type: ignore[type-arg]
+    labels: list[tuple[str, np.ndarray]] = []
     attributes, numbers = [], []
     for name in items.column_names:
         if name in ("item_id", "title"):
@@ -71,7 +69,7 @@ def item_features(items: pa.Table) -> ItemFeatures:
     return ItemFeatures([label for label, _ in labels], content_NC, attributes, columns.astype(np.float32))
 
 
-def _labels(name: str, column: pa.Array) -> list[tuple[str, np.ndarray]]:  # type: ignore[type-arg]
+def _labels(name: str, column: pa.Array) -> list[tuple[str, Array]]:
     """(`name=value`, the rows that have it) of a text or list-of-text column."""
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         rows = pc.list_parent_indices(column).to_numpy()
@@ -127,29 +125,20 @@ def write_retrieval(
     writer.settings = writer.settings | {
         "sources": SOURCES,
         "dimension": towers.item_vectors_ND.shape[1],
-        "popularity_buckets": _write_popularity(writer, events, n_items),
     }
+    _write_popularity(writer, events, n_items)
     _write_item_features(writer, features, events, n_items)
 
 
-def _write_popularity(writer: ArtifactWriter, events: Interactions, n_items: int) -> list[float]:
-    """Shares of events per item, decayed over 6 and 24 time buckets and visible from the next bucket on; and shares of
-    successes over all time. Returns the start of the first bucket and the width of all, in seconds."""
+def _write_popularity(writer: ArtifactWriter, events: Interactions, n_items: int) -> None:
+    """Half the share of successes over all time, half the share of recent events (decaying over the last tenth of the
+    time covered), as a logarithm scaled to about 0..1."""
     first_s, last_s = float(events.timestamp_E.min()), float(events.timestamp_E.max())
-    most = max(4, min(256, 64_000_000 // n_items))
-    width_s = max(min(MONTH_S, (last_s - first_s) / 24), DAY_S, (last_s - first_s) / (most - 2))
-    bucket_E = ((events.timestamp_E - first_s) // width_s).astype(np.int64) + 1
-    counts_TN = np.zeros((int(bucket_E.max()) + 1, n_items), np.float32)
-    np.add.at(counts_TN, (bucket_E, events.item_E), 1)
-    successes_N = np.bincount(events.item_E[events.success_E], minlength=n_items).astype(np.float32)
-    shares = {"share_N": successes_N / max(successes_N.sum(), 1)}
-    for name, memory in (("recent_TN", 6), ("long_TN", 24)):
-        decayed_TN = counts_TN.copy()
-        for bucket in range(1, len(decayed_TN)):
-            decayed_TN[bucket] += np.float32(np.exp(-1 / memory)) * decayed_TN[bucket - 1]
-        shares[name] = decayed_TN / (decayed_TN.sum(axis=1, keepdims=True) + 1e-9)
-    writer.tensors("popularity.safetensors", shares)
-    return [first_s, width_s]
+    recency_E = np.exp((events.timestamp_E - last_s) / max((last_s - first_s) / 10, 1.0))
+    recent_N = np.bincount(events.item_E, recency_E, n_items)
+    successes_N = np.bincount(events.item_E[events.success_E], minlength=n_items)
+    share_N = 0.5 * recent_N / max(recent_N.sum(), 1e-9) + 0.5 * successes_N / max(successes_N.sum(), 1)
+    writer.tensors("popularity.safetensors", {"score_N": (np.log1p(1e4 * share_N) / 4).astype(np.float32)})
 
 
 def _write_item_features(writer: ArtifactWriter, features: ItemFeatures, events: Interactions, n_items: int) -> None:

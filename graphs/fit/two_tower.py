@@ -125,7 +125,8 @@ def _loss(
     loss_T = torch.logaddexp(logit_T, torch.logsumexp(logit_BS, 1)[row]) - logit_T
     weight_T = 1 / torch.bincount(row, minlength=len(batch))[row]
     size = item_ND[target, :-1].pow(2).sum(1).mean() + user_BD[:, :-1].pow(2).sum(1).mean()
-    return (loss_T * weight_T).sum() / len(batch) + SHRINKAGE * size
+    loss: torch.Tensor = (loss_T * weight_T).sum() / len(batch) + SHRINKAGE * size
+    return loss
 
 
 def _draw_targets(target_BF: Ints, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
