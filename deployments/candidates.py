@@ -238,8 +238,6 @@ class CandidateGenerator:
 
 def blocked(requests: RequestBatch, profiles: ProfileBatch, catalogue: Catalogue) -> Bools:
     """True for items a request must not get: seen, excluded, or outside its filter. bool [b, N].
-
-    Rows with given items are not blocked: their caller chose.
     """
     n_items = len(catalogue)
     blocked_BN = np.zeros((len(requests), n_items + 1), np.bool_)  # the last column takes the padding
@@ -248,7 +246,6 @@ def blocked(requests: RequestBatch, profiles: ProfileBatch, catalogue: Catalogue
     blocked_BN = blocked_BN[:, :n_items]
     for index, condition in enumerate(requests.filters):
         blocked_BN[requests.filter_B == index] |= ~catalogue.mask(condition)
-    blocked_BN[requests.chosen_by_caller()] = False
     return blocked_BN
 
 
