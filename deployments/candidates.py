@@ -107,7 +107,7 @@ class CandidateGenerator:
                 items = requests.given_BG[row][requests.given_BG[row] >= 0]
                 key_BN[row, items] = np.arange(len(items))
         self._backfill(key_BN, source_BN, blocked_BN, requests.n_B, given_B)
-        item_BK = self._choose(key_BN, given_B, requests.given_BG.shape[1])
+        item_BK = self._choose(key_BN, requests.n_B, given_B)
         return self._columns(requests.model_version, item_BK, source_BN, lists, profiles)
 
     def lists(self, requests: RequestBatch, profiles: ProfileBatch) -> dict[str, Ints]:
@@ -169,16 +169,17 @@ class CandidateGenerator:
         short_B = (np.isfinite(key_BN).sum(axis=1) < np.minimum(n_B, key_BN.shape[1])) & ~given_B
         for row in np.flatnonzero(short_B):
             rest = np.flatnonzero(~blocked_BN[row] & np.isinf(key_BN[row]))
-            rest = rest[np.lexsort((rest, -self._popularity_N[rest]))][: self._n_candidates]
+            rest = rest[np.lexsort((rest, -self._popularity_N[rest]))][: max(self._n_candidates, n_B[row])]
             key_BN[row, rest] = _BACKFILL + np.arange(len(rest), dtype=np.float32)
             source_BN[row, rest] = self._popular_source
 
-    def _choose(self, key_BN: Floats, given_B: Bools, n_given: int) -> Ints:
+    def _choose(self, key_BN: Floats, n_B: Ints, given_B: Bools) -> Ints:
         """The items [b, K] with the lowest keys, ties by item; -1 padded."""
-        width = 0 if given_B.all() else self._n_candidates
-        width = min(max(width, n_given if given_B.any() else 0), key_BN.shape[1])
-        item_BK, key_BK = best(-key_BN, width)
-        return np.where(np.isfinite(key_BK), item_BK, PAD)
+        width_B = np.where(given_B, key_BN.shape[1], np.maximum(self._n_candidates, n_B))
+        width = int(width_B.max(initial=0, where=~given_B))
+        width = max(width, int(np.isfinite(key_BN[given_B]).sum(axis=1).max(initial=0)))
+        item_BK, key_BK = best(-key_BN, min(width, key_BN.shape[1]))
+        return np.where(np.isfinite(key_BK) & (np.arange(item_BK.shape[1]) < width_B[:, None]), item_BK, np.int32(PAD))
 
     def _columns(
         self,
@@ -237,8 +238,7 @@ class CandidateGenerator:
 
 
 def blocked(requests: RequestBatch, profiles: ProfileBatch, catalogue: Catalogue) -> Bools:
-    """True for items a request must not get: seen, excluded, or outside its filter. bool [b, N].
-    """
+    """True for items a request must not get: seen, excluded, or outside its filter. bool [b, N]."""
     n_items = len(catalogue)
     blocked_BN = np.zeros((len(requests), n_items + 1), np.bool_)  # the last column takes the padding
     np.put_along_axis(blocked_BN, np.where(profiles.item_BH >= 0, profiles.item_BH, n_items), True, axis=1)

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 import redis
-from contracts.store_contract import OpenStore, StoreContract, event, ids
+from tests.contracts.store_contract import OpenStore, StoreContract, event, ids
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
