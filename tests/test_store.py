@@ -15,7 +15,6 @@ from uuid import uuid4
 
 import pytest
 import redis
-from tests.contracts.store_contract import OpenStore, StoreContract, event, ids
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -23,6 +22,7 @@ from pydantic import ValidationError
 from cluster.valkey import ValkeyConfig, ValkeySupervisor
 from deployments.errors import StoreUnavailable
 from deployments.store import PASSWORD_VARIABLE, MemoryStore, RedisStore, StoreConfig
+from tests.contracts.store_contract import OpenStore, StoreContract, event, ids
 
 
 def free_port() -> int:
