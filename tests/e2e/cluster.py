@@ -1,0 +1,236 @@
+"""One Ray cluster on free ports, run and asked as an operator does: `ray start`, and the REST calls of `serve deploy`.
+
+The tests' process never connects to Ray, so Ray's threads, sockets and flags stay out of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+import yaml
+
+from graphs.serving import environment
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 90.0
+"""For what takes seconds on an idle machine: start, deploy, stop."""
+
+T = TypeVar("T")
+Config = dict[str, Any]
+
+
+def wait_for(what: str, check: Callable[[], T | None], within_s: float = PATIENCE_S, every_s: float = 0.1) -> T:
+    """The first truthy value of `check`; a failure that says `what` did not come, and what came instead."""
+    deadline, last = time.monotonic() + within_s, "nothing"
+    while True:
+        try:
+            value = check()
+            if value:
+                return value
+            last = repr(value)
+        except (httpx.HTTPError, OSError) as error:
+            last = repr(error)
+        assert time.monotonic() < deadline, f"{what}: not within {within_s} s; last seen: {last[:2000]}"
+        time.sleep(every_s)
+
+
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A port nobody listens on, below the range from which the kernel gives ports to clients; never the same twice."""
+    while True:
+        port = random.randrange(20_000, 29_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in _given:
+                _given.add(port)
+                return port
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One replica as Serve shows it."""
+
+    deployment: str
+    replica_id: str
+    pid: int
+
+
+class Cluster:
+    """`ray start` in a process of its own, with the flags of cluster/serve.env; 8 CPUs and 2 GPUs in name only."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="rf", dir="/tmp"))  # short: sockets lie deep below it
+        self.store_folder = self._folder / "store"
+        self.gcs_port, self._dashboard_port = free_port(), free_port()
+        self.http_port, self.store_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.http_port}"
+        self.address = f"127.0.0.1:{self.gcs_port}"
+        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self._api = httpx.Client(base_url=f"http://127.0.0.1:{self._dashboard_port}/api/serve", timeout=60)
+        first = free_port()
+        while any(first <= port <= first + 200 for port in _given - {first}):
+            first = free_port()
+        self._environment = environment() | {
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 200),
+        }
+
+    def __enter__(self) -> Self:
+        options = {
+            "port": self.gcs_port,
+            "node-ip-address": "127.0.0.1",
+            "dashboard-port": self._dashboard_port,
+            "dashboard-agent-listen-port": free_port(),
+            "ray-client-server-port": free_port(),
+            "num-cpus": 8,
+            "num-gpus": 2,
+            "object-store-memory": 100_000_000,
+            "temp-dir": self._folder,
+        }
+        ray = Path(sys.executable).with_name("ray")
+        command = [str(ray), "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
+        with (self._folder / "ray.log").open("w") as log:
+            self._process = subprocess.Popen(
+                command, env=self._environment, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_for("the cluster's dashboard", lambda: self._running() and self._api.get("/applications/").is_success)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            with contextlib.suppress(httpx.HTTPError):
+                self.shut_down()
+        finally:
+            self._process.terminate()
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            for pid in self._left_over():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.client.close()
+            self._api.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _running(self) -> bool:
+        assert self._process.poll() is None, (self._folder / "ray.log").read_text()[-3000:]
+        return True
+
+    def _left_over(self) -> Iterator[int]:
+        """Processes of this cluster, known by the folder in their environment, that did not end with it."""
+        mark = f"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT={self._environment['RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT']}\0"
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark.encode() in (folder / "environ").read_bytes():
+                    yield int(folder.name)
+
+    def config(self, artifact: str) -> Config:
+        """serve_config.yaml on this cluster's ports, over the small artifact, with a share of a GPU for the Scorer."""
+        config: Config = yaml.safe_load((ROOT / "serve_config.yaml").read_text("utf-8"))
+        config["http_options"]["port"] = self.http_port
+        application(config, "store")["args"] |= {"port": self.store_port, "data_dir": str(self.store_folder)}
+        args = recommender_args(config)
+        args["artifact"] = artifact
+        # The machine is shared: what is asked here is that answers agree, not that they come within 50 ms.
+        args["store"] |= {"port": self.store_port, "timeout_ms": 300}
+        args["pipeline"]["deadline_ms"] = 2000
+        args["stages"]["candidates"]["config"]["n_candidates"] = 100
+        args["stages"]["scoring"]["num_gpus"] = 0.25
+        return config
+
+    def submit(self, config: Config) -> None:
+        """What `serve deploy` does; returns at once."""
+        self._api.put("/applications/", json=config).raise_for_status()
+
+    def deploy(self, config: Config) -> None:
+        """Submits and waits until every application of `config` is in the state that `config` describes, and ready."""
+        before = {name: app["last_deployed_time_s"] for name, app in self.applications().items()}
+        self.submit(config)
+        names = {app["name"] for app in config["applications"]}
+
+        def there() -> bool:
+            shown = self.applications()
+            assert not [app for app in shown.values() if app["status"] == "DEPLOY_FAILED"], shown
+            return set(shown) == names and all(app["status"] == "RUNNING" for app in shown.values())
+
+        wait_for(f"{', '.join(names)} deployed", lambda: self.applications() != before and there())
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Until the recommender answers, and has the histories that the artifact carries."""
+
+        def ready() -> bool:
+            answer = self.client.get("/v1/health/ready")
+            return answer.is_success and bool(self.client.get("/demo/history", params={"user_id": "u1"}).json()["events"])
+
+        wait_for("the recommender ready", ready)
+
+    def shut_down(self) -> None:
+        """Ends Serve with all applications (`serve shutdown`); the cluster stays."""
+        self._api.delete("/applications/").raise_for_status()
+        wait_for("Serve gone", lambda: not self.applications())
+
+    def applications(self) -> dict[str, Any]:
+        """Per application what `serve status` shows, and more."""
+        answer = self._api.get("/applications/")
+        return answer.json()["applications"] if answer.is_success else {}
+
+    def replicas(self, name: str = "recommender") -> list[Replica]:
+        """The running replicas of an application, by deployment."""
+        return [
+            Replica(deployment, replica["replica_id"], replica["pid"])
+            for deployment, details in sorted(self.applications()[name]["deployments"].items())
+            for replica in details["replicas"]
+            if replica["state"] == "RUNNING"
+        ]
+
+    def recommend(self, user_id: str, **fields: Any) -> dict[str, Any]:
+        """An answer over HTTP; it must be 200."""
+        answer = self.client.post("/v1/recommend", json={"user_id": user_id, "deadline_ms": 10_000} | fields)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+def application(config: Config, name: str) -> Config:
+    """The entry of one application."""
+    return next(app for app in config["applications"] if app["name"] == name)
+
+
+def recommender_args(config: Config) -> Config:
+    """The `args:` of the recommender."""
+    return application(config, "recommender")["args"]
+
+
+def changed(config: Config, **args: Any) -> Config:
+    """A copy with other args of the recommender; `stages__ranking__config__diversity=0.5` names a nested one."""
+    config = copy.deepcopy(config)
+    for path, value in args.items():
+        *parents, last = path.split("__")
+        node = recommender_args(config)
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return config

@@ -1,0 +1,173 @@
+"""The HTTP door over the real funnel in one process: status, problem documents, limits, the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import pytest
+
+from deployments.funnel import seed
+from deployments.http_api import HttpConfig, make_app
+from deployments.models.artifact import Artifact
+from deployments.service import Recommender
+from deployments.store import MemoryStore, StoreConfig
+
+LIMIT = 20_000
+
+
+@pytest.fixture
+async def store(artifact: Artifact) -> MemoryStore:
+    store = MemoryStore(StoreConfig())
+    await seed(store, artifact)
+    return store
+
+
+@pytest.fixture
+async def client(in_process: Callable[..., Recommender], store: MemoryStore) -> AsyncIterator[httpx.AsyncClient]:
+    recommender = in_process(store)
+    app = make_app(recommender, HttpConfig(max_body_bytes=LIMIT))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/v1/health/ready")).status_code == 503
+        await recommender.warm_up()
+        yield client
+
+
+async def test_every_operation_answers(client: httpx.AsyncClient) -> None:
+    recommended = await client.post("/v1/recommend", json={"user_id": "u1", "n": 3})
+    assert recommended.status_code == 200
+    assert len(recommended.json()["items"]) == 3
+    ranked = await client.post("/v1/rank", json={"user_id": "u1", "item_ids": ["i1", "i2"]})
+    assert {item["item_id"] for item in ranked.json()["items"]} == {"i1", "i2"}
+    similar = await client.post("/v1/similar", json={"item_id": "i1", "n": 2})
+    assert len(similar.json()["items"]) == 2
+    event = {"user_id": "u1", "item_id": "i1", "event_type": "click"}
+    recorded = await client.post("/v1/events", json={"events": [event]})
+    assert (recorded.status_code, recorded.json()["accepted"]) == (202, 1)
+    assert (await client.get("/v1/health/live")).json() == {"status": "live"}
+    ready = (await client.get("/v1/health/ready")).json()
+    assert (ready["status"], ready["store"]) == ("ready", "ok")
+
+
+async def test_ready_says_that_the_store_is_down_and_stays_ready(client: httpx.AsyncClient, store: MemoryStore) -> None:
+    store.failing = True
+    ready = await client.get("/v1/health/ready")
+    assert ready.status_code == 200
+    assert "told to fail" in ready.json()["store"]
+
+
+async def test_events_that_the_store_does_not_take_are_not_acknowledged(
+    client: httpx.AsyncClient, store: MemoryStore
+) -> None:
+    store.failing = True
+    event = {"user_id": "u1", "item_id": "i1", "event_type": "click"}
+    refused = await client.post("/v1/events", json={"events": [event]})
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.json()["title"] == "Store unavailable"
+
+
+BAD_BODIES: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "body"),
+    "not JSON": (b"hello", "body"),
+    "truncated": (b'{"user_id": "u1"', "body"),
+    "a list": (b"[]", "body"),
+    "null": (b"null", "body"),
+    "NaN": (b'{"user_id": "u1", "context": {"x": NaN}}', "context.x"),
+    "infinity": (b'{"user_id": "u1", "context": {"x": 1e999}}', "context.x"),
+    "deep": (b'{"user_id": "u1", "filters": {"genres": ' + b"[" * 5000 + b"]" * 5000 + b"}}", "body"),
+    "invalid UTF-8": (b'{"user_id": "\xff\xfe"}', "body"),
+    "lone surrogate": (b'{"user_id": "\\ud800"}', "body"),
+    "control character": (b'{"user_id": "a\\u0000b"}', "user_id"),
+    "huge integer": (b'{"user_id": "u1", "n": ' + b"9" * 400 + b"}", "n"),
+    "long id": (b'{"user_id": "' + b"u" * 10_000 + b'"}', "user_id"),
+    "unknown field": (b'{"user_id": "u1", "__proto__": {}}', "__proto__"),
+    "object as id": (b'{"user_id": {"$ne": null}}', "user_id"),
+    "boolean as number": (b'{"user_id": "u1", "n": true}', "n"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_BODIES)
+async def test_a_malformed_body_is_4xx_with_the_field_named(client: httpx.AsyncClient, kind: str) -> None:
+    body, field = BAD_BODIES[kind]
+    refused = await client.post("/v1/recommend", content=body)
+    assert refused.status_code == 422, refused.text
+    assert refused.headers["content-type"] == "application/problem+json"
+    problem = refused.json()
+    assert problem["status"] == 422
+    assert any(error["field"].startswith(field) for error in problem["errors"]), problem
+    assert len(refused.content) < 2000, "the answer does not repeat a huge value"
+    assert (await client.post("/v1/recommend", json={"user_id": "u1"})).status_code == 200
+
+
+async def test_a_body_over_the_limit_is_413_with_and_without_content_length(client: httpx.AsyncClient) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(LIMIT // 1000 + 2):
+            sent.append(1)
+            yield b" " * 1000
+
+    sent: list[int] = []
+    body = json.dumps({"user_id": "u" * LIMIT}).encode()
+    for refused in (
+        await client.post("/v1/recommend", content=body),
+        await client.post("/v1/recommend", content=chunks()),
+        await client.post("/v1/recommend", content=b"{}", headers={"content-length": "-5"}),
+    ):
+        assert refused.status_code == 413, refused.text
+        assert refused.json()["errors"][0]["field"] == "body"
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/v1/recommend", 405)])
+async def test_unknown_paths_and_methods_are_problems_too(
+    client: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    refused = await client.request(method, path)
+    assert refused.status_code == status
+    assert refused.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_bug_is_a_problem_without_its_details(client: httpx.AsyncClient, store: MemoryStore) -> None:
+    async def histories(user_ids: object) -> object:
+        raise ZeroDivisionError("secret of the implementation")
+
+    store.histories = histories  # type: ignore[method-assign, assignment]
+    failed = await client.get("/demo/history", params={"user_id": "u1"})
+    assert failed.status_code == 500
+    assert failed.headers["content-type"] == "application/problem+json"
+    assert "secret" not in failed.text
+
+
+async def test_openapi_describes_every_operation_and_its_body(client: httpx.AsyncClient) -> None:
+    schema = (await client.get("/openapi.json")).json()
+    assert set(schema["paths"]) == {
+        "/v1/recommend",
+        "/v1/rank",
+        "/v1/similar",
+        "/v1/events",
+        "/v1/health/live",
+        "/v1/health/ready",
+    }
+    body = schema["paths"]["/v1/recommend"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"user_id", "n", "exclude_ids", "filters", "context", "deadline_ms", "explain"} <= set(body["properties"])
+    assert "$ref" not in json.dumps(body)
+
+
+async def test_the_page_is_served_with_a_policy_that_runs_its_own_script_only(client: httpx.AsyncClient) -> None:
+    page = await client.get("/")
+    nonce = re.search(r"script-src 'nonce-([^']+)'", page.headers["content-security-policy"])
+    assert nonce
+    assert f'<script nonce="{nonce[1]}">' in page.text
+    assert "innerHTML" not in page.text
+    assert nonce[1] not in (await client.get("/")).text
+
+
+async def test_the_page_gets_users_and_histories_with_titles(client: httpx.AsyncClient) -> None:
+    users = (await client.get("/demo/users")).json()["user_ids"]
+    assert "u1" in users
+    events = (await client.get("/demo/history", params={"user_id": "u1"})).json()["events"]
+    assert events[0]["metadata"]["title"].startswith("Title ")
+    assert (await client.get("/demo/history", params={"user_id": "\x00"})).status_code == 422
