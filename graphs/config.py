@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,7 +31,6 @@ def _fraction(gpus: float) -> float:
 
 
 Gpus = Annotated[float, Field(ge=0), AfterValidator(_fraction)]
-Owner = TypeVar("Owner", bound=BaseModel)
 
 
 class Strict(BaseModel):
@@ -49,8 +48,8 @@ class IngressArgs(Strict):
     max_ongoing_requests: int = Field(1000, ge=1)
 
 
-class StageArgs(Strict, Generic[Owner]):
-    """Where a stage runs, and how it computes (`config`: the stage's own).
+class StageArgs(Strict):
+    """Where a stage runs; its own numbers are under `config`.
 
     `placement`: `replica` = a deployment of its own, `ingress` = in the ingress process. The next four describe a
     replica. `slots`: batches an ingress replica keeps under way at this stage; `concurrency`: computed at a time in one
@@ -63,16 +62,40 @@ class StageArgs(Strict, Generic[Owner]):
     num_gpus: Gpus = 0
     concurrency: int = Field(2, ge=1)
     slots: int = Field(8, ge=1)
-    config: Owner
+
+
+class ProfileArgs(StageArgs):
+    """Profiles."""
+
+    placement: Literal["replica", "ingress"] = "ingress"
+    config: ProfileConfig = ProfileConfig()
+
+
+class CandidateArgs(StageArgs):
+    """CandidateGenerator."""
+
+    config: CandidateConfig = CandidateConfig()
+
+
+class ScorerArgs(StageArgs):
+    """Scorer."""
+
+    config: ScorerConfig = ScorerConfig()
+
+
+class RankerArgs(StageArgs):
+    """Ranker."""
+
+    config: RankerConfig = RankerConfig()
 
 
 class Stages(Strict):
     """One entry per stage of the funnel."""
 
-    profile: StageArgs[ProfileConfig] = StageArgs[ProfileConfig](placement="ingress", config=ProfileConfig())
-    candidates: StageArgs[CandidateConfig] = StageArgs[CandidateConfig](config=CandidateConfig())
-    scoring: StageArgs[ScorerConfig] = StageArgs[ScorerConfig](config=ScorerConfig())
-    ranking: StageArgs[RankerConfig] = StageArgs[RankerConfig](config=RankerConfig())
+    profile: ProfileArgs = ProfileArgs()
+    candidates: CandidateArgs = CandidateArgs()
+    scoring: ScorerArgs = ScorerArgs()
+    ranking: RankerArgs = RankerArgs()
 
 
 class RecommenderArgs(FunnelConfig):
@@ -107,4 +130,5 @@ def _explain(error: Any) -> str:
         return f"args.{field} is not a known key; remove it or mend its spelling"
     if error["type"] == "missing":
         return f"args.{field} is missing; add it"
-    return f"args.{field} = {error['input']!r}: {error['msg']}"
+    value = "(not shown)" if field.endswith("redis_url") else repr(error["input"])
+    return f"args.{field} = {value}: {error['msg']}"

@@ -17,7 +17,7 @@ from deployments.ingress import Ingress, IngressConfig
 from deployments.models.artifact import Artifact
 from deployments.replica import StageFactory, StageReplica
 from deployments.store import RedisStore
-from graphs.config import STAGES, RecommenderArgs, StageArgs, parse_args
+from graphs.config import STAGES, RecommenderArgs, parse_args
 
 
 def build(args: dict) -> Application:  # type: ignore[type-arg]
@@ -78,7 +78,7 @@ async def _reach(store: RedisStore) -> None:
         await store.close()
 
 
-def _stage(name: str, args: StageArgs[Any], artifact: str) -> Any:
+def _stage(name: str, args: Any, artifact: str) -> Any:
     """The stage as a deployment, or as a factory for the ingress to build it."""
     title, stage = STAGES[name]
     factory = StageFactory(stage, args.config)

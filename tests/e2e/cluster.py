@@ -117,7 +117,9 @@ class Cluster:
         wait_for("the cluster's dashboard", lambda: self._running() and self._api.get("/applications/").is_success)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             with contextlib.suppress(httpx.HTTPError):
                 self.shut_down()
@@ -184,7 +186,9 @@ class Cluster:
 
         def ready() -> bool:
             answer = self.client.get("/v1/health/ready")
-            return answer.is_success and bool(self.client.get("/demo/history", params={"user_id": "u1"}).json()["events"])
+            return answer.is_success and bool(
+                self.client.get("/demo/history", params={"user_id": "u1"}).json()["events"]
+            )
 
         wait_for("the recommender ready", ready)
 
