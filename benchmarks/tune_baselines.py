@@ -1,0 +1,81 @@
+"""Repeats the search behind graphs/baselines.py TUNED: NDCG@10 on a validation cut inside MovieLens' training part.
+
+    python benchmarks/tune_baselines.py            # about 5 minutes on one core
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from graphs.baselines import METHODS, TUNED
+from graphs.datasets import movielens, temporal_split
+from graphs.evaluation import Judge
+
+WEIGHTINGS: list[tuple[str, float]] = [
+    ("success", 0.0),
+    ("success", 0.5),
+    ("success", 1.0),
+    ("weight", 1),
+    ("weight", 2),
+    ("success_weight", 1),
+    ("success_weight", 3),
+    ("success_weight", 5),
+]
+
+
+def candidates(rng: np.random.Generator) -> dict[str, Iterator[dict[str, Any]]]:
+    """Settings to try per method: grids for the small ones, random search for the others."""
+
+    def draw(trials: int, **choices: list[Any]) -> Iterator[dict[str, Any]]:
+        for _ in range(trials):
+            yield {name: values[rng.integers(len(values))] for name, values in choices.items()}
+
+    regularisations = [20.0, 50.0, 100.0, 150.0, 200.0, 300.0, 400.0, 500.0, 700.0, 1000.0, 1500.0, 2500.0]
+    return {
+        "popularity": ({"weighting": w} for w in WEIGHTINGS),
+        "ease": ({"weighting": w, "regularisation": r} for w, r in itertools.product(WEIGHTINGS, regularisations)),
+        "item_knn": draw(
+            120,
+            weighting=WEIGHTINGS,
+            neighbours=[10, 20, 50, 100, 200, 500, 1000],
+            k1=[0.2, 0.5, 1.0, 1.2, 2.0, 5.0, 20.0, 100.0],
+            b=[0.0, 0.1, 0.2, 0.4, 0.6, 0.75, 0.9],
+        ),
+        "als": draw(
+            150,
+            weighting=WEIGHTINGS,
+            factors=[16, 32, 48, 64, 96, 128, 160],
+            regularisation=[0.1, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 100.0],
+            alpha=[1.0, 2.0, 3.0, 5.0, 10.0],
+            iterations=[10, 15, 20, 30],
+        ),
+    }
+
+
+def main() -> None:
+    """Prints the best setting of each method, beside the recorded one."""
+    dataset = movielens()
+    n_items = len(dataset.items)
+    train, test = temporal_split(dataset.interactions)
+    inner_train, inner_test = temporal_split(train)
+    inner, outer = Judge(inner_train, inner_test, n_items), Judge(train, test, n_items)
+    warnings.simplefilter("ignore")
+
+    def ndcg(method: str, setting: dict[str, Any]) -> float:
+        scores = METHODS[method](inner_train, n_items, inner.users, **setting)
+        return inner(inner.top(scores))["ndcg@10"]
+
+    for method, settings in candidates(np.random.default_rng(0)).items():
+        tried = [(ndcg(method, setting), setting) for setting in [dict(TUNED[method]), *settings]]
+        value, best = max(tried, key=lambda entry: entry[0])
+        final = outer(outer.top(METHODS[method](train, n_items, outer.users, **best)))["ndcg@10"]
+        print(f"{method}: {len(tried)} settings, validation NDCG@10 {value:.4f} (recorded {tried[0][0]:.4f}), test {final:.4f}: {best}")
+
+
+if __name__ == "__main__":
+    main()
