@@ -94,6 +94,8 @@ class Cluster:
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 200),
+            # How long an old ingress replica lives on, for load balancers on other machines to leave it: 30 s.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
         }
 
     def __enter__(self) -> Self:
@@ -169,7 +171,6 @@ class Cluster:
 
     def deploy(self, config: Config) -> None:
         """Submits and waits until every application of `config` is in the state that `config` describes, and ready."""
-        before = {name: app["last_deployed_time_s"] for name, app in self.applications().items()}
         self.submit(config)
         names = {app["name"] for app in config["applications"]}
 
@@ -178,7 +179,7 @@ class Cluster:
             assert not [app for app in shown.values() if app["status"] == "DEPLOY_FAILED"], shown
             return set(shown) == names and all(app["status"] == "RUNNING" for app in shown.values())
 
-        wait_for(f"{', '.join(names)} deployed", lambda: self.applications() != before and there())
+        wait_for(f"{', '.join(names)} deployed", there)
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
