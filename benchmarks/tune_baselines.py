@@ -1,6 +1,6 @@
 """Repeats the search behind graphs/baselines.py TUNED: NDCG@10 on a validation cut inside MovieLens' training part.
 
-    python benchmarks/tune_baselines.py            # about 5 minutes on one core
+python benchmarks/tune_baselines.py            # about 5 minutes on one core
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def main() -> None:
         tried = [(ndcg(method, setting), setting) for setting in [dict(TUNED[method]), *settings]]
         value, best = max(tried, key=lambda entry: entry[0])
         final = outer(outer.top(METHODS[method](train, n_items, outer.users, **best)))["ndcg@10"]
-        print(f"{method}: {len(tried)} settings, validation NDCG@10 {value:.4f} (recorded {tried[0][0]:.4f}), test {final:.4f}: {best}")
+        recorded = tried[0][0]
+        print(f"{method}, {len(tried)} settings: validation {value:.4f} (recorded {recorded:.4f}), test {final:.4f}")
+        print(f"    {best}")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ class Cluster:
         self.address = f"127.0.0.1:{self.gcs_port}"
         self.client = httpx.Client(base_url=self.url, timeout=30)
         self._api = httpx.Client(base_url=f"http://127.0.0.1:{self._dashboard_port}/api/serve", timeout=60)
+        self._deployed: Config | None = None
         first = free_port()
         while any(first <= port <= first + 200 for port in _given - {first}):
             first = free_port()
@@ -167,10 +168,13 @@ class Cluster:
 
     def submit(self, config: Config) -> None:
         """What `serve deploy` does; returns at once."""
+        self._deployed = None
         self._api.put("/applications/", json=config).raise_for_status()
 
     def deploy(self, config: Config) -> None:
-        """Submits and waits until every application of `config` is in the state that `config` describes, and ready."""
+        """Submits, unless it is what runs, and waits until all of it runs and the recommender, if any, is ready."""
+        if config == self._deployed:
+            return
         self.submit(config)
         names = {app["name"] for app in config["applications"]}
 
@@ -180,7 +184,9 @@ class Cluster:
             return set(shown) == names and all(app["status"] == "RUNNING" for app in shown.values())
 
         wait_for(f"{', '.join(names)} deployed", there)
-        self.wait_until_ready()
+        if "recommender" in names:
+            self.wait_until_ready()
+        self._deployed = config
 
     def wait_until_ready(self) -> None:
         """Until the recommender answers, and has the histories that the artifact carries."""
@@ -195,8 +201,14 @@ class Cluster:
 
     def shut_down(self) -> None:
         """Ends Serve with all applications (`serve shutdown`); the cluster stays."""
+        self._deployed = None
         self._api.delete("/applications/").raise_for_status()
-        wait_for("Serve gone", lambda: not self.applications())
+
+        def gone() -> bool:
+            shown = self._api.get("/applications/").raise_for_status().json()
+            return not shown["applications"] and not shown["proxies"]
+
+        wait_for("Serve gone", gone)
 
     def applications(self) -> dict[str, Any]:
         """Per application what `serve status` shows, and more."""

@@ -1,0 +1,28 @@
+"""The one cluster of the session. A test says which configuration it needs; what runs already is not deployed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.cluster import Cluster, Config
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def config(cluster: Cluster, artifact_path: str) -> Config:
+    """serve_config.yaml for this cluster."""
+    return cluster.config(artifact_path)
+
+
+@pytest.fixture
+def served(cluster: Cluster, config: Config) -> Cluster:
+    """The cluster with `config` running."""
+    cluster.deploy(config)
+    return cluster
