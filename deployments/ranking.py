@@ -71,7 +71,7 @@ class Ranker:
         self._config = config
         self._rules: list[ActiveRule] = []
         if config.diversity:
-            self._vectors_ND: Array = artifact.tensors("items.safetensors")["item_vectors_ND"]
+            self._vectors_ND: Array = artifact.tensors("items.safetensors")["item_vectors_ND"][:, :-1]  # less the bias
             norm_N = np.sqrt(np.einsum("nd,nd->n", self._vectors_ND, self._vectors_ND, dtype=np.float32))
             self._scale_N = np.divide(1.0, norm_N, out=np.zeros_like(norm_N), where=norm_N > 0)
         if config.category or config.rules:

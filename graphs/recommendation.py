@@ -4,7 +4,6 @@ HTTP, handle → Ingress [ validate → batch → profile ] → CandidateGenerat
 """
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from deployments.models.artifact import Artifact
 from deployments.replica import StageFactory, StageReplica
 from deployments.store import RedisStore
 from graphs.config import STAGES, RecommenderArgs, parse_args
+from graphs.refusal import in_one_sentence
 
 
 def build(args: dict) -> Application:  # type: ignore[type-arg]
@@ -26,12 +26,9 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
     Raises:
         ConfigError: what the configuration asks for can't work: field, value, remedy.
     """
-    try:
+    with in_one_sentence():
         config = parse_args(RecommenderArgs, args)
         check(config)
-    except ConfigError as error:
-        sys.tracebacklimit = 0  # Serve shows the text of the exception; the frames say nothing to its reader
-        raise ConfigError(str(error)) from None
     artifact = str(Path(config.artifact).absolute()) if "://" not in config.artifact else config.artifact
     stages = {name: _stage(name, getattr(config.stages, name), artifact) for name in STAGES}
     ingress: Any = serve.deployment(

@@ -79,6 +79,7 @@ def serve(path: str) -> int:
     http = config.get("http_options", {})
     url = f"http://127.0.0.1:{http.get('port', 8000)}"
     command = [str(Path(sys.executable).with_name("serve")), "run", path]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started us with it ignored
     with subprocess.Popen(command, env=environment()) as process:  # noqa: S603 - our own interpreter's `serve`
         signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
         try:

@@ -3,14 +3,23 @@
 It is an application of its own so that redeploying the recommender leaves it alone.
 """
 
-# No `from __future__ import annotations`: Serve needs the class of `args`, not its name.
+from typing import Any
+
 from ray import serve
 
 from cluster.valkey import ValkeyConfig
 from deployments.store_server import StoreServer
+from graphs.config import parse_args
+from graphs.refusal import in_one_sentence
 
 
-def build(args: ValkeyConfig) -> serve.Application:
-    """`Store` (the one replica that runs the server)."""
+def build(args: dict[str, Any]) -> serve.Application:
+    """`Store` (the one replica that runs the server).
+
+    Raises:
+        ConfigError: a key or value is wrong; field, value, remedy.
+    """
+    with in_one_sentence():
+        config = parse_args(ValkeyConfig, args)
     deployed = serve.deployment(name="Store", num_replicas=1, ray_actor_options={"num_cpus": 0.1})
-    return deployed(StoreServer).bind(args)
+    return deployed(StoreServer).bind(config)

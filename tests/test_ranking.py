@@ -86,7 +86,6 @@ def batch(
         retrieval_scores_BK=np.where(items_BK >= 0, scores_BK, 0),
         source_BK=np.where(items_BK >= 0, 0, PAD).astype(np.int8),
         source_scores_BKS=np.zeros((b, k, 1), np.float32),
-        source_ranks_BKS=np.full((b, k, 1), PAD, np.int32),
         mask_BK=items_BK >= 0,
         sources=("popular",),
     )
@@ -252,7 +251,7 @@ def test_diversity_is_maximal_marginal_relevance(artifact: Artifact, strength: f
     random = np.random.default_rng(5)
     items = [int(i) for i in random.permutation(N_ITEMS)[:50]]
     scores = random.normal(size=50).tolist()
-    vectors_ND = artifact.tensors("items.safetensors")["item_vectors_ND"]
+    vectors_ND = artifact.tensors("items.safetensors")["item_vectors_ND"][:, :-1]
     found = rank(artifact, batch(artifact, [items], [scores], [20]), diversity=strength)
     assert found == [naive_mmr(vectors_ND, items, scores, 20, strength)]
 

@@ -228,7 +228,8 @@ class Cluster:
         """An answer over HTTP; it must be 200."""
         answer = self.client.post("/v1/recommend", json={"user_id": user_id, "deadline_ms": 10_000} | fields)
         assert answer.status_code == 200, answer.text
-        return answer.json()
+        body: dict[str, Any] = answer.json()
+        return body
 
 
 def application(config: Config, name: str) -> Config:
@@ -238,7 +239,8 @@ def application(config: Config, name: str) -> Config:
 
 def recommender_args(config: Config) -> Config:
     """The `args:` of the recommender."""
-    return application(config, "recommender")["args"]
+    args: Config = application(config, "recommender")["args"]
+    return args
 
 
 def changed(config: Config, **args: Any) -> Config:

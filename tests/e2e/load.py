@@ -23,6 +23,7 @@ class Load:
     body: dict[str, Any] = field(default_factory=dict)
     answers: list[tuple[float, int | str, dict[str, Any]]] = field(default_factory=list)
     """(Unix seconds, status or error, the body of a 200)."""
+    longest_wait_s: float = 0.0
 
     def __enter__(self) -> Self:
         self._ended = threading.Event()
@@ -31,7 +32,9 @@ class Load:
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._ended.set()
         for thread in self._threads:
             thread.join()
@@ -41,12 +44,14 @@ class Load:
         with httpx.Client(base_url=self.url, timeout=30) as client:
             while not self._ended.wait(pause) and time.monotonic() < end:
                 sent += 1
+                began = time.monotonic()
                 try:
                     answer = client.post("/v1/recommend", json={"user_id": f"u{(sent * 7 + number) % 80}"} | self.body)
                     body = answer.json() if answer.status_code == 200 else {"text": answer.text}
                     self.answers.append((time.time(), answer.status_code, body))
                 except httpx.HTTPError as error:
                     self.answers.append((time.time(), repr(error), {}))
+                self.longest_wait_s = max(self.longest_wait_s, time.monotonic() - began)
 
     @property
     def outcomes(self) -> Counter[int | str]:
@@ -60,6 +65,7 @@ class Load:
 
     def assert_all_answered(self, at_least: int) -> None:
         """Every request got 200."""
+        print(f"{self.outcomes}, {self.degraded}, longest wait {self.longest_wait_s:.2f} s")  # for the one who debugs
         bad = [answer for answer in self.answers if answer[1] != 200]
-        assert not bad, f"{self.outcomes}; first: {bad[0]}; {self.degraded}"
+        assert not bad, f"first of {len(bad)}: {bad[0]}"
         assert len(self.answers) >= at_least, "the load was lighter than the test needs"

@@ -34,7 +34,7 @@ def mixed_calls() -> list[Call]:
         for i in range(6)
     ]
     calls += [("recommend", {"user_id": f"u{50 + i}", "filters": {"genres": ["Classic"]}, "n": 40}) for i in range(5)]
-    calls += [("recommend", {"user_id": f"u{i}", "filters": {"year": {"gte": 1990, "lt": 2000}}}) for i in range(5)]
+    calls += [("recommend", {"user_id": f"u{i}", "filters": {"year": {"gte": 1990, "lte": 1999}}}) for i in range(5)]
     calls += [("rank", {"user_id": f"u{7 * i}", "item_ids": [f"i{j}" for j in range(i, 240, 9)]}) for i in range(8)]
     calls += [("rank", {"user_id": f"stranger {i}", "item_ids": ["i5", "i17", f"i{100 + i}"]}) for i in range(4)]
     assert len(calls) == 50
@@ -147,5 +147,3 @@ def test_the_next_recommendation_knows_an_event_posted_just_before(served: Clust
     then = served.recommend("newcomer")["items"]
     assert first[0]["item_id"] not in {item["item_id"] for item in then}
     assert {item["source"] for item in then} != {"popular"}
-
-

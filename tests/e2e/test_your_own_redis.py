@@ -1,0 +1,124 @@
+"""Every stage in the ingress process, on a Redis of one's own, which goes away and comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from cluster.valkey import _binary
+from deployments.models.artifact import Artifact
+from deployments.service import Recommender
+from tests.e2e.cluster import Cluster, Config, application, changed, free_port, wait_for
+from tests.e2e.test_answers import assert_alike, in_one_process, mixed_calls, over_http, states
+
+
+class OwnRedis:
+    """A server that keeps its data over a restart."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self._folder = free_port(), folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self._folder, "appendonly": "yes", "save": ""}
+        command = [str(_binary()), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        with redis.Redis(port=self.port) as client:
+            wait_for("the test's Redis", lambda: _answers(client))
+
+    def stop(self) -> None:
+        if self.process:
+            os.kill(self.process.pid, signal.SIGCONT)
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
+    server = OwnRedis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def compact(cluster: Cluster, config: Config, own_redis: OwnRedis) -> Config:
+    """Deployed: all stages in the ingress, no application `store`."""
+    config = changed(
+        config,
+        store__redis_url=f"redis://127.0.0.1:{own_redis.port}/0",
+        stages__candidates__placement="ingress",
+        stages__scoring__placement="ingress",
+        stages__ranking__placement="ingress",
+    )
+    config["applications"].remove(application(config, "store"))
+    cluster.deploy(config)
+    return config
+
+
+async def test_with_every_stage_placed_in_the_ingress_one_deployment_gives_the_same_answers(
+    cluster: Cluster,
+    compact: Config,
+    own_redis: OwnRedis,
+    artifact: Artifact,
+    in_process: Callable[..., Recommender],
+) -> None:
+    assert states(cluster) == {"recommender": ("RUNNING", {"Ingress": "HEALTHY"})}
+    calls = mixed_calls()
+    on_own = changed(compact, store__port=own_redis.port)
+    assert_alike(over_http(cluster, calls), await in_one_process(calls, on_own, artifact, in_process), calls)
+    similar = cluster.client.post("/v1/similar", json={"item_id": "i8", "deadline_ms": 10_000}).json()
+    assert len(similar["items"]) == 10
+
+
+@pytest.mark.parametrize("outage", ["stopped", "hanging"])
+def test_without_the_store_answers_come_in_time_and_say_so_and_heal_when_it_is_back(
+    cluster: Cluster, compact: Config, own_redis: OwnRedis, outage: str
+) -> None:
+    def ask(user: int) -> tuple[float, dict[str, Any]]:
+        began = time.monotonic()
+        answer = cluster.client.post("/v1/recommend", json={"user_id": f"u{user}", "deadline_ms": 2000})
+        assert answer.status_code == 200, answer.text
+        return time.monotonic() - began, answer.json()
+
+    _, whole = ask(1)
+    assert whole["degraded"] == []
+    assert own_redis.process
+    if outage == "stopped":
+        own_redis.stop()
+    else:
+        os.kill(own_redis.process.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(ask, range(40)))
+    assert {tuple(body["degraded"]) for _, body in answers} == {("profile:store",)}
+    assert max(took for took, _ in answers) < 2.5
+    assert all(len(body["items"]) == 10 for _, body in answers)
+    event = {"user_id": "u1", "item_id": "i1", "event_type": "view", "timestamp": 1.6e9}
+    refused = cluster.client.post("/v1/events", json={"events": [event]})
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"]
+    assert cluster.client.get("/v1/health/ready").json()["store"] != "ok"
+    if outage == "stopped":
+        own_redis.start()
+    else:
+        os.kill(own_redis.process.pid, signal.SIGCONT)
+    wait_for("whole answers again", lambda: ask(1)[1]["degraded"] == [], within_s=10)
+    assert ask(1)[1]["items"] == whole["items"]
+    assert cluster.client.get("/v1/health/ready").json()["store"] == "ok"
