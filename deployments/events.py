@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from deployments.messages import PAD, HistoryBatch, Ints, Times
+from deployments.messages import PAD, Floats, HistoryBatch, Ints, Times
 
 _FIELDS = 5
 
@@ -106,11 +106,13 @@ def history_batch(
     event_weights: Mapping[str, float],
     default_weight: float,
     model_version: str,
+    features_BF: Floats,
 ) -> HistoryBatch:
     """The message the stages read: [B, H], H = the longest history (at least 1), oldest first, padded at the end.
 
     `positions`: external item ids [E] → catalogue positions [E], -1 unknown; such events are dropped.
     `event_weights`: event type → weight of the events that carry none; `default_weight`: of any other type.
+    `features_BF`: the users' features.
     """
     rows, item_E = len(histories.user_ids), positions(histories.item_ids).astype(np.int32)
     known = item_E >= 0
@@ -131,4 +133,4 @@ def history_batch(
     item_BH[row_E, column_E] = item_E[known]
     timestamp_BH[row_E, column_E] = histories.timestamp_E[known]
     weight_BH[row_E, column_E] = weight_E[known]
-    return HistoryBatch(model_version, item_BH, timestamp_BH, weight_BH)
+    return HistoryBatch(model_version, item_BH, timestamp_BH, weight_BH, features_BF)

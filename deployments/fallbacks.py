@@ -21,8 +21,8 @@ from deployments.models.artifact import Artifact
 from deployments.models.sources import popularity
 
 
-def cold_profiles(requests: RequestBatch, dimension: int) -> ProfileBatch:
-    """Profiles of users of whom nothing is known. `dimension`: D of the user vector."""
+def cold_profiles(requests: RequestBatch, dimension: int, n_features: int) -> ProfileBatch:
+    """Profiles of users of whom nothing is known. `dimension`: D; `n_features`: F."""
     rows = len(requests)
     return ProfileBatch(
         model_version=requests.model_version,
@@ -30,6 +30,7 @@ def cold_profiles(requests: RequestBatch, dimension: int) -> ProfileBatch:
         timestamp_BH=np.empty((rows, 0), np.float64),
         weight_BH=np.empty((rows, 0), np.float32),
         user_vector_BD=np.zeros((rows, dimension), np.float32),
+        features_BF=np.zeros((rows, n_features), np.float32),
         cold_B=np.ones(rows, np.bool_),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,9 +16,10 @@ from deployments.batcher import BatcherConfig
 from deployments.catalogue import Catalogue
 from deployments.errors import StoreUnavailable
 from deployments.events import Event, history_batch
-from deployments.fallbacks import PopularItems
+from deployments.fallbacks import PopularItems, cold_profiles
 from deployments.messages import HistoryBatch
 from deployments.models.artifact import Artifact
+from deployments.models.user_features import UserFeatures
 from deployments.pipeline import Pipeline, PipelineConfig
 from deployments.service import Recommender
 from deployments.stage import Place, Start
@@ -48,7 +50,7 @@ def assemble(
     rule_names: Sequence[str] = (),
 ) -> Recommender:
     """A recommender over `starts`: how to call each stage of the pipeline, and `similar`; `slots`: calls in flight."""
-    catalogue = Catalogue.load(artifact)
+    catalogue, user_features = Catalogue.load(artifact), UserFeatures(artifact)
     places = {name: Place(name, start, slots[name]) for name, start in starts.items()}
 
     async def histories(user_ids: Sequence[str]) -> HistoryBatch:
@@ -59,13 +61,18 @@ def assemble(
             config.store.event_weights,
             config.store.default_event_weight,
             artifact.model_version,
+            user_features(user_ids),
         )
 
     pipeline = Pipeline(
         places=places,
         histories=histories,
         popular=PopularItems(artifact),
-        dimension=artifact.manifest.settings["dimension"],
+        cold_profiles=partial(
+            cold_profiles,
+            dimension=artifact.manifest.settings["dimension"],
+            n_features=len(user_features.names),
+        ),
         config=config.pipeline,
         batching=config.batcher,
     )

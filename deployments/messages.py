@@ -1,7 +1,8 @@
 """What travels between the stages: frozen columnar batches.
 
 Every field is a numpy array whose name ends in its shape: B requests, H events of history, K candidates,
-S retrieval sources, N answers, D dimensions, X excluded items, G items to rank as given. Items are int32
+S retrieval sources, N answers, D dimensions, F user
+features, X excluded items, G items to rank as given. Items are int32
 positions in the artifact's catalogue; -1 is padding. A stage never writes to the arrays it is given.
 
 `take` and `concat` work on any message: they follow the shape suffix of the field name, so a new field needs
@@ -158,6 +159,8 @@ class HistoryBatch(Batch):
     """Unix seconds."""
     weight_BH: Floats
     """How strongly the event speaks for (> 0) or against (< 0) the item; see `StoreConfig.event_weights`."""
+    features_BF: Floats
+    """What is known of the user besides, as trained with; F may be 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,8 @@ class ProfileBatch(Batch):
     weight_BH: Floats
     user_vector_BD: Floats
     """Output of the user tower, comparable with the item vectors by dot product."""
+    features_BF: Floats
+    """As in HistoryBatch."""
     cold_B: Bools
     """True where nothing is known of the user: answers come from popularity."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -66,14 +66,14 @@ class Pipeline:
         places: Mapping[str, Place],
         histories: Histories,
         popular: Popular,
-        dimension: int,
+        cold_profiles: Callable[[RequestBatch], ProfileBatch],
         config: PipelineConfig,
         batching: BatcherConfig,
     ) -> None:
         self._places = places
         self._histories = histories
         self._popular = popular
-        self._dimension = dimension
+        self._cold_profiles = cold_profiles
         self._config = config
         self._batcher: Batcher[Ticket] = Batcher(self._run, batching)
 
@@ -153,7 +153,7 @@ class Pipeline:
         """Fills in what `stage` should have given."""
         match stage:
             case "profile":
-                flow.profiles = fallbacks.cold_profiles(flow.requests, self._dimension)
+                flow.profiles = self._cold_profiles(flow.requests)
             case "candidates":
                 assert flow.profiles is not None
                 flow.candidates = self._popular(flow.requests, flow.profiles)

@@ -29,7 +29,7 @@ class Profiles:
         self._config = config
         tensors = artifact.tensors("user_tower.safetensors")
         self._vectors_NW = tensors["history_vectors_NW"]
-        self._tower = UserTower(self._vectors_NW.shape[1] + 1).eval()
+        self._tower = UserTower(self._vectors_NW.shape[1] + 1, len(artifact.manifest.feature_schema["users"])).eval()
         weights = {name: torch.tensor(value) for name, value in tensors.items() if name != "history_vectors_NW"}
         self._tower.load_state_dict(weights)
 
@@ -44,6 +44,7 @@ class Profiles:
             timestamp_BH=histories.timestamp_BH,
             weight_BH=histories.weight_BH,
             user_vector_BD=np.where(cold_B[:, None], np.float32(0), self._vectors(histories)),
+            features_BF=histories.features_BF,
             cold_B=cold_B,
         )
 
@@ -57,5 +58,6 @@ class Profiles:
                 torch.from_numpy(self._vectors_NW[np.maximum(item_BL, 0)]),
                 torch.from_numpy(weight_BL),
                 torch.from_numpy((item_BL >= 0).astype(np.float32)),
+                torch.from_numpy(histories.features_BF.astype(np.float32)),
             ).numpy()
         return vectors

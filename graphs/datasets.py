@@ -2,6 +2,7 @@
 
     interactions.parquet  user_id, item_id, timestamp; optional weight, event_type
     items.parquet         item_id; optional title; any features: text, list of text, or numbers
+    users.parquet         optional: user_id; any features, as for items
 
 Ids are strings (integers are taken as their decimal form). `timestamp` is Unix seconds or an Arrow timestamp. `weight`
 in [-1, 1] says how strongly the event speaks for the item, a success from 0.8 on; without it `event_type` decides
@@ -56,6 +57,8 @@ class Dataset:
     interactions: Interactions
     users: list[str]
     items: pa.Table
+    user_table: pa.Table | None = None
+    """user_id and the features of users.parquet, where there is one."""
 
 
 def load(data: str) -> Dataset:
@@ -99,7 +102,13 @@ def movielens() -> Dataset:
 
 def from_folder(folder: Path) -> Dataset:
     """The user's own data."""
-    return from_tables(folder.name, _read(folder / "interactions.parquet"), _read(folder / "items.parquet"))
+    users = folder / "users.parquet"
+    return from_tables(
+        folder.name,
+        _read(folder / "interactions.parquet"),
+        _read(folder / "items.parquet"),
+        _read(users) if users.exists() else None,
+    )
 
 
 def _read(path: Path) -> pa.Table:
@@ -111,14 +120,10 @@ def _read(path: Path) -> pa.Table:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from None
 
 
-def from_tables(name: str, interactions: pa.Table, items: pa.Table) -> Dataset:
-    """Checks and indexes the two tables."""
-    item_ids = _ids(items, "items.parquet", "item_id")
-    order = pc.sort_indices(item_ids)
-    items = items.set_column(items.schema.get_field_index("item_id"), "item_id", item_ids).take(order)
-    item_ids = item_ids.take(order)
-    if pc.count_distinct(item_ids).as_py() != len(item_ids):
-        raise DataError("items.parquet: item_id must be unique; drop the repeated rows")
+def from_tables(name: str, interactions: pa.Table, items: pa.Table, user_table: pa.Table | None = None) -> Dataset:
+    """Checks and indexes the tables."""
+    items = _by_id(items, "items.parquet", "item_id")
+    item_ids = items.column("item_id").combine_chunks()
     file = "interactions.parquet"
     user_ids = _ids(interactions, file, "user_id")
     users = pc.unique(user_ids).sort()
@@ -135,7 +140,32 @@ def from_tables(name: str, interactions: pa.Table, items: pa.Table) -> Dataset:
         interactions=events.take(np.lexsort((events.item_E, events.timestamp_E, events.user_E))),
         users=users.to_pylist(),
         items=items,
+        user_table=None if user_table is None else _by_id(user_table, "users.parquet", "user_id"),
     )
+
+
+def _by_id(table: pa.Table, file: str, name: str) -> pa.Table:
+    """`table` with text ids, sorted by them."""
+    ids = _ids(table, file, name)
+    if pc.count_distinct(ids).as_py() != len(ids):
+        raise DataError(f"{file}: {name} must be unique; drop the repeated rows")
+    for column in table.schema:
+        _check_feature(file, column)
+    return table.set_column(table.schema.get_field_index(name), name, ids).take(pc.sort_indices(ids))
+
+
+def _check_feature(file: str, column: pa.Field) -> None:
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+        usable = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    else:
+        checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating)
+        usable = any(check(kind) for check in checks)
+    if not usable:
+        raise DataError(
+            f"{file}: column {column.name} is {column.type}; it should hold text, lists of text, or numbers"
+        )
 
 
 def _column(table: pa.Table, file: str, name: str, what: str) -> pa.Array:

@@ -21,6 +21,7 @@ from deployments.fallbacks import retrieval_scores, score_order
 from deployments.flow import Query, request_batch
 from deployments.messages import Array, Bools, CandidateBatch, Ints, RankedBatch
 from deployments.models.artifact import Artifact
+from deployments.models.user_features import UserFeatures
 from deployments.profiles import Profiles
 from deployments.ranking import Ranker
 from deployments.scoring import Scorer
@@ -93,7 +94,7 @@ def evaluate(artifact: Artifact, dataset: Dataset, stages: Stages, compare: bool
         "data": dataset.name,
         "test_users": len(judge.users),
         "test_events": len(test),
-        **_funnel(artifact, stages, train, judge),
+        **_funnel(artifact, dataset, stages, train, judge),
     }
     if compare:
         result["baselines"] = {
@@ -103,7 +104,8 @@ def evaluate(artifact: Artifact, dataset: Dataset, stages: Stages, compare: bool
     return result
 
 
-def _funnel(artifact: Artifact, stages: Stages, train: Interactions, judge: Judge) -> dict[str, Any]:
+def _funnel(artifact: Artifact, dataset: Dataset, stages: Stages, train: Interactions, judge: Judge) -> dict[str, Any]:
+    user_features = UserFeatures(artifact)
     profile_stage = Profiles(artifact, stages.profile.config)
     generator = CandidateGenerator(artifact, stages.candidates.config)
     scorer, ranker = Scorer(artifact, stages.scoring.config), Ranker(artifact, stages.ranking.config)
@@ -114,7 +116,9 @@ def _funnel(artifact: Artifact, stages: Stages, train: Interactions, judge: Judg
         starts = np.searchsorted(train.user_E, users)
         ends = np.searchsorted(train.user_E, users, side="right")
         requests = request_batch([Query(user_id="", n=DEPTH, deadline=0.0)] * len(users), artifact.model_version)
-        profiles = profile_stage(history_rows(train, ends.tolist(), starts.tolist(), artifact.model_version))
+        features_BF = user_features([dataset.users[user] for user in users])
+        histories = history_rows(train, starts.tolist(), ends.tolist(), features_BF, artifact.model_version)
+        profiles = profile_stage(histories)
         candidates = generator(requests, profiles)
         scores = scorer(profiles, candidates)
         answers.append(_items(candidates, ranker(requests, candidates, scores)))

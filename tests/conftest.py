@@ -52,6 +52,11 @@ def write_dataset(folder: Path) -> Path:
         ),
         folder / "items.parquet",
     )
+    pq.write_table(
+        pa.table({"user_id": [f"u{u}" for u in range(USERS)], "age": [20.0 + u % 50 for u in range(USERS)],
+                  "country": ["NO"] * USERS}),
+        folder / "users.parquet",
+    )  # fmt: skip
     return folder
 
 

@@ -119,3 +119,14 @@ def test_the_split_takes_each_users_last_fifth_of_successes_and_nothing_after_th
             assert int(train.success_E[train.user_E == user].sum()) == total - held
         else:
             assert (train.user_E == user).sum() == (events.user_E == user).sum()
+
+
+def test_users_parquet_is_checked_and_features_must_be_text_or_numbers() -> None:
+    users = pa.table({"user_id": ["u2", "u9"], "age": [30, 40]})
+    dataset = from_tables("toy", pa.table(EVENTS), pa.table(ITEMS), users)
+    assert dataset.user_table is not None
+    assert dataset.user_table.column("user_id").to_pylist() == ["u2", "u9"]
+    with pytest.raises(DataError, match=r"users.parquet: user_id must be unique"):
+        from_tables("toy", pa.table(EVENTS), pa.table(ITEMS), pa.table({"user_id": ["u", "u"]}))
+    with pytest.raises(DataError, match=r"items.parquet: column when is timestamp.*; make it text"):
+        from_tables("toy", pa.table(EVENTS), pa.table(ITEMS | {"when": pa.array([0, 1, 2], pa.timestamp("s"))}))

@@ -31,7 +31,7 @@ def histories(*users: Sequence[Event]) -> Histories:
 
 
 def batch(*users: Sequence[Event]) -> HistoryBatch:
-    return history_batch(histories(*users), positions, {"like": 1.0}, 0.25, "v1")
+    return history_batch(histories(*users), positions, {"like": 1.0}, 0.25, "v1", np.zeros((len(users), 0), np.float32))
 
 
 def test_rows_are_oldest_first_padded_at_the_end_and_without_unknown_items() -> None:

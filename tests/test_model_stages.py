@@ -41,7 +41,7 @@ def histories(version: str, n: int) -> HistoryBatch:
         item_BH[row, :length] = rng.choice(240, length, replace=False)
         weight_BH[row, :length] = rng.choice([-0.5, 0.2, 0.4, 0.8, 1.0], length)
         time_BH[row, :length] = 1.6e9 + np.arange(length) * 60
-    return HistoryBatch(version, item_BH, time_BH, weight_BH)
+    return HistoryBatch(version, item_BH, time_BH, weight_BH, (np.arange(2 * n).reshape(n, 2) % 3).astype(np.float32))
 
 
 def requests(version: str, n: int) -> RequestBatch:
@@ -183,7 +183,7 @@ def test_the_fallbacks_keep_the_contract_of_the_stages_they_stand_for(
 ) -> None:
     version = artifact.model_version
     asked = requests(version, 12)
-    cold = cold_profiles(asked, artifact.manifest.settings["dimension"])
+    cold = cold_profiles(asked, artifact.manifest.settings["dimension"], 2)
     empty = histories(version, 12).take(np.zeros(12, np.intp))
     real = profiles(empty)
     assert (cold.cold_B == real.cold_B).all()

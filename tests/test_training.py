@@ -49,7 +49,9 @@ def test_the_artifact_holds_what_serving_and_drift_read(artifact: Artifact) -> N
         "popularity.safetensors",
         "ranker.safetensors",
         "reference.parquet",
+        "user_features.safetensors",
         "user_tower.safetensors",
+        "users.arrow",
     }
     reference = artifact.table("reference.parquet")
     assert reference.column("signal").to_pylist() == [f"feature:{n}" for n in RankingFeatures(artifact).names] + [
@@ -144,7 +146,7 @@ def test_a_cross_layer_is_equation_two_of_dcn_v2() -> None:
 
 def test_offline_histories_are_those_that_the_store_would_give(dataset_folder: Path) -> None:
     train, _ = temporal_split(load(str(dataset_folder)).interactions)
-    batch = history_rows(train, [5, 9], [0, 5], "v")
+    batch = history_rows(train, [0, 5], [5, 9], np.zeros((2, 0), np.float32), "v")
     assert batch.item_BH[0].tolist() == train.item_E[:5].tolist()
     assert batch.item_BH[1].tolist() == [*train.item_E[5:9].tolist(), -1]
     assert batch.weight_BH[1, 4] == 0

@@ -31,7 +31,7 @@ class RankingFeatures:
         self._log_events_N: Floats = tensors["log_events_N"]
         self._spread_N = np.sqrt(np.maximum(self._content_NC.sum(axis=1), 1))
         schema = artifact.manifest.feature_schema
-        self.names = feature_names(schema["sources"], schema["attributes"])
+        self.names = feature_names(schema["sources"], schema["users"], schema["attributes"])
 
     def __call__(self, profiles: ProfileBatch, candidates: CandidateBatch) -> Floats:
         """Features [B, K, F], in the order of `names`; garbage where the candidate is padding."""
@@ -66,6 +66,7 @@ class RankingFeatures:
             put((liked.mass_B1 / np.maximum(every.mass_B1, 1e-6))[:, None, :])
 
         put((np.log1p(recent.length_B) / 3 - 1.2)[:, None, None])
+        put(profiles.features_BF[:, None, :])
         put(attributes_BKA)
         put(self._log_events_N[item_BK][..., None] / 3 - 1)
         assert end == len(self.names)
@@ -100,7 +101,7 @@ class _Recent:
         return _Summary(weight_BL.astype(np.float32), values_NX[self._item_BL])
 
 
-def feature_names(sources: list[str], attributes: list[str]) -> list[str]:
+def feature_names(sources: list[str], users: list[str], attributes: list[str]) -> list[str]:
     """Names of the F features, in order. `attributes` ends with popularity and quality, which have no |difference|."""
     names = [f"score:{s}" for s in sources]
     for decay in DECAYS:
@@ -109,4 +110,4 @@ def feature_names(sources: list[str], attributes: list[str]) -> list[str]:
         names += [f"distance:{a}:{decay}" for a in attributes[:-2]]
         names += [f"user_mean:{a}:{decay}" for a in attributes]
         names += [f"user_success:{decay}"]
-    return [*names, "user_events", *(f"item:{a}" for a in attributes), "item:log_events"]
+    return [*names, "user_events", *(f"user:{u}" for u in users), *(f"item:{a}" for a in attributes), "item:log_events"]

@@ -1,6 +1,7 @@
 """The two-tower retrieval model (Yi et al. 2019): user and item vectors whose dot product is the score.
 
-Shapes: B users, L events of history (most recent first), N items, C item features, D dimensions, P pools.
+Shapes: B users, L events of history (most recent first), N items, C item features, F user features, D dimensions,
+P pools.
 The user tower pools the history's item vectors at several decays and adds what an MLP makes of the pools; there is no
 user id, so an event changes the vector at once.
 """
@@ -25,20 +26,21 @@ WEAK = 0.4
 
 
 class UserTower(nn.Module):
-    """History → vector. The last of the D dimensions is 1, to meet the item's bias."""
+    """History and user features → vector. The last of the D dimensions is 1, to meet the item's bias."""
 
-    def __init__(self, dimension: int, dropout: float = 0.2) -> None:
+    def __init__(self, dimension: int, n_features: int, dropout: float = 0.2) -> None:
         super().__init__()
         width, pools = dimension - 1, len(DECAYS) + 1
         self.mix_P = nn.Parameter(torch.full((pools,), 0.5))
+        hidden = 2 * width
         self.mlp = nn.Sequential(
-            nn.Linear(pools * width, 2 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+            nn.Linear(pools * width + n_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
         )
         self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.mlp[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.mlp[-1].bias)  # type: ignore[arg-type]
 
-    def forward(self, vectors_BLW: Tensor, weight_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    def forward(self, vectors_BLW: Tensor, weight_BL: Tensor, mask_BL: Tensor, features_BF: Tensor) -> Tensor:
         """User vectors [B, D]. `vectors_BLW`: the events' items, W = D - 1; `mask_BL`: 1 where there is an event."""
         vectors_BLW = self.dropout(vectors_BLW)
         success_BL = (weight_BL >= POSITIVE).float() * mask_BL
@@ -47,7 +49,8 @@ class UserTower(nn.Module):
         pools = [_pool(vectors_BLW, (success_BL + WEAK * other_BL) * torch.exp(-age_L / decay)) for decay in DECAYS]
         pools.append(_pool(vectors_BLW, other_BL * torch.exp(-age_L / DISLIKE_DECAY)))
         pooled_BPW = torch.stack(pools, dim=1)
-        user_BW = (pooled_BPW * self.mix_P[None, :, None]).sum(1) + self.mlp(pooled_BPW.flatten(1))
+        known_BX = torch.cat([pooled_BPW.flatten(1), features_BF], dim=1)
+        user_BW = (pooled_BPW * self.mix_P[None, :, None]).sum(1) + self.mlp(known_BX)
         return torch.cat([user_BW, torch.ones(len(user_BW), 1)], dim=1)
 
 

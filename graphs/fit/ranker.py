@@ -24,6 +24,7 @@ from deployments.messages import Array, Bools, CandidateBatch, Floats, HistoryBa
 from deployments.models.artifact import Artifact, ArtifactWriter
 from deployments.models.features import RankingFeatures
 from deployments.models.ranker import DCNv2
+from deployments.models.user_features import UserFeatures
 from deployments.profiles import ProfileConfig, Profiles
 from graphs.datasets import Dataset, Interactions, temporal_split
 from graphs.fit.retrieval import write_retrieval
@@ -43,8 +44,10 @@ class RankingData:
     mask_RK: Bools
 
 
-def history_rows(events: Interactions, ends: Sequence[int], starts: Sequence[int], model_version: str) -> HistoryBatch:
-    """Histories of the given stretches of `events`, as the store would give them."""
+def history_rows(
+    events: Interactions, starts: Sequence[int], ends: Sequence[int], features_BF: Floats, model_version: str
+) -> HistoryBatch:
+    """Histories of the given stretches of `events`, as the store would give them, with their users' features."""
     lengths = np.array(ends) - np.array(starts)
     column_H = np.arange(max(1, int(lengths.max(initial=0))))
     inside_BH = column_H < lengths[:, None]
@@ -54,6 +57,7 @@ def history_rows(events: Interactions, ends: Sequence[int], starts: Sequence[int
         item_BH=np.where(inside_BH, events.item_E[at_BH], -1).astype(np.int32),
         timestamp_BH=np.where(inside_BH, events.timestamp_E[at_BH], 0.0),
         weight_BH=np.where(inside_BH, events.weight_E[at_BH], 0).astype(np.float32),
+        features_BF=features_BF,
     )
 
 
@@ -97,7 +101,7 @@ def ranking_data(
                 write_retrieval(writer, dataset, events.take(~hidden_E), seed, partial(_share, progress, fold))
             retrieval = Retrieval(Artifact.open(f"{folder}/fold"), n_candidates)
             cuts = list(_cuts(events, users[fold_of_user[users] == fold], start_of_user, early_count, rng))
-            parts += [_part(retrieval, events, cuts[i : i + 256]) for i in range(0, len(cuts), 256)]
+            parts += [_part(retrieval, dataset, events, cuts[i : i + 256]) for i in range(0, len(cuts), 256)]
     return RankingData(
         *(np.concatenate([getattr(p, name) for p in parts]) for name in ("features_RKF", "labels_RK", "mask_RK"))
     )
@@ -124,9 +128,10 @@ def _cuts(
             yield start, int(cut), end
 
 
-def _part(retrieval: Retrieval, events: Interactions, cuts: Sequence[Cut]) -> RankingData:
+def _part(retrieval: Retrieval, dataset: Dataset, events: Interactions, cuts: Sequence[Cut]) -> RankingData:
     starts, middles, _ = zip(*cuts, strict=True)
-    histories = history_rows(events, middles, starts, retrieval.artifact.model_version)
+    users = UserFeatures(retrieval.artifact)([dataset.users[events.user_E[start]] for start in starts])
+    histories = history_rows(events, starts, middles, users, retrieval.artifact.model_version)
     profiles, candidates = retrieval(histories, n=1)
     labels = np.zeros(candidates.item_ids_BK.shape, np.float32)
     for row, (_, cut, end) in enumerate(cuts):

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from deployments.messages import Array, Floats
 from deployments.models.artifact import ArtifactWriter
+from deployments.models.user_features import FEATURES, IDS
 from graphs.datasets import Dataset, Interactions
 from graphs.fit import item_to_item
 from graphs.fit.two_tower import fit_two_tower
@@ -35,8 +36,8 @@ SOURCES = [
 
 
 @dataclass(frozen=True, slots=True)
-class ItemFeatures:
-    """Static features of the items: `content_NC` 0/1, `attributes_NA` standardised, with their names."""
+class StaticFeatures:
+    """Features of items or users: `content_NC` 0/1, `attributes_NA` standardised, with their names."""
 
     content: list[str]
     content_NC: Floats
@@ -44,14 +45,14 @@ class ItemFeatures:
     attributes_NA: Floats
 
 
-def item_features(items: pa.Table) -> ItemFeatures:
-    """From every column but item_id and title: text and lists of text become content, numbers attributes."""
+def static_features(table: pa.Table) -> StaticFeatures:
+    """From every column but ids and title: text and lists of text become content, numbers attributes."""
     labels: list[tuple[str, np.ndarray]] = []
     attributes, numbers = [], []
-    for name in items.column_names:
-        if name in ("item_id", "title"):
+    for name in table.column_names:
+        if name in ("item_id", "user_id", "title"):
             continue
-        column = items.column(name).combine_chunks()
+        column = table.column(name).combine_chunks()
         if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
             value_N = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
             known = value_N[np.isfinite(value_N)]
@@ -62,11 +63,11 @@ def item_features(items: pa.Table) -> ItemFeatures:
             labels += _labels(name, column)
     labels.sort(key=lambda entry: (-len(entry[1]), entry[0]))
     labels = sorted(labels[:MOST_CONTENT], key=lambda entry: entry[0])
-    content_NC = np.zeros((len(items), len(labels)), np.float32)
+    content_NC = np.zeros((len(table), len(labels)), np.float32)
     for c, (_, rows) in enumerate(labels):
         content_NC[rows, c] = 1
-    columns = np.stack(numbers, axis=1) if numbers else np.empty((len(items), 0))
-    return ItemFeatures([label for label, _ in labels], content_NC, attributes, columns.astype(np.float32))
+    columns = np.stack(numbers, axis=1) if numbers else np.empty((len(table), 0))
+    return StaticFeatures([label for label, _ in labels], content_NC, attributes, columns.astype(np.float32))
 
 
 def _labels(name: str, column: pa.Array) -> list[tuple[str, Array]]:
@@ -94,7 +95,7 @@ def write_retrieval(
 ) -> None:
     """Fits on `events` and writes catalogue, neighbour tables, vectors, popularity and item features."""
     n_items = len(dataset.items)
-    features = item_features(dataset.items)
+    features = static_features(dataset.items)
     tables = {
         "sequence": item_to_item.sequence_ridge(events, n_items),
         "linear": item_to_item.linear(events, n_items),
@@ -103,7 +104,8 @@ def write_retrieval(
     progress(0.4)
     norm_N1 = np.maximum(np.sqrt(features.content_NC.sum(axis=1, keepdims=True)), 1)
     tower_features = np.concatenate([features.content_NC / norm_N1, features.attributes_NA], axis=1)
-    towers = fit_two_tower(events, tower_features, seed, lambda share: progress(0.4 + 0.6 * share))
+    user_names, user_features_UF = _write_users(writer, dataset)
+    towers = fit_two_tower(events, tower_features, user_features_UF, seed, lambda share: progress(0.4 + 0.6 * share))
 
     writer.table("catalogue.arrow", dataset.items)
     writer.tensors(
@@ -119,6 +121,7 @@ def write_retrieval(
     attributes = [*features.attributes, "popularity", "quality"]
     writer.feature_schema = {
         "sources": [source["name"] for source in SOURCES],
+        "users": user_names,
         "attributes": attributes,
         "content": features.content,
     }
@@ -128,6 +131,19 @@ def write_retrieval(
     }
     _write_popularity(writer, events, n_items)
     _write_item_features(writer, features, events, n_items)
+
+
+def _write_users(writer: ArtifactWriter, dataset: Dataset) -> tuple[list[str], Floats]:
+    """Writes what users.parquet says; returns the names [F] and the features [U, F] of `dataset.users`."""
+    if dataset.user_table is None:
+        return [], np.zeros((len(dataset.users), 0), np.float32)
+    known = static_features(dataset.user_table)
+    features_RF = np.concatenate([known.content_NC, known.attributes_NA], axis=1)
+    writer.table(IDS, dataset.user_table.select(["user_id"]))
+    writer.tensors(FEATURES, {"features_UF": features_RF})
+    row_U = pc.index_in(pa.array(dataset.users), dataset.user_table.column("user_id").combine_chunks())
+    row_U = row_U.fill_null(-1).to_numpy()
+    return known.content + known.attributes, np.where(row_U[:, None] >= 0, features_RF[row_U], np.float32(0))
 
 
 def _write_popularity(writer: ArtifactWriter, events: Interactions, n_items: int) -> None:
@@ -141,7 +157,7 @@ def _write_popularity(writer: ArtifactWriter, events: Interactions, n_items: int
     writer.tensors("popularity.safetensors", {"score_N": (np.log1p(1e4 * share_N) / 4).astype(np.float32)})
 
 
-def _write_item_features(writer: ArtifactWriter, features: ItemFeatures, events: Interactions, n_items: int) -> None:
+def _write_item_features(writer: ArtifactWriter, features: StaticFeatures, events: Interactions, n_items: int) -> None:
     events_N = np.bincount(events.item_E, minlength=n_items)
     successes_N = np.bincount(events.item_E[events.success_E], minlength=n_items)
     mean_weight = float(events.weight_E.mean())

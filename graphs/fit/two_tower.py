@@ -1,6 +1,7 @@
 """Fits the two-tower model: sampled softmax over the successes that follow each place in a history.
 
-Shapes: C training rows (places in a history), L events before, F events after, N items, D dimensions, S samples.
+Shapes: C training rows (places in a history), L events before, F events after, X user features, N items,
+D dimensions, S samples.
 """
 
 from __future__ import annotations
@@ -45,12 +46,17 @@ class _Rows:
     item_CL: Ints
     weight_CL: Floats
     target_CF: Ints
+    features_CX: Floats
 
 
 def fit_two_tower(
-    events: Interactions, features_NC: Floats, seed: int, progress: Callable[[float], None] = lambda _: None
+    events: Interactions,
+    features_NC: Floats,
+    user_features_UF: Floats,
+    seed: int,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> TwoTower:
-    """Trains on `events`. `features_NC`: of the items; `progress` is told the share done."""
+    """Trains on `events`. `features_NC`: of the items; `user_features_UF`: of the users; `progress`: gets the share done."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     n_items = len(features_NC)
@@ -60,13 +66,13 @@ def fit_two_tower(
     log_share_N = torch.from_numpy(np.log((count_N + 0.5) / (count_N + 0.5).sum()))
     items = ItemTower(n_items, features.shape[1], WIDTH + 1, log_share_N)
     items.embedding_NW.data = torch.from_numpy(_start(events, n_items, seed))
-    users = UserTower(WIDTH + 1, DROPOUT)
+    users = UserTower(WIDTH + 1, user_features_UF.shape[1], DROPOUT)
 
     share_N = (count_N + 1) ** 0.75
     share_N /= share_N.sum()
     draw_N = torch.from_numpy(share_N.astype(np.float64))
     log_draw_N = torch.from_numpy(np.log(share_N).astype(np.float32))
-    rows = _rows(events)
+    rows = _rows(events, user_features_UF)
     parameters = [*items.parameters(), *users.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     batches = -(-len(rows.item_CL) // BATCH)
@@ -113,6 +119,7 @@ def _loss(
         history_NW[torch.from_numpy(np.maximum(item_BL, 0))],
         torch.from_numpy(rows.weight_CL[batch]),
         torch.from_numpy((item_BL >= 0).astype(np.float32)),
+        torch.from_numpy(rows.features_CX[batch]),
     )
     item_ND = items(features)
     drawn_S = torch.multinomial(draw_N, SAMPLES, replacement=True)
@@ -138,7 +145,7 @@ def _draw_targets(target_BF: Ints, rng: np.random.Generator) -> tuple[torch.Tens
     return torch.from_numpy(row), torch.from_numpy(chosen_BT[row, column].astype(np.int64))
 
 
-def _rows(events: Interactions) -> _Rows:
+def _rows(events: Interactions, user_features_UF: Floats) -> _Rows:
     """Every second place in a history that has a success soon after."""
     cut_C = np.flatnonzero(events.user_E[1:] == events.user_E[:-1]) + 1
     target_CF = np.full((len(cut_C), FUTURE), -1, np.int32)
@@ -154,7 +161,7 @@ def _rows(events: Interactions) -> _Rows:
         at = np.maximum(cut_C - 1 - k, 0)
         same = (cut_C - 1 - k >= 0) & (events.user_E[at] == events.user_E[cut_C])
         item_CL[same, k], weight_CL[same, k] = events.item_E[at[same]], events.weight_E[at[same]]
-    return _Rows(item_CL, weight_CL, target_CF)
+    return _Rows(item_CL, weight_CL, target_CF, user_features_UF[events.user_E[cut_C]])
 
 
 def _start(events: Interactions, n_items: int, seed: int) -> Floats:

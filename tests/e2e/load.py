@@ -18,7 +18,7 @@ class Load:
 
     url: str
     rate: float = 20.0
-    clients: int = 5
+    clients: int = 10
     longest_s: float = 90.0
     body: dict[str, Any] = field(default_factory=dict)
     answers: list[tuple[float, int | str, dict[str, Any]]] = field(default_factory=list)

@@ -62,7 +62,7 @@ def test_an_altered_artifact_is_refused_and_the_file_named(artifact_path: str, t
 
 def test_a_wrong_key_or_value_of_the_store_is_said_in_one_sentence() -> None:
     with pytest.raises(
-        ConfigError, match=r"^serve_config\.yaml: args\.prot is not a known key; .*args\.port = 0: [^\n]*$"
+        ConfigError, match=r"^serve_config\.yaml: args\.port = 0: [^\n]*; args\.prot is not a known key; [^\n]*$"
     ):
         store.build({"prot": 6390, "port": 0})
 
