@@ -128,5 +128,5 @@ def test_users_parquet_is_checked_and_features_must_be_text_or_numbers() -> None
     assert dataset.user_table.column("user_id").to_pylist() == ["u2", "u9"]
     with pytest.raises(DataError, match=r"users.parquet: user_id must be unique"):
         from_tables("toy", pa.table(EVENTS), pa.table(ITEMS), pa.table({"user_id": ["u", "u"]}))
-    with pytest.raises(DataError, match=r"items.parquet: column when is timestamp.*; make it text"):
+    with pytest.raises(DataError, match=r"items.parquet: column when is timestamp.*; it should hold text"):
         from_tables("toy", pa.table(EVENTS), pa.table(ITEMS | {"when": pa.array([0, 1, 2], pa.timestamp("s"))}))

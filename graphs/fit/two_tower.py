@@ -56,7 +56,7 @@ def fit_two_tower(
     seed: int,
     progress: Callable[[float], None] = lambda _: None,
 ) -> TwoTower:
-    """Trains on `events`. `features_NC`: of the items; `user_features_UF`: of the users; `progress`: gets the share done."""
+    """Trains on `events`; `features_NC` are the items', `user_features_UF` the users'; `progress` gets the share done."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     n_items = len(features_NC)
