@@ -81,6 +81,7 @@ class CandidateGenerator:
             for name in dict.fromkeys(spec.table for spec in self._specs if spec.kind == "neighbours")
         }
         self._vectors = Vectors(artifact)
+        self._norm_N = np.maximum(np.linalg.norm(self._vectors.vectors_ND[:, :-1], axis=1), 1e-9)
         self._popularity_N = popularity(artifact)
         self._popular_source = next(i for i, spec in enumerate(self._specs) if spec.kind == "popularity")
 
@@ -214,8 +215,7 @@ class CandidateGenerator:
         seed_B1 = requests.given_BG[:, :1]
         one_B1 = np.ones(seed_B1.shape, np.float32)
         vectors_ND = self._vectors.vectors_ND[:, :-1]  # without the popularity bias
-        norm_N = np.maximum(np.linalg.norm(vectors_ND, axis=1), 1e-9)
-        cosine_BN = (vectors_ND[seed_B1[:, 0]] @ vectors_ND.T) / norm_N / norm_N[seed_B1]
+        cosine_BN = (vectors_ND[seed_B1[:, 0]] @ vectors_ND.T) / self._norm_N / self._norm_N[seed_B1]
         parts = [table.scores(seed_B1, one_B1, 1.0) for table in self._tables.values()] + [np.maximum(cosine_BN, 0)]
         for part_BN in parts:
             np.put_along_axis(part_BN, seed_B1, 0, axis=1)

@@ -115,7 +115,11 @@ class Catalogue:
         for name, column in self._columns.items():
             if isinstance(column, _Numbers):
                 number = float(column.values_N[position])
-                found[name] = (int(number) if number.is_integer() else number) if math.isfinite(number) else None
+                found[name] = (
+                    (int(number) if number.is_integer() and abs(number) < 2**53 else number)
+                    if math.isfinite(number)
+                    else None
+                )
             else:
                 labels = column.of(position)
                 found[name] = labels if column.kind == "multi" else labels[0] if labels else None

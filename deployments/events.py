@@ -22,7 +22,7 @@ _FIELDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing a user did with an item. The same `event_id` of the same user is the same event.
+    """One thing a user did with an item. Sent again unchanged (same `event_id`, any timestamp) it is the same event.
 
     Raises:
         ValueError: a text holds NUL, or a number is not finite.
@@ -110,13 +110,18 @@ def history_batch(
 ) -> HistoryBatch:
     """The message the stages read: [B, H], H = the longest history (at least 1), oldest first, padded at the end.
 
-    `positions`: external item ids [E] → catalogue positions [E], -1 unknown; such events are dropped.
+    `positions`: external item ids [E] → catalogue positions [E], -1 unknown; such events are dropped, and of
+    several with the same item at the same time all but the first.
     `event_weights`: event type → weight of the events that carry none; `default_weight`: of any other type.
     `features_BF`: the users' features.
     """
     rows, item_E = len(histories.user_ids), positions(histories.item_ids).astype(np.int32)
+    row_E = np.repeat(np.arange(rows), histories.count_B)
     known = item_E >= 0
-    row_E = np.repeat(np.arange(rows), histories.count_B)[known]
+    # One event may stand there twice: as it was posted, and as it came back with the histories of a retrained artifact.
+    time_E = histories.timestamp_E
+    known[1:] &= (row_E[1:] != row_E[:-1]) | (item_E[1:] != item_E[:-1]) | (time_E[1:] != time_E[:-1])
+    row_E = row_E[known]
     count_B = np.bincount(row_E, minlength=rows)
     column_E = np.arange(len(row_E)) - np.repeat(np.cumsum(count_B) - count_B, count_B)
     weight_E = np.array(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from deployments.candidates import best, blocked
 from deployments.catalogue import Catalogue
 from deployments.messages import (
     PAD,
@@ -45,18 +44,21 @@ class PopularItems:
         kinds = [spec["kind"] for spec in artifact.manifest.settings["sources"]]
         self._source = kinds.index("popularity")
         self._score_N = popularity(artifact)
+        self._order_N = np.lexsort((np.arange(len(self._score_N)), -self._score_N)).astype(np.int32)
         self._n_candidates = min(n_candidates, len(self._catalogue))
 
     def __call__(self, requests: RequestBatch, profiles: ProfileBatch) -> CandidateBatch:
         """As CandidateGenerator; seen items are left out as far as `profiles` knows them."""
-        score_BN = np.where(blocked(requests, profiles, self._catalogue), -np.inf, self._score_N)
-        given_B = (requests.given_BG >= 0).any(axis=1)
-        width = max(self._n_candidates, int(requests.n_B.max(initial=1)))
-        item_BK, score_BK = best(score_BN, min(width, score_BN.shape[1]))
-        item_BK = np.where(np.isfinite(score_BK), item_BK, PAD)
-        for row in np.flatnonzero(given_B):
-            items = requests.given_BG[row][requests.given_BG[row] >= 0]
-            item_BK[row] = PAD
+        width_B = np.minimum(np.maximum(requests.n_B, self._n_candidates), len(self._catalogue))
+        width_B = np.where(requests.chosen_by_caller(), (requests.given_BG >= 0).sum(axis=1), width_B)
+        item_BK = np.full((len(requests), int(width_B.max(initial=0))), PAD, np.int32)
+        ranked = [self._order_N[self._catalogue.mask(condition)[self._order_N]] for condition in requests.filters]
+        for row, width in enumerate(width_B.tolist()):
+            given = requests.given_BG[row][requests.given_BG[row] >= 0]
+            unwanted = np.concatenate([profiles.item_BH[row], requests.excluded_BX[row]])
+            order = self._order_N if requests.filter_B[row] == PAD else ranked[requests.filter_B[row]]
+            head = order[: width + len(unwanted)]  # enough, whatever of it is unwanted
+            items = given if len(given) else head[~np.isin(head, unwanted)][:width]
             item_BK[row, : len(items)] = items
         mask_BK = item_BK >= 0
         score_BK = np.where(mask_BK, self._score_N[np.maximum(item_BK, 0)], np.float32(0))

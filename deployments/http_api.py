@@ -28,6 +28,7 @@ class HttpConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    demo: bool = Field(True, description="The page at / and what it reads: anybody's history, by user id.")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Larger bodies are refused with 413, unread.")
 
 
@@ -88,8 +89,14 @@ def make_app(operations: Operations, config: HttpConfig) -> FastAPI:
         """200 once every stage has answered; says what is degraded."""
         return _json(await operations.health())
 
+    if config.demo:
+        _add_demo(app, operations)
+    return app
+
+
+def _add_demo(app: FastAPI, operations: Operations) -> None:
     @app.get("/demo/history", include_in_schema=False)
-    async def history(user_id: str) -> Response:
+    async def history(user_id: str = "") -> Response:
         user = parse(_User, {"user_id": user_id})
         return _json({"events": await operations.history(user.user_id)})
 
@@ -102,12 +109,11 @@ def make_app(operations: Operations, config: HttpConfig) -> FastAPI:
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
         nonce = secrets.token_urlsafe()
-        policy = f"default-src 'self'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; frame-ancestors 'none'"
+        policy = f"default-src 'self'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; {_CLOSED}"
         return HTMLResponse(template.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
 
-    return app
 
-
+_CLOSED = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 _PROBLEM: dict[str, Any] = {"description": "RFC 9457 problem", "content": {"application/problem+json": {}}}
 
 

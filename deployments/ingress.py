@@ -7,6 +7,7 @@ both with the text an HTTP caller would read: a caller in another application ne
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,11 @@ from deployments.errors import FunnelError, InvalidRequest
 from deployments.funnel import FunnelConfig, assemble, seed
 from deployments.http_api import HttpConfig, make_app
 from deployments.models.artifact import Artifact
-from deployments.replica import StageFactory, remote, set_threads
+from deployments.replica import StageFactory, own_devices, remote, set_threads
 from deployments.stage import Start, local
 from deployments.store import RedisStore
+
+log = logging.getLogger("rayfunnel.ingress")
 
 Dict = dict[str, Any]
 
@@ -47,6 +50,7 @@ class Ingress:
     """
 
     def __init__(self, config: IngressConfig, **stages: DeploymentHandle[Any] | StageFactory) -> None:
+        own_devices()
         set_threads(config.threads)
         artifact = Artifact.open(config.artifact)
         self._store = RedisStore(config.funnel.store)
@@ -57,6 +61,8 @@ class Ingress:
         self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
         if config.seed_histories:
             self._tasks.append(asyncio.ensure_future(seed(self._store, artifact)))
+        for task in self._tasks:
+            task.add_done_callback(_report)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_app(self._recommender, self._http)
@@ -93,6 +99,11 @@ def _starts(
             if name == "candidates":
                 starts["similar"] = remote("similar", source, "similar")
     return starts
+
+
+def _report(task: asyncio.Future[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("a task of the ingress ended: %r", error)
 
 
 async def _plainly(operation: Callable[[Mapping[str, Any]], Awaitable[Dict]], request: Dict) -> Dict:

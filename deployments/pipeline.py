@@ -7,6 +7,7 @@ deadline comes while its batch is still on the way is answered at once with the 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
@@ -20,6 +21,8 @@ from deployments.errors import StageFailed, StoreUnavailable
 from deployments.flow import Answer, Flow, Query, Ticket, request_batch
 from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch
 from deployments.stage import Place
+
+log = logging.getLogger("rayfunnel.pipeline")
 
 STAGES = ("profile", "candidates", "scoring", "ranking")
 
@@ -102,12 +105,13 @@ class Pipeline:
 
     async def _run(self, tickets: Sequence[Ticket]) -> None:
         now = time.time()
-        flow = Flow(list(tickets), request_batch([t.query for t in tickets], self._popular.model_version), len(tickets))
-        flow.timings_ms["queue"] = (now - min(t.arrived for t in tickets)) * 1e3
-        for ticket in tickets:
-            ticket.flow = flow
-        left_s = max(self._latest(t.query) for t in tickets) - now
         try:
+            requests = request_batch([t.query for t in tickets], self._popular.model_version)
+            flow = Flow(list(tickets), requests, len(tickets))
+            flow.timings_ms["queue"] = (now - min(t.arrived for t in tickets)) * 1e3
+            for ticket in tickets:
+                ticket.flow = flow
+            left_s = self._time_left([self._latest(t.query) - now for t in tickets])
             for stage in STAGES:
                 flow = flow.drop_answered()
                 if not flow.tickets:
@@ -118,6 +122,13 @@ class Pipeline:
             for ticket in tickets:
                 if not ticket.done:
                     ticket.answer.set_exception(error)
+
+    def _time_left(self, left_s: Sequence[float]) -> float:
+        """What the batch may take: the least that any of its requests has, so that a patient one does not hold a slot
+        for the others; leaving out those much shorter than usual, which are answered by their own timers.
+        """
+        usual_s = self._config.deadline_ms / 2e3
+        return min((left for left in left_s if left >= usual_s), default=max(left_s))
 
     async def _step(self, flow: Flow, stage: str, deadline: float) -> None:
         flow.stage = stage
@@ -148,6 +159,9 @@ class Pipeline:
             return await asyncio.wait_for(self._histories(users), deadline - time.time())
         except (StoreUnavailable, TimeoutError) as error:
             raise StageFailed("profile", "store", str(error)) from error
+        except Exception as error:
+            log.exception("the store gave histories that can't be read")
+            raise StageFailed("profile", "error", f"{type(error).__name__}: {error}") from error
 
     def _fall_back(self, flow: Flow, stage: str) -> None:
         """Fills in what `stage` should have given."""
@@ -169,6 +183,12 @@ class Pipeline:
         """The deadline has come: answers with what the batch has by now, and fallbacks for the rest."""
         if ticket.done:
             return
+        try:
+            self._answer(self._best_by_now(ticket))
+        except Exception as error:  # a bug of ours; nobody else would answer
+            ticket.answer.set_exception(error)
+
+    def _best_by_now(self, ticket: Ticket) -> Flow:
         if ticket.flow is None:
             requests = request_batch([ticket.query], self._popular.model_version)
             flow = Flow([ticket], requests, size=1, timings_ms={"queue": (time.time() - ticket.arrived) * 1e3})
@@ -184,7 +204,7 @@ class Pipeline:
         for stage in STAGES:
             if given[stage] is None:
                 self._fall_back(flow, stage)
-        self._answer(flow)
+        return flow
 
     def _answer(self, flow: Flow) -> None:
         assert flow.candidates is not None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import faiss
+import ray
 import torch
 from pydantic import BaseModel
 from ray.exceptions import RayActorError
@@ -18,6 +22,9 @@ from deployments.errors import StageFailed
 from deployments.messages import Batch
 from deployments.models.artifact import Artifact
 from deployments.stage import Batches, Stage, Start, run_before
+
+HUNG_S = 60.0
+"""A call that computes for longer than any deadline has hung."""
 
 METHODS = ("__call__", "similar")
 """What a handle may call on a stage."""
@@ -36,6 +43,12 @@ class StageFactory:
         return built
 
 
+def own_devices() -> None:
+    """Hides the node's GPUs from a replica that was given none; Ray 2.60 leaves them visible."""
+    if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def set_threads(threads: int) -> None:
     """Limits torch and Faiss in this process to the replica's share of the CPU."""
     torch.set_num_threads(threads)
@@ -49,9 +62,11 @@ class StageReplica:
     """
 
     def __init__(self, factory: StageFactory, artifact: str, slots: int, threads: int) -> None:
+        own_devices()
         set_threads(threads)
         self._stage = factory.build(Artifact.open(artifact))
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix=factory.stage.__name__)
+        self._pool = ThreadPoolExecutor(slots, factory.stage.__name__, initializer=set_threads, initargs=(threads,))
+        self._running: dict[int, float] = {}
 
     async def run(self, method: str, deadline: float, *batches: Batch) -> Batch:
         """Calls `method` of the stage. `deadline`: Unix seconds.
@@ -61,7 +76,21 @@ class StageReplica:
         """
         assert method in METHODS
         stage = getattr(self._stage, method)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, run_before, deadline, stage, batches)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, deadline, stage, batches)
+
+    def _run(self, deadline: float, stage: Callable[..., Batch], batches: Batches) -> Batch:
+        thread = threading.get_ident()
+        self._running[thread] = time.monotonic()
+        try:
+            return run_before(deadline, stage, batches)
+        finally:
+            del self._running[thread]
+
+    def check_health(self) -> None:
+        """For Serve: fails, so that the replica is replaced, if a call has hung."""
+        longest_s = time.monotonic() - min(list(self._running.values()), default=time.monotonic())
+        if longest_s > HUNG_S:
+            raise RuntimeError(f"a call has been running for {longest_s:.0f} s")
 
 
 def remote(name: str, handle: DeploymentHandle[Any], method: str = "__call__") -> Start:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ from deployments.schemas import (
 )
 from deployments.stage import Place
 from deployments.store import Store
+
+log = logging.getLogger("rayfunnel.service")
 
 _WARM_UP_S = 30.0
 """Deadline of a warm-up request: replicas load their part meanwhile."""
@@ -150,9 +153,12 @@ class Recommender:
     async def warm_up(self) -> None:
         """Sends requests through the funnel until every stage has answered; then `health` says ready."""
         while self._missing:
-            query = Query(user_id="", n=1, deadline=time.time() + _WARM_UP_S)
-            answer = await self._pipeline.ask(query)
-            self._missing = [reason for reason in answer.degraded if not reason.startswith("profile:store")]
+            try:
+                answer = await self._pipeline.ask(Query(user_id="", n=1, deadline=time.time() + _WARM_UP_S))
+                self._missing = [reason for reason in answer.degraded if not reason.startswith("profile:store")]
+            except Exception as error:
+                log.exception("a warm-up request failed")
+                self._missing = [str(error)]
             if self._missing:
                 await asyncio.sleep(0.2)
 

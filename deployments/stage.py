@@ -69,6 +69,8 @@ class Place:
         if not done:
             self._abandoned.add(task)
             raise StageFailed(self.name, "timeout", "it did not answer by its deadline")
+        if task.cancelled():
+            raise StageFailed(self.name, "lost", "the call was cancelled on its way")
         try:
             return task.result()
         except StageFailed:

@@ -107,7 +107,8 @@ class RedisStore:
 
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
-        self._breaker = Breaker(config.breaker_failures, config.breaker_reset_s)
+        self._reads = Breaker(config.breaker_failures, config.breaker_reset_s)
+        self._writes = Breaker(config.breaker_failures, config.breaker_reset_s)  # a full disk must not stop reads
         secrets: dict[str, Any] = {"password": os.environ.get(PASSWORD_VARIABLE) or None}
         if config.url.startswith("rediss:"):
             secrets["ssl_ca_certs"] = os.environ.get(CA_VARIABLE) or None
@@ -137,7 +138,7 @@ class RedisStore:
         for key, pairs in added.items():
             commands.append(("ZADD", key, "NX", *pairs))
             commands.append(("ZREMRANGEBYRANK", key, 0, -self._config.history_limit - 1))
-        replies: list[int] = await self._run(commands, self._config.write_timeout_ms)
+        replies: list[int] = await self._run(commands, self._config.write_timeout_ms, write=True)
         return sum(replies[::2])
 
     async def seed(self, events: Iterable[Event], tag: str) -> int:
@@ -148,7 +149,7 @@ class RedisStore:
         stored, rest = 0, iter(events)
         while chunk := list(itertools.islice(rest, _CHUNK)):
             stored += await self.record(chunk)
-        await self._run([("SADD", key, tag)], timeout_ms)
+        await self._run([("SADD", key, tag)], timeout_ms, write=True)
         return stored
 
     async def ping(self) -> None:
@@ -162,11 +163,11 @@ class RedisStore:
     def _key(self, user_id: str) -> bytes:
         return f"{self._config.app}:history:{user_id}".encode("utf-8", "surrogatepass")
 
-    async def _run(self, commands: Sequence[tuple[Any, ...]], timeout_ms: int) -> list[Any]:
+    async def _run(self, commands: Sequence[tuple[Any, ...]], timeout_ms: int, write: bool = False) -> list[Any]:
         """One round trip: all replies, or StoreUnavailable."""
         if not commands:
             return []
-        with self._breaker.guard():
+        with (self._writes if write else self._reads).guard():
             try:
                 async with asyncio.timeout(timeout_ms / 1000):
                     pipeline = self._redis.pipeline(transaction=False)

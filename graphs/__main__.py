@@ -22,17 +22,16 @@ def _run(args: argparse.Namespace) -> int:
     # Each command imports its own flow: serving never loads training, nor the other way round.
     match args.command:
         case "train":
-            from graphs.serving import stages
+            from graphs.serving import load, recommender_args
             from graphs.training import train
 
-            train(args.data, args.out, stages(args.config), args.seed)
+            train(args.data, args.out, recommender_args(load(args.config)), args.seed)
         case "evaluate":
             from graphs.evaluation import report
-            from graphs.serving import stages
+            from graphs.serving import load, recommender_args
 
-            report(
-                args.artifact, args.data, stages(args.config), args.out, f"python -m graphs {' '.join(sys.argv[1:])}"
-            )
+            command = f"python -m graphs {' '.join(sys.argv[1:])}"
+            report(args.artifact, args.data, recommender_args(load(args.config)), args.out, command)
         case "serve":
             from graphs.serving import serve
 

@@ -100,6 +100,11 @@ def als(
     return scores
 
 
+def require() -> None:
+    """Raises DataError if the library of the baselines is missing."""
+    _implicit()
+
+
 def _implicit() -> Any:
     try:
         with warnings.catch_warnings():

@@ -45,7 +45,6 @@ class IngressArgs(Strict):
     replicas: int = Field(1, ge=1)
     num_cpus: float = Field(0.5, gt=0)
     num_gpus: Gpus = 0
-    max_ongoing_requests: int = Field(1000, ge=1)
 
 
 class StageArgs(Strict):
@@ -121,7 +120,7 @@ def parse_args(model: type[ArgsT], args: Mapping[str, Any]) -> ArgsT:
     try:
         return model.model_validate(args)
     except ValidationError as error:
-        raise ConfigError("serve_config.yaml: " + "; ".join(map(_explain, error.errors(include_url=False)))) from None
+        raise ConfigError("; ".join(map(_explain, error.errors(include_url=False)))) from None
 
 
 def _explain(error: Any) -> str:

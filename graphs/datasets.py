@@ -25,6 +25,9 @@ from deployments.models.history import POSITIVE
 from deployments.store import StoreConfig
 
 MOVIELENS = "movielens"
+AT_LEAST_ITEMS, AT_LEAST_USERS = 10, 10
+LATEST_S = 4_102_444_800.0
+"""The year 2100; the API takes no later event either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,13 @@ class Dataset:
     """user_id and the features of users.parquet, where there is one."""
 
 
-def load(data: str) -> Dataset:
-    """`movielens`, or the folder with the Parquet files.
+def load(data: str, store: StoreConfig | None = None) -> Dataset:
+    """`movielens`, or the folder with the Parquet files. `store`: has the weights of event types.
 
     Raises:
         DataError: naming the file, the column, and what it should be.
     """
-    return movielens() if data == MOVIELENS else from_folder(Path(data))
+    return movielens() if data == MOVIELENS else from_folder(Path(data), store)
 
 
 def movielens() -> Dataset:
@@ -100,7 +103,7 @@ def movielens() -> Dataset:
     return from_tables(MOVIELENS, interactions, items)
 
 
-def from_folder(folder: Path) -> Dataset:
+def from_folder(folder: Path, store: StoreConfig | None = None) -> Dataset:
     """The user's own data."""
     users = folder / "users.parquet"
     return from_tables(
@@ -108,6 +111,7 @@ def from_folder(folder: Path) -> Dataset:
         _read(folder / "interactions.parquet"),
         _read(folder / "items.parquet"),
         _read(users) if users.exists() else None,
+        store,
     )
 
 
@@ -120,8 +124,15 @@ def _read(path: Path) -> pa.Table:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from None
 
 
-def from_tables(name: str, interactions: pa.Table, items: pa.Table, user_table: pa.Table | None = None) -> Dataset:
+def from_tables(
+    name: str,
+    interactions: pa.Table,
+    items: pa.Table,
+    user_table: pa.Table | None = None,
+    store: StoreConfig | None = None,
+) -> Dataset:
     """Checks and indexes the tables."""
+    store = store or StoreConfig()
     items = _by_id(items, "items.parquet", "item_id")
     item_ids = items.column("item_id").combine_chunks()
     file = "interactions.parquet"
@@ -132,7 +143,9 @@ def from_tables(name: str, interactions: pa.Table, items: pa.Table, user_table: 
         unknown = interactions.column("item_id").filter(pc.is_null(item_E))[0].as_py()
         raise DataError(f"{file}: item_id {unknown!r} is not in items.parquet; add it there or drop its interactions")
     user_E = pc.index_in(user_ids, users).to_numpy().astype(np.int32)
-    events = Interactions(user_E, item_E.to_numpy().astype(np.int32), _timestamps(interactions), _weights(interactions))
+    events = Interactions(
+        user_E, item_E.to_numpy().astype(np.int32), _timestamps(interactions), _weights(interactions, store)
+    )
     if not len(events):
         raise DataError(f"{file} has no rows; there is nothing to train on")
     return Dataset(
@@ -183,7 +196,10 @@ def _ids(table: pa.Table, file: str, name: str) -> pa.Array:
         pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     ):
         raise DataError(f"{file}: column {name} is {column.type}; it should hold ids (text or integers)")
-    return column.cast(pa.string())
+    ids = column.cast(pa.string())
+    if pc.any(pc.match_substring_regex(ids, "[\\x00-\\x1f\\x7f]")).as_py():
+        raise DataError(f"{file}: column {name} holds ids with control characters; the API takes none of them")
+    return ids
 
 
 def _numbers(column: pa.Array, file: str, name: str, what: str) -> Times:
@@ -201,10 +217,16 @@ def _timestamps(table: pa.Table) -> Times:
     if pa.types.is_timestamp(column.type):
         micros: Times = column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy().astype(np.float64)
         return micros / 1e6
-    return _numbers(column, "interactions.parquet", "timestamp", what)
+    seconds = _numbers(column, "interactions.parquet", "timestamp", what)
+    if len(seconds) and not 0 <= seconds.min() <= seconds.max() <= LATEST_S:
+        wrong = seconds.max() if seconds.max() > LATEST_S else seconds.min()
+        raise DataError(
+            f"interactions.parquet: column timestamp holds {wrong:.0f}; give Unix seconds, not milliseconds"
+        )
+    return seconds
 
 
-def _weights(table: pa.Table) -> Floats:
+def _weights(table: pa.Table, store: StoreConfig) -> Floats:
     file, what = "interactions.parquet", "numbers in [-1, 1]"
     if "weight" in table.column_names:
         values = _numbers(_column(table, file, "weight", what), file, "weight", what)
@@ -212,10 +234,30 @@ def _weights(table: pa.Table) -> Floats:
             raise DataError(f"{file}: column weight reaches {np.abs(values).max():g}; it should hold {what}")
         return values.astype(np.float32)
     if "event_type" in table.column_names:
-        store = StoreConfig()
         types = _column(table, file, "event_type", "text").to_pylist()
         return np.array([store.event_weights.get(t, store.default_event_weight) for t in types], np.float32)
     return np.ones(len(table), np.float32)
+
+
+def check_trainable(dataset: Dataset, n_candidates: int) -> None:
+    """Refuses what training would fail on, before it starts.
+
+    Raises:
+        DataError: too few items, or too few users with enough successes; says how many there are.
+    """
+    n_items = len(dataset.items)
+    if n_items < max(n_candidates, AT_LEAST_ITEMS):
+        raise DataError(
+            f"items.parquet has {n_items} items; it takes {AT_LEAST_ITEMS}, and stages.candidates.config.n_candidates "
+            f"({n_candidates}) must not be more than there are"
+        )
+    train, test = temporal_split(dataset.interactions)
+    users = len(np.unique(temporal_split(train)[1].user_E)) if len(train) else 0
+    if users < AT_LEAST_USERS or not len(test):
+        raise DataError(
+            f"interactions.parquet: after the test set is split off, {users} users have 5 or more successes (weight "
+            f"0.8 or more); it takes {AT_LEAST_USERS}. Bring more events, or weigh event types higher"
+        )
 
 
 def temporal_split(events: Interactions, share: float = 0.2, at_least: int = 5) -> tuple[Interactions, Interactions]:

@@ -26,7 +26,7 @@ from deployments.profiles import Profiles
 from deployments.ranking import Ranker
 from deployments.scoring import Scorer
 from graphs import baselines
-from graphs.config import Stages
+from graphs.config import RecommenderArgs, Stages
 from graphs.datasets import Dataset, Interactions, load, temporal_split
 from graphs.fit.ranker import history_rows
 
@@ -53,6 +53,7 @@ class Judge:
         self.seen_UN = np.zeros_like(self.wanted_UN)
         of_test_users = row_of_user[train.user_E] >= 0
         self.seen_UN[row_of_user[train.user_E[of_test_users]], train.item_E[of_test_users]] = True
+        self.wanted_UN &= ~self.seen_UN  # a repeat is no answer, since what was seen is excluded
         had_N = np.zeros(n_items)
         pairs = np.unique(np.stack([train.user_E, train.item_E]), axis=1)
         np.add.at(had_N, pairs[1], 1)
@@ -60,9 +61,10 @@ class Judge:
 
     def __call__(self, item_UT: Ints) -> dict[str, float]:
         """The metrics of answers [U, T], best first, -1 padded."""
+        item_UT = np.pad(item_UT, ((0, 0), (0, max(0, DEPTH - item_UT.shape[1]))), constant_values=-1)
         real_UT = item_UT >= 0
         hit_UT = np.take_along_axis(self.wanted_UN, np.maximum(item_UT, 0), axis=1) & real_UT
-        wanted_U = self.wanted_UN.sum(axis=1)
+        wanted_U = np.maximum(self.wanted_UN.sum(axis=1), 1)
         discount = 1 / np.log2(np.arange(2, 12))
         ideal_U = np.cumsum(discount)[np.minimum(10, wanted_U) - 1]
         shown = item_UT[:, :10][real_UT[:, :10]]
@@ -78,7 +80,7 @@ class Judge:
     def recall(self, item_UT: Ints) -> float:
         """Share of the test items within lists of any length."""
         hit_UT = np.take_along_axis(self.wanted_UN, np.maximum(item_UT, 0), axis=1) & (item_UT >= 0)
-        return float((hit_UT.sum(axis=1) / self.wanted_UN.sum(axis=1)).mean())
+        return float((hit_UT.sum(axis=1) / np.maximum(self.wanted_UN.sum(axis=1), 1)).mean())
 
     def top(self, score_UN: Array) -> Ints:
         """The DEPTH best unseen items [U, T] of scores [U, N]."""
@@ -210,10 +212,10 @@ def markdown(result: Mapping[str, Any], model_version: str, command: str) -> str
     return "\n".join(lines) + "\n"
 
 
-def report(artifact: str, data: str, stages: Stages, out: str, command: str) -> None:
+def report(artifact: str, data: str, config: RecommenderArgs, out: str, command: str) -> None:
     """Evaluates an artifact and writes benchmarks/RESULTS.md."""
     opened = Artifact.open(artifact)
-    result = evaluate(opened, load(data), stages)
+    result = evaluate(opened, load(data, config.store), config.stages)
     show(result, Console())
     head = "# Results\n\nGenerated; every section names the command that makes it.\n\n"
     Path(out).write_text(head + markdown(result, opened.model_version, command), "utf-8")

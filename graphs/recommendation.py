@@ -29,13 +29,15 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
     with in_one_sentence():
         config = parse_args(RecommenderArgs, args)
         check(config)
-    artifact = str(Path(config.artifact).absolute()) if "://" not in config.artifact else config.artifact
-    stages = {name: _stage(name, getattr(config.stages, name), artifact) for name in STAGES}
+    # A link is followed here, once: replicas that start after a retraining load the model they were deployed with.
+    artifact = str(Path(config.artifact).resolve()) if "://" not in config.artifact else config.artifact
+    most_in_batcher = config.batcher.max_queue + config.batcher.in_flight * config.batcher.max_batch
+    stages = {name: _stage(name, getattr(config.stages, name), artifact, config.ingress.replicas) for name in STAGES}
     ingress: Any = serve.deployment(
         Ingress,
         name="Ingress",
         num_replicas=config.ingress.replicas,
-        max_ongoing_requests=config.ingress.max_ongoing_requests,
+        max_ongoing_requests=most_in_batcher + 256,  # so that the batcher's bound is met first
         ray_actor_options={"num_cpus": config.ingress.num_cpus, "num_gpus": config.ingress.num_gpus},
     )
     application: Application = ingress.bind(
@@ -61,9 +63,10 @@ def check(config: RecommenderArgs) -> None:
     """
     artifact = Artifact.open(config.artifact)
     for name, (_, stage) in STAGES.items():
-        stage(artifact, getattr(config.stages, name).config)
+        own = getattr(config.stages, name).config
+        stage(artifact, own.model_copy(update={"device": "cpu"}) if name == "scoring" else own)
     if config.store.redis_url:
-        asyncio.run(_reach(RedisStore(config.store)))
+        asyncio.run(_reach(RedisStore(config.store.model_copy(update={"timeout_ms": 5000}))))
 
 
 async def _reach(store: RedisStore) -> None:
@@ -75,7 +78,7 @@ async def _reach(store: RedisStore) -> None:
         await store.close()
 
 
-def _stage(name: str, args: Any, artifact: str) -> Any:
+def _stage(name: str, args: Any, artifact: str, n_callers: int) -> Any:
     """The stage as a deployment, or as a factory for the ingress to build it."""
     title, stage = STAGES[name]
     factory = StageFactory(stage, args.config)
@@ -85,7 +88,7 @@ def _stage(name: str, args: Any, artifact: str) -> Any:
         StageReplica,
         name=title,
         num_replicas=args.replicas,
-        max_ongoing_requests=args.concurrency * 2,
+        max_ongoing_requests=2 * args.slots * n_callers,
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
     )
     return deployment.bind(factory, artifact, args.concurrency, _threads(args.num_cpus))

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from cluster import ENV_FILE
 from cluster.valkey import ValkeyConfig
 from deployments.errors import ConfigError
-from graphs.config import RecommenderArgs, Stages, parse_args
+from graphs.config import RecommenderArgs, parse_args
 
 RECOMMENDER = "graphs.recommendation:build"
 ARGS: dict[str, type[BaseModel]] = {RECOMMENDER: RecommenderArgs, "graphs.store:build": ValkeyConfig}
@@ -52,7 +52,22 @@ def load(path: str) -> dict[str, Any]:
         model = ARGS.get(application.get("import_path"))
         if model is not None:
             parse_args(model, application.get("args", {}))
+    _check_ports(config)
     return config
+
+
+def _check_ports(config: Mapping[str, Any]) -> None:
+    """The recommender must look for the embedded store where the application `store` runs it."""
+    ports = [
+        parse_args(ValkeyConfig, app.get("args", {})).port
+        for app in config["applications"]
+        if app.get("import_path") == "graphs.store:build"
+    ]
+    for app in config["applications"]:
+        if app.get("import_path") == RECOMMENDER:
+            store = parse_args(RecommenderArgs, app.get("args", {})).store
+            if ports and not store.redis_url and store.port not in ports:
+                raise ConfigError(f"args.store.port is {store.port}, but the application store runs on {ports[0]}")
 
 
 def recommender_args(config: Mapping[str, Any]) -> RecommenderArgs:
@@ -65,11 +80,6 @@ def recommender_args(config: Mapping[str, Any]) -> RecommenderArgs:
         if application.get("import_path") == RECOMMENDER:
             return parse_args(RecommenderArgs, application.get("args", {}))
     raise ConfigError(f"no application has the import_path {RECOMMENDER}; add one, as in serve_config.yaml")
-
-
-def stages(path: str) -> Stages:
-    """The stages as the config file has them."""
-    return recommender_args(load(path)).stages
 
 
 def serve(path: str) -> int:

@@ -18,8 +18,9 @@ from deployments.funnel import HISTORIES
 from deployments.models.artifact import Artifact, ArtifactWriter
 from deployments.models.features import RankingFeatures
 from deployments.scoring import WEIGHTS
-from graphs.config import Stages
-from graphs.datasets import Dataset, load, temporal_split
+from graphs import baselines
+from graphs.config import RecommenderArgs
+from graphs.datasets import Dataset, check_trainable, load, temporal_split
 from graphs.evaluation import evaluate, show
 from graphs.fit.ranker import SHAPE, RankingData, fit_ranker, ranking_data
 from graphs.fit.retrieval import write_retrieval
@@ -30,8 +31,8 @@ QUANTILES = 101
 EXAMPLE_USERS = 50
 
 
-def train(data: str, out: str, stages: Stages, seed: int = 1) -> Artifact:
-    """Loads `data`, fits every model, evaluates the funnel as `stages` serves it, and writes the artifact to `out`.
+def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifact:
+    """Loads `data`, fits every model, evaluates the funnel as `config` serves it, and writes the artifact to `out`.
 
     Raises:
         DataError: the data can't be used; names file, column and remedy.
@@ -40,7 +41,10 @@ def train(data: str, out: str, stages: Stages, seed: int = 1) -> Artifact:
     began = time.perf_counter()
     torch.manual_seed(seed)
     console = Console()
-    dataset = load(data)
+    stages = config.stages
+    dataset = load(data, config.store)
+    check_trainable(dataset, stages.candidates.config.n_candidates)
+    baselines.require()
     events, _ = temporal_split(dataset.interactions)
     settings = {"ranker": SHAPE, "example_users": dataset.users[:EXAMPLE_USERS], "seed": seed}
     columns = (TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))

@@ -75,7 +75,7 @@ def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def artifact_path(tmp_path_factory: pytest.TempPathFactory, dataset_folder: Path) -> str:
     out = tmp_path_factory.mktemp("artifacts") / "small"
-    train(str(dataset_folder), str(out), small_args(str(out)).stages)
+    train(str(dataset_folder), str(out), small_args(str(out)))
     return str(out)
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from deployments.errors import ConfigError
 from graphs.config import STAGES, RecommenderArgs, parse_args
-from graphs.serving import environment, load, recommender_args, stages
+from graphs.serving import environment, load, recommender_args
 
 CONFIG = "serve_config.yaml"
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ def test_the_store_and_its_client_agree_on_the_port() -> None:
 
 
 def test_by_default_three_stages_are_deployments_and_profiles_run_in_the_ingress() -> None:
-    placement = {name: getattr(stages(CONFIG), name).placement for name in STAGES}
+    placement = {name: getattr(recommender_args(load(CONFIG)).stages, name).placement for name in STAGES}
     assert placement == {
         "profile": "ingress",
         "candidates": "replica",

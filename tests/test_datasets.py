@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.errors import DataError
-from graphs.datasets import Interactions, from_tables, load, movielens, temporal_split
+from deployments.store import StoreConfig
+from graphs.datasets import Interactions, check_trainable, from_tables, load, movielens, temporal_split
 
 ITEMS = {"item_id": ["b", "a", "c"], "genre": ["x", "y", None]}
 EVENTS = {"user_id": ["u2", "u1", "u1"], "item_id": ["a", "b", "c"], "timestamp": [5, 3, 1]}
@@ -130,3 +131,23 @@ def test_users_parquet_is_checked_and_features_must_be_text_or_numbers() -> None
         from_tables("toy", pa.table(EVENTS), pa.table(ITEMS), pa.table({"user_id": ["u", "u"]}))
     with pytest.raises(DataError, match=r"items.parquet: column when is timestamp.*; it should hold text"):
         from_tables("toy", pa.table(EVENTS), pa.table(ITEMS | {"when": pa.array([0, 1, 2], pa.timestamp("s"))}))
+
+
+def test_milliseconds_control_characters_and_too_little_data_are_refused() -> None:
+    with pytest.raises(DataError, match=r"column timestamp holds 1700000000000; give Unix seconds"):
+        from_tables("toy", pa.table(EVENTS | {"timestamp": [1.7e12, 1.0, 2.0]}), pa.table(ITEMS))
+    with pytest.raises(DataError, match=r"column item_id holds ids with control characters"):
+        from_tables("toy", pa.table(EVENTS), pa.table({"item_id": ["a", "b", "c\x00"]}))
+    with pytest.raises(DataError, match=r"items.parquet has 3 items; it takes 10"):
+        check_trainable(from_tables("toy", pa.table(EVENTS), pa.table(ITEMS)), 3)
+    many = pa.table({"item_id": [str(i) for i in range(20)]})
+    with pytest.raises(DataError, match=r"n_candidates \(300\) must not be more"):
+        check_trainable(from_tables("toy", pa.table(EVENTS | {"item_id": ["1", "2", "3"]}), many), 300)
+    with pytest.raises(DataError, match=r"0 users have 5 or more successes .*; it takes 10"):
+        check_trainable(from_tables("toy", pa.table(EVENTS | {"item_id": ["1", "2", "3"]}), many), 20)
+
+
+def test_event_types_weigh_what_the_config_says() -> None:
+    events = pa.table(EVENTS | {"event_type": ["play", "play", "view"]})
+    dataset = from_tables("toy", events, pa.table(ITEMS), store=StoreConfig(event_weights={"play": 1.0}))
+    np.testing.assert_allclose(dataset.interactions.weight_E, [0.5, 1.0, 1.0])

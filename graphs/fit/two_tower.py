@@ -56,7 +56,7 @@ def fit_two_tower(
     seed: int,
     progress: Callable[[float], None] = lambda _: None,
 ) -> TwoTower:
-    """Trains on `events`; `features_NC` are the items', `user_features_UF` the users'; `progress` gets the share done."""
+    """Trains on `events`. `features_NC`: items'; `user_features_UF`: users'; `progress` is given the share done."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     n_items = len(features_NC)
@@ -170,7 +170,9 @@ def _start(events: Interactions, n_items: int, seed: int) -> Floats:
     row_N = np.asarray(counts.sum(axis=1)).ravel() + 5
     column_N = np.asarray(counts.sum(axis=0)).ravel() + 5
     scaled = (scipy.sparse.diags(row_N**-0.5) @ counts @ scipy.sparse.diags(column_N**-0.5)).astype(np.float32)
-    width = min(WIDTH, min(scaled.shape) - 1)
+    width = min(WIDTH, n_items - 1)
+    if scaled.nnz == 0:
+        return np.random.default_rng(seed).normal(size=(n_items, WIDTH), scale=WIDTH**-0.5).astype(np.float32)
     left_NW, value_W, right_WN = scipy.sparse.linalg.svds(scaled, k=width, random_state=seed)
     both_NW = left_NW * np.sqrt(value_W) + right_WN.T * np.sqrt(value_W)
     both_NW /= np.sqrt((both_NW**2).sum(axis=1).mean()) + 1e-9

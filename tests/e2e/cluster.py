@@ -180,7 +180,8 @@ class Cluster:
 
         def there() -> bool:
             shown = self.applications()
-            assert not [app for app in shown.values() if app["status"] == "DEPLOY_FAILED"], shown
+            failed = {name: app["message"] for name, app in shown.items() if app["status"] == "DEPLOY_FAILED"}
+            assert not failed, failed
             return set(shown) == names and all(app["status"] == "RUNNING" for app in shown.values())
 
         wait_for(f"{', '.join(names)} deployed", there)
