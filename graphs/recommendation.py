@@ -38,6 +38,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         name="Ingress",
         num_replicas=config.ingress.replicas,
         max_ongoing_requests=most_in_batcher + 256,  # so that the batcher's bound is met first
+        max_surge_percent=100,  # a redeploy starts the new replicas before it stops the old ones
         ray_actor_options={"num_cpus": config.ingress.num_cpus, "num_gpus": config.ingress.num_gpus},
     )
     application: Application = ingress.bind(
@@ -89,6 +90,7 @@ def _stage(name: str, args: Any, artifact: str, n_callers: int) -> Any:
         name=title,
         num_replicas=args.replicas,
         max_ongoing_requests=2 * args.slots * n_callers,
+        max_surge_percent=100,
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
     )
     return deployment.bind(factory, artifact, args.concurrency, _threads(args.num_cpus))

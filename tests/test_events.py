@@ -94,3 +94,11 @@ def test_an_event_reads_back_as_it_was_written(event: Event) -> None:
 def test_an_event_that_could_not_be_read_back_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="event 'e'"):
         Event(**{"event_id": "e", "user_id": "u", "item_id": "a", "event_type": "t", "timestamp": 1.0} | fields)  # type: ignore[arg-type]
+
+
+def test_an_event_that_came_back_with_a_retrained_artifact_counts_once() -> None:
+    posted = Event("e-1", "u", "a", "like", 5.0, request_id="r")
+    exported = Event("history-5.0", "u", "a", "history", 5.0, weight=1.0)
+    out = batch([Event("0", "u", "b", "like", 5.0), posted, exported, Event("2", "u", "a", "like", 6.0)], [exported])
+    assert out.item_BH.tolist() == [[1, 0, 0], [0, -1, -1]]
+    assert out.timestamp_BH[0].tolist() == [5.0, 5.0, 6.0]
