@@ -24,6 +24,7 @@ from deployments.pipeline import Pipeline, PipelineConfig
 from deployments.service import Recommender
 from deployments.stage import Place, Start
 from deployments.store import Store, StoreConfig
+from monitoring.metrics import FunnelMetrics
 
 log = logging.getLogger("rayfunnel.funnel")
 
@@ -48,8 +49,12 @@ def assemble(
     slots: Mapping[str, int],
     config: FunnelConfig,
     rule_names: Sequence[str] = (),
+    replica: str = "local",
 ) -> Recommender:
-    """A recommender over `starts`: how to call each stage of the pipeline, and `similar`; `slots`: calls in flight."""
+    """A recommender over `starts`: how to call each stage of the pipeline, and `similar`; `slots`: calls in flight.
+    `replica`: the name its metrics carry.
+    """
+    metrics = FunnelMetrics(replica)
     catalogue, user_features = Catalogue.load(artifact), UserFeatures(artifact)
     places = {name: Place(name, start, slots[name]) for name, start in starts.items()}
 
@@ -75,6 +80,7 @@ def assemble(
         ),
         config=config.pipeline,
         batching=config.batcher,
+        metrics=metrics,
     )
     return Recommender(
         pipeline=pipeline,
@@ -83,6 +89,7 @@ def assemble(
         store=store,
         deadline_ms=config.pipeline.deadline_ms,
         model_version=artifact.model_version,
+        metrics=metrics,
         rule_names=rule_names,
         example_users=artifact.manifest.settings["example_users"],
     )

@@ -56,8 +56,9 @@ class Ingress:
         self._store = RedisStore(config.funnel.store)
         self._http = config.http
         starts = _starts(stages, artifact, config.slots)
+        replica = serve.get_replica_context().replica_tag
         slots = {**config.slots, "similar": config.slots["candidates"]}
-        self._recommender = assemble(artifact, self._store, starts, slots, config.funnel, config.rule_names)
+        self._recommender = assemble(artifact, self._store, starts, slots, config.funnel, config.rule_names, replica)
         self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
         if config.seed_histories:
             self._tasks.append(asyncio.ensure_future(seed(self._store, artifact)))

@@ -21,6 +21,7 @@ from deployments.errors import StageFailed, StoreUnavailable
 from deployments.flow import Answer, Flow, Query, Ticket, request_batch
 from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch
 from deployments.stage import Place
+from monitoring.metrics import FunnelMetrics
 
 log = logging.getLogger("rayfunnel.pipeline")
 
@@ -72,12 +73,14 @@ class Pipeline:
         cold_profiles: Callable[[RequestBatch], ProfileBatch],
         config: PipelineConfig,
         batching: BatcherConfig,
+        metrics: FunnelMetrics,
     ) -> None:
         self._places = places
         self._histories = histories
         self._popular = popular
         self._cold_profiles = cold_profiles
         self._config = config
+        self._metrics = metrics
         self._batcher: Batcher[Ticket] = Batcher(self._run, batching)
 
     @property
@@ -118,6 +121,7 @@ class Pipeline:
                     return
                 await self._step(flow, stage, now + left_s * self._config.finished_by[stage])
             self._answer(flow)
+            self._metrics.batch(flow.size, flow.timings_ms)
         except Exception as error:  # a bug of ours: every request still gets its answer
             for ticket in tickets:
                 if not ticket.done:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from deployments.catalogue import Catalogue
-from deployments.errors import InvalidRequest, StageFailed, StoreUnavailable, Unavailable, UnknownItem
+from deployments.errors import FunnelError, InvalidRequest, StageFailed, StoreUnavailable, Unavailable, UnknownItem
 from deployments.events import Event
 from deployments.flow import Answer, Query, request_batch
 from deployments.messages import PAD, CandidateBatch, Ints
@@ -29,11 +30,34 @@ from deployments.schemas import (
 )
 from deployments.stage import Place
 from deployments.store import Store
+from monitoring.metrics import FunnelMetrics
 
 log = logging.getLogger("rayfunnel.service")
 
 _WARM_UP_S = 30.0
 """Deadline of a warm-up request: replicas load their part meanwhile."""
+
+Body = bytes | Mapping[str, Any]
+Operation = Callable[["Recommender", Body], Awaitable[dict[str, Any]]]
+
+
+def _counted(operation: Operation) -> Operation:
+    """Reports the operation's status and time to the metrics."""
+
+    @functools.wraps(operation)
+    async def counted(self: Recommender, body: Body) -> dict[str, Any]:
+        began, status = time.perf_counter(), 500
+        try:
+            response = await operation(self, body)
+            status = 200
+            return response
+        except FunnelError as error:
+            status = error.status
+            raise
+        finally:
+            self._metrics.request(operation.__name__, status, time.perf_counter() - began)
+
+    return counted
 
 
 class Recommender:
@@ -50,6 +74,7 @@ class Recommender:
         store: Store,
         deadline_ms: int,
         model_version: str,
+        metrics: FunnelMetrics,
         rule_names: Sequence[str] = (),
         example_users: Sequence[str] = (),
     ) -> None:
@@ -59,11 +84,13 @@ class Recommender:
         self._store = store
         self._deadline_ms = deadline_ms
         self.model_version = model_version
+        self._metrics = metrics
         self._rule_names = rule_names
         self._example_users = example_users
         self._missing = ["the first answer"]
 
-    async def recommend(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]:
+    @_counted
+    async def recommend(self, body: Body) -> dict[str, Any]:
         """The n best items the user has not had yet."""
         request = parse(RecommendRequest, body)
         query = Query(
@@ -76,7 +103,8 @@ class Recommender:
         )
         return self._response(request, await self._pipeline.ask(query))
 
-    async def rank(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]:
+    @_counted
+    async def rank(self, body: Body) -> dict[str, Any]:
         """The given items, best first; those not in the catalogue are listed in `unknown_item_ids`."""
         request = parse(RankRequest, body)
         given, unknown = self._known(request.item_ids)
@@ -91,7 +119,8 @@ class Recommender:
         )
         return self._response(request, await self._pipeline.ask(query)) | {"unknown_item_ids": unknown}
 
-    async def similar(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]:
+    @_counted
+    async def similar(self, body: Body) -> dict[str, Any]:
         """Items that go with one item, whoever asks."""
         request = parse(SimilarRequest, body)
         seed = self.catalogue.positions([request.item_id])
@@ -112,7 +141,8 @@ class Recommender:
             "model_version": self.model_version,
         }
 
-    async def record_events(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]:
+    @_counted
+    async def record_events(self, body: Body) -> dict[str, Any]:
         """Stores events; returns once the store has them. `unknown_item_ids` are kept, but no model knows them."""
         request = parse(EventsRequest, body)
         now = time.time()
@@ -145,6 +175,10 @@ class Recommender:
             }
             for event, position in zip(shown, positions, strict=True)
         ]
+
+    def metrics(self) -> bytes:
+        """Prometheus' text exposition of this replica."""
+        return self._metrics.text(self._pipeline.waiting)
 
     def example_users(self) -> list[str]:
         """Some user ids known at training time; for the demo page."""
@@ -188,6 +222,7 @@ class Recommender:
         return known, unknown
 
     def _response(self, request: Ranking, answer: Answer) -> dict[str, Any]:
+        self._metrics.answer(answer.degraded)
         response: dict[str, Any] = {
             "request_id": uuid.uuid4().hex,
             "user_id": request.user_id,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.funnel import seed
 from deployments.http_api import HttpConfig, make_app
@@ -141,6 +142,33 @@ async def test_a_bug_is_a_problem_without_its_details(client: httpx.AsyncClient,
     assert "secret" not in failed.text
 
 
+async def test_metrics_count_what_the_client_counts(client: httpx.AsyncClient, store: MemoryStore) -> None:
+    def value(text: str, name: str, **labels: str) -> float:
+        wanted = {"replica": "local", **labels}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == name and sample.labels == wanted:
+                    return sample.value
+        return 0.0
+
+    answers = [
+        await client.post("/v1/recommend", json={"user_id": f"u{i}", "n": 101 if i % 4 == 0 else 5}) for i in range(20)
+    ]
+    store.failing = True
+    answers.append(await client.post("/v1/recommend", json={"user_id": "u1"}))
+    scrape = await client.get("/metrics")
+    assert scrape.headers["content-type"].startswith("text/plain")
+    text = scrape.text
+    for status in (200, 422):
+        counted = sum(answer.status_code == status for answer in answers)
+        assert value(text, "rayfunnel_requests_total", operation="recommend", status=str(status)) == counted
+    assert value(text, "rayfunnel_request_seconds_count", operation="recommend") == len(answers)
+    assert value(text, "rayfunnel_degraded_total", stage="profile", reason="store") == 1
+    assert value(text, "rayfunnel_batch_size_sum") == 16 + 1, "the warm-up request travels too"
+    assert value(text, "rayfunnel_stage_seconds_count", stage="scoring") == 17
+    assert value(text, "rayfunnel_queue_depth") == 0
+
+
 async def test_openapi_describes_every_operation_and_its_body(client: httpx.AsyncClient) -> None:
     schema = (await client.get("/openapi.json")).json()
     assert set(schema["paths"]) == {
@@ -150,6 +178,7 @@ async def test_openapi_describes_every_operation_and_its_body(client: httpx.Asyn
         "/v1/events",
         "/v1/health/live",
         "/v1/health/ready",
+        "/metrics",
     }
     body = schema["paths"]["/v1/recommend"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {"user_id", "n", "exclude_ids", "filters", "context", "deadline_ms", "explain"} <= set(body["properties"])

@@ -1,4 +1,7 @@
-"""The ranking stage: score order, rules, cap and diversity, one by one and together."""
+"""The ranking stage: score order, rules, cap and diversity, one by one and together.
+
+Longer than 300 lines: the steps change each other's results, so their tests share one set of helpers.
+"""
 
 from __future__ import annotations
 

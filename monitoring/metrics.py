@@ -1,0 +1,86 @@
+"""Every metric of the funnel, declared in one place; nothing else can make one.
+
+Each ingress replica counts what it answered and exposes it at `GET /metrics` in Prometheus' text format. With several
+ingress replicas a scrape through the proxy meets one of them; the label `replica` tells which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class FunnelMetrics:
+    """The metrics of one ingress replica. `replica`: value of the label that all of them carry."""
+
+    def __init__(self, replica: str) -> None:
+        self._registry = CollectorRegistry()
+        self._labels = {"replica": replica}
+        names = ("replica", "operation")
+        self._requests = Counter(
+            "rayfunnel_requests",
+            "Requests answered, by HTTP status (handle calls: the status HTTP would have given).",
+            (*names, "status"),
+            registry=self._registry,
+        )
+        self._latency = Histogram(
+            "rayfunnel_request_seconds",
+            "From the request's arrival in the ingress to its answer.",
+            names,
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._stage = Histogram(
+            "rayfunnel_stage_seconds",
+            "Time of a batch in each stage, as seen by the ingress; `queue`: until its batch left.",
+            ("replica", "stage"),
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._degraded = Counter(
+            "rayfunnel_degraded",
+            "Answers for which a fallback stood in, by stage and reason.",
+            ("replica", "stage", "reason"),
+            registry=self._registry,
+        )
+        self._batch = Histogram(
+            "rayfunnel_batch_size",
+            "Requests per batch.",
+            ("replica",),
+            buckets=SIZES,
+            registry=self._registry,
+        )
+        self._waiting = Gauge(
+            "rayfunnel_queue_depth",
+            "Requests that wait for a batch, at the time of the scrape.",
+            ("replica",),
+            registry=self._registry,
+        )
+
+    def request(self, operation: str, status: int, seconds: float) -> None:
+        """One request was answered."""
+        self._requests.labels(operation=operation, status=str(status), **self._labels).inc()
+        self._latency.labels(operation=operation, **self._labels).observe(seconds)
+
+    def answer(self, degraded: Iterable[str]) -> None:
+        """One answer left, with its `degraded` entries (`stage:reason`)."""
+        for entry in degraded:
+            stage, reason = entry.split(":", 1)
+            self._degraded.labels(stage=stage, reason=reason, **self._labels).inc()
+
+    def batch(self, size: int, stages_ms: Mapping[str, float]) -> None:
+        """One batch went through the funnel."""
+        self._batch.labels(**self._labels).observe(size)
+        for stage, milliseconds in stages_ms.items():
+            self._stage.labels(stage=stage, **self._labels).observe(milliseconds / 1e3)
+
+    def text(self, waiting: int) -> bytes:
+        """Prometheus' text exposition. `waiting`: requests in the queue now."""
+        self._waiting.labels(**self._labels).set(waiting)
+        return generate_latest(self._registry)
