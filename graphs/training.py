@@ -39,7 +39,7 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
         ConfigError: `out` is something else than an artifact.
     """
     began = time.perf_counter()
-    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)  # gradients of gathered rows add up in one order, whatever the threads
     console = Console()
     stages = config.stages
     dataset = load(data, config.store)

@@ -17,6 +17,7 @@ from graphs.datasets import Interactions, load, temporal_split
 from graphs.evaluation import COLUMNS, Judge, evaluate, lead, markdown
 from graphs.fit import item_to_item
 from graphs.fit.ranker import history_rows
+from graphs.training import train
 from tests.conftest import small_args
 
 
@@ -63,6 +64,13 @@ def test_the_artifact_holds_what_serving_and_drift_read(artifact: Artifact) -> N
         assert (np.diff(quantiles) >= 0).all()
 
 
+def test_the_same_seed_gives_the_same_model(artifact: Artifact, dataset_folder: Path, tmp_path: Path) -> None:
+    again = train(str(dataset_folder), str(tmp_path / "again"), small_args(""), seed=1)
+    assert again.model_version == artifact.model_version
+    other = train(str(dataset_folder), str(tmp_path / "other"), small_args(""), seed=2)
+    assert other.model_version != artifact.model_version
+
+
 def test_the_metrics_in_the_manifest_are_those_of_the_files_beside_them(
     artifact: Artifact, dataset_folder: Path
 ) -> None:
@@ -84,9 +92,9 @@ def test_the_results_page_shows_every_method(artifact: Artifact) -> None:
 
 
 def test_metrics_follow_their_formulas() -> None:
-    train = events([(0, 0, 1), (1, 0, 1), (1, 1, 2)])
+    known = events([(0, 0, 1), (1, 0, 1), (1, 1, 2)])
     test = events([(0, 2, 9), (0, 3, 9), (1, 4, 9)])
-    judge = Judge(train, test, 6)
+    judge = Judge(known, test, 6)
     answers = np.full((2, 100), -1, np.int32)
     answers[0, :3], answers[1, :2] = [5, 2, 3], [5, 0]
     metrics = judge(answers)
@@ -145,8 +153,8 @@ def test_a_cross_layer_is_equation_two_of_dcn_v2() -> None:
 
 
 def test_offline_histories_are_those_that_the_store_would_give(dataset_folder: Path) -> None:
-    train, _ = temporal_split(load(str(dataset_folder)).interactions)
-    batch = history_rows(train, [0, 5], [5, 9], np.zeros((2, 0), np.float32), "v")
-    assert batch.item_BH[0].tolist() == train.item_E[:5].tolist()
-    assert batch.item_BH[1].tolist() == [*train.item_E[5:9].tolist(), -1]
+    events_before, _ = temporal_split(load(str(dataset_folder)).interactions)
+    batch = history_rows(events_before, [0, 5], [5, 9], np.zeros((2, 0), np.float32), "v")
+    assert batch.item_BH[0].tolist() == events_before.item_E[:5].tolist()
+    assert batch.item_BH[1].tolist() == [*events_before.item_E[5:9].tolist(), -1]
     assert batch.weight_BH[1, 4] == 0
