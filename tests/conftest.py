@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deployments.funnel import FunnelConfig, assemble
+from deployments.funnel import FunnelConfig, assemble, seed
 from deployments.models.artifact import Artifact
 from deployments.service import Recommender
 from deployments.stage import Start, local
-from deployments.store import MemoryStore, Store
+from deployments.store import MemoryStore, Store, StoreConfig
 from graphs.config import STAGES, RecommenderArgs
 from graphs.training import train
 
@@ -101,3 +101,11 @@ def in_process(artifact: Artifact) -> Callable[..., Recommender]:
         return assemble(artifact, store or MemoryStore(config.store), used, slots, config)
 
     return build
+
+
+@pytest.fixture
+async def store(artifact: Artifact) -> MemoryStore:
+    """In memory, with the artifact's histories."""
+    store = MemoryStore(StoreConfig())
+    await seed(store, artifact)
+    return store

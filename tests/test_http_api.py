@@ -10,20 +10,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.funnel import seed
 from deployments.http_api import HttpConfig, make_app
-from deployments.models.artifact import Artifact
 from deployments.service import Recommender
-from deployments.store import MemoryStore, StoreConfig
+from deployments.store import MemoryStore
 
 LIMIT = 20_000
-
-
-@pytest.fixture
-async def store(artifact: Artifact) -> MemoryStore:
-    store = MemoryStore(StoreConfig())
-    await seed(store, artifact)
-    return store
 
 
 @pytest.fixture

@@ -12,13 +12,12 @@ from pydantic import ValidationError
 
 from deployments.batcher import BatcherConfig
 from deployments.errors import Overloaded, StageFailed
-from deployments.funnel import FunnelConfig, seed
+from deployments.funnel import FunnelConfig
 from deployments.messages import Batch
-from deployments.models.artifact import Artifact
 from deployments.pipeline import STAGES, PipelineConfig
 from deployments.service import Recommender
 from deployments.stage import Batches
-from deployments.store import MemoryStore, StoreConfig
+from deployments.store import MemoryStore
 
 Build = Callable[..., Recommender]
 FALLBACK = {
@@ -44,13 +43,6 @@ class Stuck:
 
 async def broken(deadline: float, batches: Batches) -> Batch:
     raise ZeroDivisionError("a bug in the stage")
-
-
-@pytest.fixture
-async def store(artifact: Artifact) -> MemoryStore:
-    store = MemoryStore(StoreConfig())
-    await seed(store, artifact)
-    return store
 
 
 def sources(answer: dict[str, Any]) -> set[str]:

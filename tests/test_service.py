@@ -12,16 +12,9 @@ from deployments.events import Event
 from deployments.funnel import seed
 from deployments.models.artifact import Artifact
 from deployments.service import Recommender
-from deployments.store import MemoryStore, StoreConfig
+from deployments.store import MemoryStore
 
 Build = Callable[..., Recommender]
-
-
-@pytest.fixture
-async def store(artifact: Artifact) -> MemoryStore:
-    store = MemoryStore(StoreConfig())
-    await seed(store, artifact)
-    return store
 
 
 @pytest.fixture
