@@ -21,7 +21,7 @@ Weighting = tuple[Literal["success", "weight", "success_weight"], float]
 
 TUNED: Mapping[str, Mapping[str, Any]] = {
     "popularity": {"weighting": ("success_weight", 1)},
-    "item_knn": {"weighting": ("success_weight", 1), "neighbours": 500, "k1": 0.2, "b": 0.4},
+    "item_knn": {"weighting": ("success_weight", 3), "neighbours": 500, "k1": 0.2, "b": 0.4},
     "ease": {"weighting": ("weight", 2), "regularisation": 100.0},
     "als": {
         "weighting": ("success_weight", 5),
