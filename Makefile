@@ -40,7 +40,7 @@ format: $(VENV)/.installed ## Format and sort imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed ## Measure, and write benchmarks/RESULTS.md
+bench: $(VENV)/.installed $(ARTIFACT) ## Measure, and write benchmarks/RESULTS.md
 	$(BIN)/python -m graphs evaluate --out benchmarks/RESULTS.md
 
 clean: ## Remove the environment and the artifacts
