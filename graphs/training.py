@@ -7,6 +7,7 @@ part of the split. The histories it carries for the store are complete.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -53,21 +54,21 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
         ArtifactWriter(out, settings=settings) as writer,
     ):
 
-        def bar(title: str) -> object:
+        def bar(title: str) -> Callable[[float], None]:
             task = bars.add_task(title, total=1.0)
             return lambda share: bars.update(task, completed=share)
 
         stack, retrieval, ranker, judged = map(
             bar, ("Candidates to learn from", "Retrieval models", "Ranking model", "Evaluation")
         )
-        ranked = ranking_data(dataset, events, stages.candidates.config.n_candidates, seed, stack)  # type: ignore[arg-type]
-        write_retrieval(writer, dataset, events, seed, retrieval)  # type: ignore[arg-type]
-        model = fit_ranker(ranked, seed, ranker)  # type: ignore[arg-type]
+        ranked = ranking_data(dataset, events, stages.candidates.config.n_candidates, seed, stack)
+        write_retrieval(writer, dataset, events, seed, retrieval)
+        model = fit_ranker(ranked, seed, ranker)
         writer.tensors(WEIGHTS, {name: value.numpy() for name, value in model.state_dict().items()})
         _write_histories(writer, dataset)
         _write_references(writer, ranked, model)
         writer.metrics = evaluate(writer.preview(), dataset, stages)
-        judged(1.0)  # type: ignore[operator]
+        judged(1.0)
     artifact = Artifact.open(out)
     show(artifact.manifest.metrics, console)
     console.print(f"{out}: model {artifact.model_version}, trained in {time.perf_counter() - began:.0f} s")
