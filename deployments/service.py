@@ -41,23 +41,26 @@ Body = bytes | Mapping[str, Any]
 Operation = Callable[["Recommender", Body], Awaitable[dict[str, Any]]]
 
 
-def _counted(operation: Operation) -> Operation:
-    """Reports the operation's status and time to the metrics."""
+def _counted(success: int) -> Callable[[Operation], Operation]:
+    """Reports the operation's status (`success`, or the error's) and its time to the metrics."""
 
-    @functools.wraps(operation)
-    async def counted(self: Recommender, body: Body) -> dict[str, Any]:
-        began, status = time.perf_counter(), 500
-        try:
-            response = await operation(self, body)
-            status = 200
-            return response
-        except FunnelError as error:
-            status = error.status
-            raise
-        finally:
-            self._metrics.request(operation.__name__, status, time.perf_counter() - began)
+    def decorate(operation: Operation) -> Operation:
+        @functools.wraps(operation)
+        async def counted(self: Recommender, body: Body) -> dict[str, Any]:
+            began, status = time.perf_counter(), 500
+            try:
+                response = await operation(self, body)
+                status = success
+                return response
+            except FunnelError as error:
+                status = error.status
+                raise
+            finally:
+                self._metrics.request(operation.__name__, status, time.perf_counter() - began)
 
-    return counted
+        return counted
+
+    return decorate
 
 
 class Recommender:
@@ -89,7 +92,7 @@ class Recommender:
         self._example_users = example_users
         self._missing = ["the first answer"]
 
-    @_counted
+    @_counted(200)
     async def recommend(self, body: Body) -> dict[str, Any]:
         """The n best items the user has not had yet."""
         request = parse(RecommendRequest, body)
@@ -103,7 +106,7 @@ class Recommender:
         )
         return self._response(request, await self._pipeline.ask(query))
 
-    @_counted
+    @_counted(200)
     async def rank(self, body: Body) -> dict[str, Any]:
         """The given items, best first; those not in the catalogue are listed in `unknown_item_ids`."""
         request = parse(RankRequest, body)
@@ -119,7 +122,7 @@ class Recommender:
         )
         return self._response(request, await self._pipeline.ask(query)) | {"unknown_item_ids": unknown}
 
-    @_counted
+    @_counted(200)
     async def similar(self, body: Body) -> dict[str, Any]:
         """Items that go with one item, whoever asks."""
         request = parse(SimilarRequest, body)
@@ -141,7 +144,7 @@ class Recommender:
             "model_version": self.model_version,
         }
 
-    @_counted
+    @_counted(202)
     async def record_events(self, body: Body) -> dict[str, Any]:
         """Stores events; returns once the store has them. `unknown_item_ids` are kept, but no model knows them."""
         request = parse(EventsRequest, body)

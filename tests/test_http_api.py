@@ -145,6 +145,8 @@ async def test_metrics_count_what_the_client_counts(client: httpx.AsyncClient, s
     answers = [
         await client.post("/v1/recommend", json={"user_id": f"u{i}", "n": 101 if i % 4 == 0 else 5}) for i in range(20)
     ]
+    event = {"user_id": "u1", "item_id": "i1", "event_type": "click"}
+    recorded = await client.post("/v1/events", json={"events": [event]})
     store.failing = True
     answers.append(await client.post("/v1/recommend", json={"user_id": "u1"}))
     scrape = await client.get("/metrics")
@@ -153,6 +155,7 @@ async def test_metrics_count_what_the_client_counts(client: httpx.AsyncClient, s
     for status in (200, 422):
         counted = sum(answer.status_code == status for answer in answers)
         assert value(text, "rayfunnel_requests_total", operation="recommend", status=str(status)) == counted
+    assert value(text, "rayfunnel_requests_total", operation="record_events", status=str(recorded.status_code)) == 1
     assert value(text, "rayfunnel_request_seconds_count", operation="recommend") == len(answers)
     assert value(text, "rayfunnel_degraded_total", stage="profile", reason="store") == 1
     assert value(text, "rayfunnel_batch_size_sum") == 16 + 1, "the warm-up request travels too"
