@@ -65,6 +65,10 @@ class Histories:
     weights: Sequence[str]
     """As stored: a number, or empty where the type's weight applies."""
     request_ids: Sequence[str]
+    versions: Sequence[bytes] = ()
+    """If asked for [B]: the history's version, empty where nothing was ever recorded."""
+    cached: Sequence[bytes | None] = ()
+    """If asked for [B]: the cache entry."""
 
     @classmethod
     def decode(
@@ -76,11 +80,16 @@ class Histories:
     ) -> Self:
         """From what the store holds: `counts` per user [B], then all users' members and timestamps [E]."""
         text = b"\0".join(members).decode("utf-8", "surrogatepass").split("\0") if members else []
+        item_ids, event_ids, event_types, weights, request_ids = (text[i::_FIELDS] for i in range(_FIELDS))
         return cls(
-            user_ids,
-            np.fromiter(counts, np.int32, len(user_ids)),
-            np.fromiter(map(float, timestamps), np.float64, len(members)),
-            *(text[i::_FIELDS] for i in range(_FIELDS)),
+            user_ids=user_ids,
+            count_B=np.fromiter(counts, np.int32, len(user_ids)),
+            timestamp_E=np.fromiter(map(float, timestamps), np.float64, len(members)),
+            item_ids=item_ids,
+            event_ids=event_ids,
+            event_types=event_types,
+            weights=weights,
+            request_ids=request_ids,
         )
 
     def events(self, row: int) -> list[Event]:

@@ -33,6 +33,12 @@ class Query:
     filter: Filter | None = None
     context: Mapping[str, str | float | bool] | None = None
 
+    @property
+    def what(self) -> tuple[object, ...]:
+        """Everything but the deadline: two queries that agree in it have the same answer."""
+        context = tuple(self.context.items()) if self.context else ()
+        return self.user_id, self.n, self.excluded.tobytes(), self.given.tobytes(), self.filter, context
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -47,16 +53,26 @@ class Answer:
     flow: Flow
 
 
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """What the candidate cache has for a request. `columns`: the entry, empty: none; see `CandidateCache`."""
+
+    key: str
+    version: bytes
+    columns: tuple[bytes, ...] = ()
+
+
 class Ticket:
     """A request on its way through batcher and pipeline; the first answer wins."""
 
-    __slots__ = ("answer", "arrived", "flow", "query")
+    __slots__ = ("answer", "arrived", "cached", "flow", "query")
 
     def __init__(self, query: Query) -> None:
         self.query = query
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.arrived = time.time()
         self.flow: Flow | None = None
+        self.cached: Cached | None = None
 
     @property
     def done(self) -> bool:

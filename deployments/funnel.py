@@ -13,14 +13,15 @@ from functools import partial
 from pydantic import BaseModel, ConfigDict
 
 from deployments.batcher import BatcherConfig
+from deployments.cache import CacheConfig, CandidateCache
 from deployments.catalogue import Catalogue
 from deployments.errors import StoreUnavailable
-from deployments.events import Event, history_batch
+from deployments.events import Event
 from deployments.fallbacks import PopularItems, cold_profiles
-from deployments.messages import HistoryBatch
 from deployments.models.artifact import Artifact
 from deployments.models.user_features import UserFeatures
 from deployments.pipeline import Pipeline, PipelineConfig
+from deployments.reader import HistoryReader
 from deployments.service import Recommender
 from deployments.stage import Place, Start
 from deployments.store import Store, StoreConfig
@@ -40,6 +41,7 @@ class FunnelConfig(BaseModel):
     pipeline: PipelineConfig = PipelineConfig()
     batcher: BatcherConfig = BatcherConfig()
     store: StoreConfig = StoreConfig()
+    cache: CacheConfig = CacheConfig()
 
 
 def assemble(
@@ -50,28 +52,24 @@ def assemble(
     config: FunnelConfig,
     rule_names: Sequence[str] = (),
     replica: str = "local",
+    cache_scope: str = "",
 ) -> Recommender:
     """A recommender over `starts`: how to call each stage of the pipeline, and `similar`; `slots`: calls in flight.
-    `replica`: the name its metrics carry.
+    `replica`: the name its metrics carry; `cache_scope`: a digest of the configuration that candidates depend on.
     """
     metrics = FunnelMetrics(replica)
     catalogue, user_features = Catalogue.load(artifact), UserFeatures(artifact)
     places = {name: Place(name, start, slots[name]) for name, start in starts.items()}
 
-    async def histories(user_ids: Sequence[str]) -> HistoryBatch:
-        found = await store.histories(user_ids)
-        return history_batch(
-            found,
-            catalogue.positions,
-            config.store.event_weights,
-            config.store.default_event_weight,
-            artifact.model_version,
-            user_features(user_ids),
-        )
+    cache = None
+    if config.cache.candidates_ttl_s:
+        sources = tuple(spec["name"] for spec in artifact.manifest.settings["sources"])
+        cache = CandidateCache(store, config.cache, artifact.model_version, cache_scope, sources)
 
     pipeline = Pipeline(
         places=places,
-        histories=histories,
+        histories=HistoryReader(store, config.store, catalogue, user_features, artifact.model_version, cache),
+        cache=cache,
         popular=PopularItems(artifact),
         cold_profiles=partial(
             cold_profiles,

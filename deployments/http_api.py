@@ -1,10 +1,13 @@
-"""The HTTP door: FastAPI over `Recommender`. Bodies are parsed once, errors are RFC 9457 problem documents.
+"""The HTTP door over `Recommender`. Bodies are parsed once, errors are RFC 9457 problem documents.
 
-Bodies are limited in middleware before anything is parsed: by Content-Length first, then by counting.
+The four operations are answered before FastAPI's layers, which cost a quarter of the ingress' CPU
+(benchmarks/NOTES.md); these do everything else, and describe the operations in the OpenAPI document. Bodies are limited
+before anything is parsed: by Content-Length first, then by counting.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -15,11 +18,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from deployments.errors import BodyTooLarge, FunnelError, Unavailable
 from deployments.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
 from monitoring.metrics import CONTENT_TYPE
+
+log = logging.getLogger("rayfunnel.http")
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -53,21 +59,18 @@ class _User(Body):
     user_id: Id
 
 
-def make_app(operations: Operations, config: HttpConfig) -> FastAPI:
+def make_app(operations: Operations, config: HttpConfig) -> Door:
     """The ASGI application."""
-    app = FastAPI(title="rayfunnel", summary="Recommendations from a funnel of stages on Ray Serve.")
-    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
+    app = Door(config.max_body_bytes)
     app.add_exception_handler(FunnelError, _funnel_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
 
     def post(path: str, model: type[Body], operation: Operation, status: int) -> None:
-        async def endpoint(request: Request) -> Response:
-            return _json(await operation(await request.body()), status)
-
+        app.operations[path] = operation, status
         app.add_api_route(
             path,
-            endpoint,
+            _documented,
             methods=["POST"],
             name=path.rsplit("/", 1)[1],
             description=getattr(operation, "__doc__", None),
@@ -99,6 +102,10 @@ def make_app(operations: Operations, config: HttpConfig) -> FastAPI:
     if config.demo:
         _add_demo(app, operations)
     return app
+
+
+async def _documented() -> None:
+    raise AssertionError("Door answers the operations before the routes are asked")
 
 
 def _add_demo(app: FastAPI, operations: Operations) -> None:
@@ -158,34 +165,59 @@ async def _http_error(_: Request, error: Exception) -> Response:
     return _json(content, error.status_code, "application/problem+json", **(error.headers or {}))
 
 
-async def _bug(_: Request, error: Exception) -> Response:
+async def _bug(_: Request | None, error: Exception) -> Response:
     return _problem(FunnelError(f"{type(error).__name__}; the replica's log has the details"))
 
 
-class BodyLimit:
-    """ASGI middleware: 413 for bodies over `max_bytes`, without parsing and without reading past the limit."""
+class Door(FastAPI):
+    """FastAPI, but for `operations` (path → what to call with the body, status of success).
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
+    Bodies over `max_body_bytes` are refused with 413, without parsing and without reading past the limit.
+    """
+
+    def __init__(self, max_body_bytes: int) -> None:
+        super().__init__(title="rayfunnel", summary="Recommendations from a funnel of stages on Ray Serve.")
+        self.operations: dict[str, tuple[Operation, int]] = {}
+        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on, or refuses it."""
+        """Answers one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await super().__call__(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        if declared and (not declared.isdigit() or int(declared[:20]) > self._max_bytes):
-            await _problem(BodyTooLarge(self._max_bytes))(scope, receive, send)
+        if self._too_large(scope):
+            await _problem(BodyTooLarge(self._max_body_bytes))(scope, receive, send)
             return
-        read = 0
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["method"] != "POST" or path not in self.operations:
+            await super().__call__(scope, receive, send)
+            return
+        operation, status = self.operations[path]
+        try:
+            response = _json(await operation(await self._body(receive)), status)
+        except ClientDisconnect:
+            return
+        except FunnelError as error:
+            response = _problem(error)
+        except Exception as error:
+            log.exception("%s failed", path)
+            response = await _bug(None, error)
+        await response(scope, receive, send)
 
-        async def counted() -> Message:
-            nonlocal read
+    def _too_large(self, scope: Scope) -> bool:
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                return not value.isdigit() or int(value[:20]) > self._max_body_bytes
+        return False
+
+    async def _body(self, receive: Receive) -> bytes:
+        body = bytearray()
+        while True:
             message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._max_bytes:
-                raise BodyTooLarge(self._max_bytes)
-            return message
-
-        await self._app(scope, counted, send)
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            if len(body) > self._max_body_bytes:
+                raise BodyTooLarge(self._max_body_bytes)
+            if not message.get("more_body", False):
+                return bytes(body)

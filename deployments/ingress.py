@@ -40,6 +40,7 @@ class IngressConfig:
     rule_names: tuple[str, ...]
     seed_histories: bool
     threads: int
+    cache_scope: str
 
 
 @serve.ingress()
@@ -58,7 +59,16 @@ class Ingress:
         starts = _starts(stages, artifact, config.slots)
         replica = serve.get_replica_context().replica_tag
         slots = {**config.slots, "similar": config.slots["candidates"]}
-        self._recommender = assemble(artifact, self._store, starts, slots, config.funnel, config.rule_names, replica)
+        self._recommender = assemble(
+            artifact,
+            self._store,
+            starts,
+            slots,
+            config.funnel,
+            config.rule_names,
+            replica,
+            config.cache_scope,
+        )
         self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
         if config.seed_histories:
             self._tasks.append(asyncio.ensure_future(seed(self._store, artifact)))

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments import fallbacks
 from deployments.batcher import Batcher, BatcherConfig
+from deployments.cache import CandidateCache
 from deployments.errors import StageFailed, StoreUnavailable
 from deployments.flow import Answer, Flow, Query, Ticket, request_batch
 from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch
@@ -26,6 +27,9 @@ from monitoring.metrics import FunnelMetrics
 log = logging.getLogger("rayfunnel.pipeline")
 
 STAGES = ("profile", "candidates", "scoring", "ranking")
+
+_JOIN_S = 0.05
+"""Most that a request's deadline may be after that of an equal one, to be answered with it."""
 
 
 class PipelineConfig(BaseModel):
@@ -49,9 +53,9 @@ class PipelineConfig(BaseModel):
 
 
 class Histories(Protocol):
-    """Fetches what users did: one round trip for the batch. Raises StoreUnavailable."""
+    """Fetches what users did: one round trip for the batch. Raises StoreUnavailable. `deployments.reader`."""
 
-    def __call__(self, user_ids: Sequence[str]) -> Awaitable[HistoryBatch]: ...
+    def __call__(self, tickets: Sequence[Ticket]) -> Awaitable[HistoryBatch]: ...
 
 
 class Popular(Protocol):
@@ -74,6 +78,7 @@ class Pipeline:
         config: PipelineConfig,
         batching: BatcherConfig,
         metrics: FunnelMetrics,
+        cache: CandidateCache | None = None,
     ) -> None:
         self._places = places
         self._histories = histories
@@ -81,6 +86,8 @@ class Pipeline:
         self._cold_profiles = cold_profiles
         self._config = config
         self._metrics = metrics
+        self._cache = cache
+        self._queued: dict[object, Ticket] = {}
         self._batcher: Batcher[Ticket] = Batcher(self._run, batching)
 
     @property
@@ -89,25 +96,44 @@ class Pipeline:
         return self._batcher.waiting
 
     async def ask(self, query: Query) -> Answer:
-        """The answer to `query`, by its deadline.
+        """The answer to `query`, by its deadline. One that asks the same as another in the queue gets that one's.
 
         Raises:
             Overloaded: the queue is full.
         """
+        while (leader := self._queued.get(query.what)) and 0 <= query.deadline - leader.query.deadline <= _JOIN_S:
+            try:
+                answer = await asyncio.shield(leader.answer)
+            except asyncio.CancelledError:
+                if not leader.answer.cancelled():
+                    raise  # our own caller has gone; else the leader's has
+                self._left(leader)
+            else:
+                self._metrics.joined()
+                return answer
         ticket = Ticket(query)
         self._batcher.put(ticket)
+        self._queued[query.what] = ticket
         spare_s = self._latest(query) - time.time()
         timer = asyncio.get_running_loop().call_later(max(0.0, spare_s), self._answer_late, ticket)
         try:
             return await ticket.answer
         finally:
             timer.cancel()
+            self._left(ticket)
+
+    def _left(self, ticket: Ticket) -> None:
+        """Nobody can join `ticket` any more: what it is answered from is read now."""
+        if self._queued.get(ticket.query.what) is ticket:
+            del self._queued[ticket.query.what]
 
     def _latest(self, query: Query) -> float:
         return query.deadline - self._config.reserve_ms / 1e3
 
     async def _run(self, tickets: Sequence[Ticket]) -> None:
         now = time.time()
+        for ticket in tickets:
+            self._left(ticket)
         try:
             requests = request_batch([t.query for t in tickets], self._popular.model_version)
             flow = Flow(list(tickets), requests, len(tickets))
@@ -151,16 +177,33 @@ class Pipeline:
             case "profile":
                 flow.profiles = await call(deadline, await self._fetch(flow, deadline))
             case "candidates":
-                flow.candidates = await call(deadline, flow.requests, flow.profiles)
+                flow.candidates = await self._candidates(flow, deadline)
             case "scoring":
                 flow.scores = await call(deadline, flow.profiles, flow.candidates)
             case "ranking":
                 flow.ranked = await call(deadline, flow.requests, flow.candidates, flow.scores)
 
+    async def _candidates(self, flow: Flow, deadline: float) -> CandidateBatch:
+        """The stage's for the rows that the cache has nothing for."""
+        assert flow.profiles is not None
+        call = self._places["candidates"].call
+        if self._cache is None:
+            return await call(deadline, flow.requests, flow.profiles)  # type: ignore[no-any-return]
+        cached = [ticket.cached for ticket in flow.tickets]
+        hits = [row for row, entry in enumerate(cached) if entry and entry.columns]
+        misses = np.setdiff1d(np.arange(len(cached)), hits)
+        self._metrics.cached(hits=len(hits), misses=len(misses))
+        parts = [self._cache.candidates([entry for entry in cached if entry and entry.columns])] if hits else []
+        if len(misses):
+            computed: CandidateBatch = await call(deadline, flow.requests.take(misses), flow.profiles.take(misses))
+            parts.append(computed)
+            if not flow.degraded:
+                self._cache.keep([entry for row in misses if (entry := cached[row])], computed)
+        return CandidateBatch.concat(parts).take(np.argsort([*hits, *misses.tolist()]))
+
     async def _fetch(self, flow: Flow, deadline: float) -> HistoryBatch:
-        users = [ticket.query.user_id for ticket in flow.tickets]
         try:
-            return await asyncio.wait_for(self._histories(users), deadline - time.time())
+            return await asyncio.wait_for(self._histories(flow.tickets), deadline - time.time())
         except (StoreUnavailable, TimeoutError) as error:
             raise StageFailed("profile", "store", str(error)) from error
         except Exception as error:

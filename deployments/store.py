@@ -3,6 +3,8 @@
 One sorted set per user, `{app}:history:{user_id}`: score = timestamp, member = the event (see `events.py`). Adding
 never overwrites, so an event sent twice is stored once: a caller that got StoreUnavailable simply sends again.
 The promise holds as far back as the history reaches (`history_limit`).
+
+`{app}:version:{user_id}` is a token that changes with every recorded event, `{app}:candidates:{key}` a cache entry.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -77,8 +81,16 @@ class StoreConfig(BaseModel):
 class Store(Protocol):
     """Every method raises StoreUnavailable if the store did not answer in time or at all."""
 
-    async def histories(self, user_ids: Sequence[str]) -> Histories:
-        """The most recent `history_limit` events of each user, by (timestamp, item_id, event_id). One round trip."""
+    async def histories(self, user_ids: Sequence[str], keys: Sequence[str] = ()) -> Histories:
+        """The most recent `history_limit` events of each user, by (timestamp, item_id, event_id). One round trip.
+
+        `keys`: the cache key of each user's request, or none at all; then `versions` and `cached` are filled as well.
+        A version is never newer than the history it comes with.
+        """
+        ...
+
+    async def cache(self, entries: Mapping[str, bytes], ttl_s: float) -> None:
+        """Keeps `entries` (by cache key) for `ttl_s` seconds. One round trip."""
         ...
 
     async def record(self, events: Sequence[Event]) -> int:
@@ -121,25 +133,39 @@ class RedisStore:
             **secrets,
         )
 
-    async def histories(self, user_ids: Sequence[str]) -> Histories:
+    async def histories(self, user_ids: Sequence[str], keys: Sequence[str] = ()) -> Histories:
         """See `Store`."""
         limit = self._config.history_limit
-        commands = [("ZRANGE", self._key(user), -limit, -1, "WITHSCORES") for user in user_ids]
+        commands: list[tuple[Any, ...]] = []
+        if keys:
+            versions = [self._key("version", user) for user in user_ids]
+            commands.append(("MGET", *versions, *(self._key("candidates", key) for key in keys)))
+        commands += [("ZRANGE", self._key("history", user), -limit, -1, "WITHSCORES") for user in user_ids]
         replies: list[list[bytes]] = await self._run(commands, self._config.timeout_ms)
+        found = replies.pop(0) if keys else []
         flat = list(itertools.chain.from_iterable(replies))
-        return Histories.decode(user_ids, (len(r) // 2 for r in replies), flat[::2], flat[1::2])
+        histories = Histories.decode(user_ids, (len(r) // 2 for r in replies), flat[::2], flat[1::2])
+        return replace(histories, versions=[v or b"" for v in found[: len(keys)]], cached=found[len(keys) :])
+
+    async def cache(self, entries: Mapping[str, bytes], ttl_s: float) -> None:
+        """See `Store`."""
+        ttl_ms = max(1, round(ttl_s * 1000))
+        commands = [("SET", self._key("candidates", key), value, "PX", ttl_ms) for key, value in entries.items()]
+        await self._run(commands, self._config.timeout_ms)
 
     async def record(self, events: Sequence[Event]) -> int:
         """See `Store`."""
-        added: dict[bytes, list[bytes]] = defaultdict(list)
+        added: dict[str, list[bytes]] = defaultdict(list)
         for event in events:
-            added[self._key(event.user_id)] += repr(float(event.timestamp)).encode(), event.member()
+            added[event.user_id] += repr(float(event.timestamp)).encode(), event.member()
         commands: list[tuple[Any, ...]] = []
-        for key, pairs in added.items():
+        for user, pairs in added.items():
+            key = self._key("history", user)
             commands.append(("ZADD", key, "NX", *pairs))
             commands.append(("ZREMRANGEBYRANK", key, 0, -self._config.history_limit - 1))
+            commands.append(("SET", self._key("version", user), os.urandom(8)))
         replies: list[int] = await self._run(commands, self._config.write_timeout_ms, write=True)
-        return sum(replies[::2])
+        return sum(replies[::3])
 
     async def seed(self, events: Iterable[Event], tag: str) -> int:
         """See `Store`."""
@@ -160,8 +186,8 @@ class RedisStore:
         """See `Store`."""
         await self._redis.aclose()
 
-    def _key(self, user_id: str) -> bytes:
-        return f"{self._config.app}:history:{user_id}".encode("utf-8", "surrogatepass")
+    def _key(self, kind: str, name: str) -> bytes:
+        return f"{self._config.app}:{kind}:{name}".encode("utf-8", "surrogatepass")
 
     async def _run(self, commands: Sequence[tuple[Any, ...]], timeout_ms: int, write: bool = False) -> list[Any]:
         """One round trip: all replies, or StoreUnavailable."""
@@ -170,7 +196,7 @@ class RedisStore:
         with (self._writes if write else self._reads).guard():
             try:
                 async with asyncio.timeout(timeout_ms / 1000):
-                    pipeline = self._redis.pipeline(transaction=False)
+                    pipeline = self._redis.pipeline(transaction=write)  # a history and its version change as one
                     for command in commands:
                         pipeline.execute_command(*command)
                     return await pipeline.execute()
@@ -191,14 +217,25 @@ class MemoryStore:
         self.delay_s = 0.0
         self._config = config
         self._users: dict[str, dict[bytes, float]] = defaultdict(dict)
+        self._versions: dict[str, bytes] = {}
+        self._entries: dict[str, tuple[float, bytes | None]] = {}
         self._tags: set[str] = set()
 
-    async def histories(self, user_ids: Sequence[str]) -> Histories:
+    async def histories(self, user_ids: Sequence[str], keys: Sequence[str] = ()) -> Histories:
         """See `Store`."""
         await self._answer(self._config.timeout_ms)
         rows = [sorted(self._users.get(user, {}).items(), key=_by_time) for user in user_ids]
         flat = list(itertools.chain.from_iterable(rows))
-        return Histories.decode(user_ids, map(len, rows), [m for m, _ in flat], (t for _, t in flat))
+        histories = Histories.decode(user_ids, map(len, rows), [m for m, _ in flat], (t for _, t in flat))
+        versions = [self._versions.get(user, b"") for user in user_ids[: len(keys)]]
+        now = time.monotonic()
+        entries = [self._entries.get(key, (0.0, None)) for key in keys]
+        return replace(histories, versions=versions, cached=[value if now < end else None for end, value in entries])
+
+    async def cache(self, entries: Mapping[str, bytes], ttl_s: float) -> None:
+        """See `Store`."""
+        await self._answer(self._config.timeout_ms)
+        self._entries |= {key: (time.monotonic() + ttl_s, value) for key, value in entries.items()}
 
     async def record(self, events: Sequence[Event]) -> int:
         """See `Store`."""
@@ -211,6 +248,7 @@ class MemoryStore:
         for user in {event.user_id for event in events}:
             kept = sorted(self._users[user].items(), key=_by_time)[-self._config.history_limit :]
             self._users[user] = dict(kept)
+            self._versions[user] = os.urandom(8)
         return new
 
     async def seed(self, events: Iterable[Event], tag: str) -> int:

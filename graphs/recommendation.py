@@ -4,9 +4,11 @@ HTTP, handle → Ingress [ validate → batch → profile ] → CandidateGenerat
 """
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from ray import serve
 from ray.serve import Application
 
@@ -44,16 +46,25 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
     application: Application = ingress.bind(
         IngressConfig(
             artifact=artifact,
-            funnel=FunnelConfig(pipeline=config.pipeline, batcher=config.batcher, store=config.store),
+            funnel=FunnelConfig(
+                pipeline=config.pipeline, batcher=config.batcher, store=config.store, cache=config.cache
+            ),
             http=config.http,
             slots={name: getattr(config.stages, name).slots for name in STAGES},
             rule_names=tuple(rule.name for rule in config.stages.ranking.config.rules),
             seed_histories=config.seed_histories,
             threads=_threads(config.ingress.num_cpus),
+            cache_scope=_cache_scope(config),
         ),
         **stages,
     )
     return application
+
+
+def _cache_scope(config: RecommenderArgs) -> str:
+    """Digest of everything but the model that a user's candidates depend on."""
+    parts: list[BaseModel] = [config.store, config.stages.profile.config, config.stages.candidates.config]
+    return hashlib.blake2b("\n".join(part.model_dump_json() for part in parts).encode(), digest_size=8).hexdigest()
 
 
 def check(config: RecommenderArgs) -> None:

@@ -56,6 +56,13 @@ class FunnelMetrics:
             buckets=SIZES,
             registry=self._registry,
         )
+        self._cache = Counter(
+            "rayfunnel_cache",
+            "Requests by what spared them the candidate stage: `hit`, `miss` (nothing did); `joined`: an equal request "
+            "was in the queue.",
+            ("replica", "outcome"),
+            registry=self._registry,
+        )
         self._waiting = Gauge(
             "rayfunnel_queue_depth",
             "Requests that wait for a batch, at the time of the scrape.",
@@ -79,6 +86,15 @@ class FunnelMetrics:
         self._batch.labels(**self._labels).observe(size)
         for stage, milliseconds in stages_ms.items():
             self._stage.labels(stage=stage, **self._labels).observe(milliseconds / 1e3)
+
+    def cached(self, hits: int, misses: int) -> None:
+        """The candidate cache was asked."""
+        self._cache.labels(outcome="hit", **self._labels).inc(hits)
+        self._cache.labels(outcome="miss", **self._labels).inc(misses)
+
+    def joined(self) -> None:
+        """A request is answered with an equal one that was in the queue."""
+        self._cache.labels(outcome="joined", **self._labels).inc()
 
     def text(self, waiting: int) -> bytes:
         """Prometheus' text exposition. `waiting`: requests in the queue now."""

@@ -148,7 +148,8 @@ async def test_past_the_bound_of_the_queue_the_answer_is_overloaded_at_once(
     recommender = in_process(store, config, {"candidates": stuck})
     waiting = [asyncio.ensure_future(recommender.recommend({"user_id": "u1", "deadline_ms": 500}))]
     await asyncio.sleep(0.05)
-    waiting += [asyncio.ensure_future(recommender.recommend({"user_id": "u1", "deadline_ms": 500})) for _ in range(3)]
+    others = ("u2", "u3", "u4")
+    waiting += [asyncio.ensure_future(recommender.recommend({"user_id": u, "deadline_ms": 500})) for u in others]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded, match="3 requests are waiting already"):
         await recommender.recommend({"user_id": "u1"})

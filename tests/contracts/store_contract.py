@@ -114,3 +114,29 @@ class StoreContract:
 
     async def test_ping_answers(self, open_store: OpenStore) -> None:
         await open_store().ping()
+
+    async def test_every_recorded_event_changes_the_users_version_and_nobody_elses(self, open_store: OpenStore) -> None:
+        store = open_store()
+        users, keys = ["u1", "u2"], ["k1", "k2"]
+        before = await store.histories(users, keys)
+        assert list(before.versions) == [b"", b""]
+        await store.record([event("a", user_id="u1"), event("b", user_id="u1")])
+        once = await store.histories(users, keys)
+        assert once.versions[0] != b""
+        assert once.versions[1] == b""
+        await store.record([event("c", user_id="u1")])
+        twice = await store.histories(users, keys)
+        assert twice.versions[0] not in (b"", once.versions[0])
+        assert list((await store.histories(users)).versions) == [], "not asked for"
+
+    async def test_cache_entries_come_with_the_histories_until_they_expire(self, open_store: OpenStore) -> None:
+        store = open_store()
+        await store.record([event("a", user_id="u1")])
+        await store.cache({"k1": b"\x00one", "k2": b"two"}, ttl_s=60)
+        await store.cache({"k2": b"new"}, ttl_s=0.05)
+        found = await store.histories(["u1", "u1", "u2"], ["k1", "k2", ""])
+        assert list(found.cached) == [b"\x00one", b"new", None]
+        assert list(found.event_ids) == ["a", "a"]
+        await asyncio.sleep(0.1)
+        assert list((await store.histories(["u1"], ["k2"])).cached) == [None]
+        await store.cache({}, ttl_s=1)

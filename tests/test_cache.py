@@ -1,0 +1,238 @@
+"""The candidate cache and joined requests, over the real funnel in one process: answers never depend on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deployments.batcher import BatcherConfig
+from deployments.cache import CacheConfig, CandidateCache
+from deployments.catalogue import Catalogue
+from deployments.errors import StageFailed
+from deployments.flow import Query
+from deployments.funnel import FunnelConfig
+from deployments.messages import Batch, Filter, HistoryBatch, ProfileBatch, RequestBatch
+from deployments.models.artifact import Artifact
+from deployments.profiles import ProfileConfig, Profiles
+from deployments.service import Recommender
+from deployments.stage import Batches, Start, local
+from deployments.store import MemoryStore, StoreConfig
+from tests.conftest import small_args
+
+Build = Callable[..., Recommender]
+CACHING = FunnelConfig(cache=CacheConfig(candidates_ttl_s=60))
+
+
+class Counting:
+    """The real candidate stage; `rows` of each call."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        from deployments.candidates import CandidateGenerator
+
+        self.rows: list[int] = []
+        self.start: Start = local(self._call, 4)
+        self._stage = CandidateGenerator(artifact, small_args("").stages.candidates.config)
+
+    def _call(self, requests: RequestBatch, profiles: ProfileBatch) -> Batch:
+        self.rows.append(len(requests))
+        return self._stage(requests, profiles)
+
+
+@pytest.fixture
+def counting(artifact: Artifact) -> Counting:
+    return Counting(artifact)
+
+
+def ask(recommender: Recommender, user: str, **fields: Any) -> Any:
+    """One request, patient enough for any machine."""
+    return recommender.recommend({"user_id": user, "deadline_ms": 20_000} | fields)
+
+
+def content(answer: dict[str, Any]) -> list[tuple[str, float, str]]:
+    """What of an answer must not depend on the cache."""
+    assert answer["degraded"] == []
+    return [(item["item_id"], round(item["score"], 4), item["source"]) for item in answer["items"]]
+
+
+async def settled(recommender: Recommender) -> None:
+    """Returns once what is to be kept is kept."""
+    await asyncio.sleep(0.05)
+
+
+REQUESTS: list[dict[str, Any]] = [
+    {},
+    {"n": 3},
+    {"n": 100},
+    {"exclude_ids": ["i1", "i5"]},
+    {"filters": {"genres": ["Comedy"]}},
+    {"filters": {"genres": ["Drama"], "year": {"gte": 1990}}},
+]
+
+
+async def test_answers_are_the_same_with_and_without_cache(
+    in_process: Build, store: MemoryStore, counting: Counting
+) -> None:
+    plain = in_process(store)
+    caching = in_process(store, CACHING, starts={"candidates": counting.start})
+    rng = np.random.default_rng(3)
+    for _ in range(4):
+        asked = [(f"u{rng.integers(0, 12)}", REQUESTS[rng.integers(0, len(REQUESTS))]) for _ in range(40)]
+        answers = [asyncio.gather(*(ask(r, user, **fields) for user, fields in asked)) for r in (plain, caching)]
+        expected, cached = await asyncio.gather(*answers)
+        assert [content(a) for a in cached] == [content(a) for a in expected]
+        await settled(caching)
+    assert 0 < sum(counting.rows) < 100, "of 160 requests many were hits"
+
+
+async def test_a_user_who_asks_again_skips_the_candidate_stage_until_an_event(
+    in_process: Build, store: MemoryStore, counting: Counting
+) -> None:
+    caching = in_process(store, CACHING, starts={"candidates": counting.start})
+    first = await ask(caching, "u1")
+    await settled(caching)
+    assert content(await ask(caching, "u1")) == content(first)
+    assert counting.rows == [1]
+
+    seen = first["items"][0]["item_id"]
+    await caching.record_events({"events": [{"user_id": "u1", "item_id": seen, "event_type": "view"}]})
+    after = await ask(caching, "u1")
+    assert counting.rows == [1, 1]
+    assert seen not in [item["item_id"] for item in after["items"]]
+    assert content(after) == content(await ask(in_process(store), "u1"))
+    assert content(await ask(caching, "u2")) == content(await ask(in_process(store), "u2")), "others are not touched"
+
+
+async def test_what_was_made_of_a_fallback_is_not_kept(
+    in_process: Build, store: MemoryStore, counting: Counting, artifact: Artifact
+) -> None:
+    profiles = Profiles(artifact, ProfileConfig())
+    broken = [True]
+
+    def stage(histories: HistoryBatch) -> Batch:
+        if broken[0]:
+            raise ZeroDivisionError("a bug in the stage")
+        return profiles(histories)
+
+    caching = in_process(store, CACHING, starts={"candidates": counting.start, "profile": local(stage, 1)})
+    assert (await ask(caching, "u1"))["degraded"] == ["profile:error"]
+    await settled(caching)
+    broken[0] = False
+    assert content(await ask(caching, "u1")) == content(await ask(in_process(store), "u1"))
+    assert counting.rows == [1, 1]
+
+
+async def test_entries_expire(in_process: Build, store: MemoryStore, counting: Counting) -> None:
+    config = FunnelConfig(cache=CacheConfig(candidates_ttl_s=0.1))
+    caching = in_process(store, config, starts={"candidates": counting.start})
+    await ask(caching, "u1")
+    await asyncio.sleep(0.2)
+    await ask(caching, "u1")
+    assert counting.rows == [1, 1]
+
+
+async def test_a_store_that_keeps_nothing_changes_no_answer(
+    in_process: Build, store: MemoryStore, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deployments.errors import StoreUnavailable
+
+    async def refuse(*_: object) -> None:
+        raise StoreUnavailable("out of memory")
+
+    monkeypatch.setattr(store, "cache", refuse)
+    caching = in_process(store, CACHING, starts={"candidates": counting.start})
+    for _ in range(2):
+        assert content(await ask(caching, "u1")) == content(await ask(in_process(store), "u1"))
+        await settled(caching)
+    assert counting.rows == [1, 1]
+
+
+def test_the_key_tells_apart_all_that_candidates_depend_on() -> None:
+    def key(version: str = "m", scope: str = "s", **fields: Any) -> str:
+        query = Query(**{"user_id": "u", "n": 10, "deadline": 1.0} | fields)
+        return CandidateCache(MemoryStore(StoreConfig()), CacheConfig(), version, scope, ()).key(query)
+
+    same = key()
+    assert key(deadline=9.0) == same
+    others = [
+        key(version="m2"),
+        key(scope="s2"),
+        key(user_id="v"),
+        key(n=11),
+        key(excluded=np.array([3], np.int32)),
+        key(filter=Filter(one_of=(("genres", ("Drama",)),))),
+        key(filter=Filter(between=(("year", (1990.0, 2000.0)),))),
+    ]
+    assert len({same, *others}) == 1 + len(others)
+    assert key(given=np.array([1], np.int32)) == ""
+
+
+class Gate:
+    """A candidate stage that waits until it is let go, then works."""
+
+    def __init__(self, counting: Counting) -> None:
+        self.open = asyncio.Event()
+        self._counting = counting
+
+    async def __call__(self, deadline: float, batches: Batches) -> Batch:
+        await self.open.wait()
+        return await self._counting.start(deadline, batches)
+
+
+async def test_equal_requests_in_the_queue_travel_once_and_each_gets_its_answer(
+    in_process: Build, store: MemoryStore, counting: Counting
+) -> None:
+    gate = Gate(counting)
+    config = FunnelConfig(batcher=BatcherConfig(in_flight=1))
+    recommender = in_process(store, config, starts={"candidates": gate})
+    first = asyncio.ensure_future(ask(recommender, "u0"))
+    await asyncio.sleep(0.05)  # it is under way; what comes now waits
+    equal = [asyncio.ensure_future(ask(recommender, "u1")) for _ in range(5)]
+    other = [asyncio.ensure_future(ask(recommender, "u1", n=3)), asyncio.ensure_future(ask(recommender, "u2"))]
+    await asyncio.sleep(0.05)
+    equal[0].cancel()  # the one that the others joined
+    await asyncio.sleep(0)
+    gate.open.set()
+    answers = await asyncio.gather(first, *equal[1:], *other)
+    assert counting.rows == [1, 3], "u1, u1 with n=3, u2"
+    assert len({a["request_id"] for a in answers}) == len(answers)
+    assert len({repr(content(a)) for a in answers[1:5]}) == 1
+    assert content(answers[1]) == content(await ask(in_process(store), "u1"))
+
+
+async def test_a_request_does_not_join_one_that_has_read_its_history_already(
+    in_process: Build, store: MemoryStore, counting: Counting, artifact: Artifact
+) -> None:
+    gate = Gate(counting)
+    recommender = in_process(store, starts={"candidates": gate})
+    before = asyncio.ensure_future(ask(recommender, "u1"))
+    await asyncio.sleep(0.05)
+    event = {"user_id": "u1", "item_id": Catalogue.load(artifact).item_ids[0], "event_type": "like"}
+    await recommender.record_events({"events": [event]})
+    after = asyncio.ensure_future(ask(recommender, "u1"))
+    await asyncio.sleep(0.05)
+    gate.open.set()
+    await before
+    assert content(await after) == content(await ask(in_process(store), "u1"))
+    assert counting.rows == [1, 1]
+
+
+async def test_a_hurried_request_is_not_joined_to_a_patient_one(
+    in_process: Build, store: MemoryStore, counting: Counting
+) -> None:
+    async def stuck(deadline: float, batches: Batches) -> Batch:
+        await asyncio.sleep(0.5)
+        raise StageFailed("candidates", "error", "stuck")
+
+    config = FunnelConfig(batcher=BatcherConfig(in_flight=1))
+    recommender = in_process(store, config, starts={"candidates": stuck})
+    patient = [asyncio.ensure_future(ask(recommender, user)) for user in ("u0", "u1")]
+    await asyncio.sleep(0.02)
+    began = asyncio.get_running_loop().time()
+    hurried = await recommender.recommend({"user_id": "u1", "deadline_ms": 100})
+    assert hurried["degraded"] == ["queue:deadline"]
+    assert asyncio.get_running_loop().time() - began < 0.4
+    await asyncio.gather(*patient)
