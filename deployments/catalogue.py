@@ -66,11 +66,9 @@ class _Numbers:
 class Catalogue:
     """The N items of one artifact. Thread-safe; all arrays it gives are read-only."""
 
-    def __init__(self, item_ids: Sequence[str], titles: pa.Array, columns: Mapping[str, _Labels | _Numbers]) -> None:
-        self.item_ids = tuple(item_ids)
-        self._position = {item_id: i for i, item_id in enumerate(self.item_ids)}
-        self._titles, self._columns = titles, columns
-        size = min(1024, max(16, _CACHED_MASK_BYTES // max(1, len(self.item_ids))))
+    def __init__(self, item_ids: pa.Array, titles: pa.Array, columns: Mapping[str, _Labels | _Numbers]) -> None:
+        self._ids, self._titles, self._columns = item_ids, titles, columns
+        size = min(1024, max(16, _CACHED_MASK_BYTES // max(1, len(item_ids))))
         self.mask: Callable[[Filter], Bools] = functools.lru_cache(size)(self._mask)
         """Filter → read-only bool [N], True where the item passes. The least recently used are forgotten."""
 
@@ -91,13 +89,21 @@ class Catalogue:
         ids = _strings("item_id", table["item_id"])
         titles = _strings("title", table["title"]) if "title" in table.column_names else None
         columns = {n: _column(n, table[n]) for n in table.column_names if n not in ("item_id", "title")}
-        catalogue = cls(ids.to_numpy(zero_copy_only=False).tolist(), titles, columns)
-        if ids.null_count or len(catalogue._position) != len(ids):
+        if ids.null_count or pc.count_distinct(ids).as_py() != len(ids):
             raise ArtifactError(f"{FILE}: item_id must be unique and without nulls")
-        return catalogue
+        return cls(ids, titles, columns)
 
     def __len__(self) -> int:
-        return len(self.item_ids)
+        return len(self._ids)
+
+    @functools.cached_property
+    def item_ids(self) -> tuple[str, ...]:
+        """The external ids, by position. Made when first asked for: 1M of them take 70 MB, and stages need none."""
+        return tuple(self._ids.to_pylist())
+
+    @functools.cached_property
+    def _position(self) -> dict[str, int]:
+        return {item_id: i for i, item_id in enumerate(self.item_ids)}
 
     @property
     def attributes(self) -> Mapping[str, Kind]:

@@ -192,6 +192,10 @@ class CandidateBatch(Batch):
     mask_BK: Bools
     sources: tuple[str, ...]
 
+    def items_only(self) -> CandidateBatch:
+        """Without what each source gives: three quarters of the bytes, which the ranking stage has no use for."""
+        return replace(self, source_scores_BKS=self.source_scores_BKS[:, :, :0], sources=())
+
 
 @dataclass(frozen=True, slots=True)
 class ScoreBatch(Batch):

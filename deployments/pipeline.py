@@ -181,7 +181,8 @@ class Pipeline:
             case "scoring":
                 flow.scores = await call(deadline, flow.profiles, flow.candidates)
             case "ranking":
-                flow.ranked = await call(deadline, flow.requests, flow.candidates, flow.scores)
+                assert flow.candidates is not None
+                flow.ranked = await call(deadline, flow.requests, flow.candidates.items_only(), flow.scores)
 
     async def _candidates(self, flow: Flow, deadline: float) -> CandidateBatch:
         """The stage's for the rows that the cache has nothing for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -19,9 +18,10 @@ from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import StageFailed
+from deployments.joiner import Joiner
 from deployments.messages import Batch
 from deployments.models.artifact import Artifact
-from deployments.stage import Batches, Stage, Start, run_before
+from deployments.stage import Batches, Stage, Start
 
 HUNG_S = 60.0
 """A call that computes for longer than any deadline has hung."""
@@ -58,14 +58,18 @@ def set_threads(threads: int) -> None:
 class StageReplica:
     """Holds one stage; keeps its compute off the event loop. A deadline that passed in the queue is not started.
 
-    `slots`: calls computed at a time; `threads`: cores each may use.
+    `slots`: batches computed at a time, others join meanwhile up to `max_rows`; `threads`: cores each may use.
     """
 
-    def __init__(self, factory: StageFactory, artifact: str, slots: int, threads: int) -> None:
+    def __init__(self, factory: StageFactory, artifact: str, slots: int, max_rows: int, threads: int) -> None:
         own_devices()
         set_threads(threads)
         self._stage = factory.build(Artifact.open(artifact))
-        self._pool = ThreadPoolExecutor(slots, factory.stage.__name__, initializer=set_threads, initargs=(threads,))
+        pool = ThreadPoolExecutor(slots, factory.stage.__name__, initializer=set_threads, initargs=(threads,))
+        self._methods = {
+            name: self._timed(getattr(self._stage, name)) for name in METHODS if hasattr(self._stage, name)
+        }
+        self._joiner = Joiner(pool, slots, max_rows)
         self._running: dict[int, float] = {}
 
     async def run(self, method: str, deadline: float, *batches: Batch) -> Batch:
@@ -74,17 +78,18 @@ class StageReplica:
         Raises:
             DeadlineExceeded: it passed before the call's turn came.
         """
-        assert method in METHODS
-        stage = getattr(self._stage, method)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, deadline, stage, batches)
+        return await self._joiner.call(self._methods[method], deadline, batches)
 
-    def _run(self, deadline: float, stage: Callable[..., Batch], batches: Batches) -> Batch:
-        thread = threading.get_ident()
-        self._running[thread] = time.monotonic()
-        try:
-            return run_before(deadline, stage, batches)
-        finally:
-            del self._running[thread]
+    def _timed(self, method: Callable[..., Batch]) -> Callable[..., Batch]:
+        def timed(*batches: Batch) -> Batch:
+            thread = threading.get_ident()
+            self._running[thread] = time.monotonic()
+            try:
+                return method(*batches)
+            finally:
+                del self._running[thread]
+
+        return timed
 
     def check_health(self) -> None:
         """For Serve: fails, so that the replica is replaced, if a call has hung."""

@@ -52,7 +52,7 @@ class StageArgs(Strict):
 
     `placement`: `replica` = a deployment of its own, `ingress` = in the ingress process. The next four describe a
     replica. `slots`: batches an ingress replica keeps under way at this stage; `concurrency`: computed at a time in one
-    replica.
+    replica; those that wait meanwhile are joined, up to `max_rows` requests.
     """
 
     placement: Literal["replica", "ingress"] = "replica"
@@ -60,6 +60,7 @@ class StageArgs(Strict):
     num_cpus: float = Field(0.3, gt=0)
     num_gpus: Gpus = 0
     concurrency: int = Field(2, ge=1)
+    max_rows: int = Field(256, ge=1)
     slots: int = Field(8, ge=1)
 
 

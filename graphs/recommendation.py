@@ -104,7 +104,7 @@ def _stage(name: str, args: Any, artifact: str, n_callers: int) -> Any:
         max_surge_percent=100,
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
     )
-    return deployment.bind(factory, artifact, args.concurrency, _threads(args.num_cpus))
+    return deployment.bind(factory, artifact, args.concurrency, args.max_rows, _threads(args.num_cpus))
 
 
 def _threads(num_cpus: float) -> int:

@@ -1,0 +1,111 @@
+"""A stage's side of batching: calls that wait for the stage at the same time are computed as one batch.
+
+Each caller sends batches of its own; a GPU wants large ones. As at the ingress nothing waits on purpose: a call that
+finds the stage free is computed at once, and what gathers while it is busy goes together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+from deployments.batcher import Batcher, BatcherConfig
+from deployments.messages import Batch
+from deployments.stage import run_before
+
+Method = Callable[..., Batch]
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    method: Method
+    deadline: float
+    batches: tuple[Batch, ...]
+    answer: asyncio.Future[Batch] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def done(self) -> bool:
+        return self.answer.done()
+
+    @property
+    def rows(self) -> int:
+        return len(self.batches[0])
+
+
+class Joiner:
+    """Runs a stage's methods on `pool`, `slots` at a time, up to `max_rows` rows together.
+
+    Rows are independent and padding does not matter (tests/contracts/), so a caller gets what it would have got alone.
+    If the joined call fails, each is made alone, so that one bad batch fails only itself.
+    """
+
+    def __init__(self, pool: Executor, slots: int, max_rows: int) -> None:
+        self._pool = pool
+        self._max_rows = max_rows
+        self._batcher: Batcher[_Call] = Batcher(self._run, BatcherConfig(max_batch=64, max_queue=4096, in_flight=slots))
+
+    async def call(self, method: Method, deadline: float, batches: tuple[Batch, ...]) -> Batch:
+        """`method(*batches)`. `deadline`: Unix seconds.
+
+        Raises:
+            DeadlineExceeded: it passed before the call's turn came.
+        """
+        call = _Call(method, deadline, batches)
+        self._batcher.put(call)
+        return await call.answer
+
+    async def _run(self, calls: Sequence[_Call]) -> None:
+        loop = asyncio.get_running_loop()
+        for group in _groups(calls, self._max_rows):
+            answers = await loop.run_in_executor(self._pool, _compute, group)
+            for call, answer in zip(group, answers, strict=True):
+                if call.done:
+                    continue
+                if isinstance(answer, Exception):
+                    call.answer.set_exception(answer)
+                else:
+                    call.answer.set_result(answer)
+
+
+def _groups(calls: Sequence[_Call], max_rows: int) -> list[list[_Call]]:
+    """Calls of the same method, in order, none but a lone one over `max_rows`."""
+    groups: list[list[_Call]] = []
+    latest: dict[Method, list[_Call]] = {}
+    for call in calls:
+        group = latest.get(call.method)
+        if group is None or sum(c.rows for c in group) + call.rows > max_rows:
+            group = latest[call.method] = []
+            groups.append(group)
+        group.append(call)
+    return groups
+
+
+def _compute(group: Sequence[_Call]) -> list[Batch | Exception]:
+    now = time.time()
+    alive = [call for call in group if call.deadline >= now]
+    joined: dict[int, Batch] = {}
+    if len(alive) > 1:
+        try:
+            joined = _joined(alive)
+        except Exception:
+            joined = {}  # whose fault it is shows when each is run alone
+    return [joined[id(call)] if id(call) in joined else _alone(call) for call in group]
+
+
+def _joined(calls: Sequence[_Call]) -> dict[int, Batch]:
+    columns: list[Any] = [type(parts[0]).concat(parts) for parts in zip(*(c.batches for c in calls), strict=True)]
+    answer = calls[0].method(*columns)
+    ends = list(itertools.accumulate(call.rows for call in calls))
+    return {id(c): answer.take(slice(end - c.rows, end)) for c, end in zip(calls, ends, strict=True)}
+
+
+def _alone(call: _Call) -> Batch | Exception:
+    try:
+        return run_before(call.deadline, call.method, call.batches)
+    except Exception as error:
+        return error
