@@ -26,7 +26,6 @@ def cold_profiles(requests: RequestBatch, dimension: int, n_features: int) -> Pr
     return ProfileBatch(
         model_version=requests.model_version,
         item_BH=np.empty((rows, 0), np.int32),
-        timestamp_BH=np.empty((rows, 0), np.float64),
         weight_BH=np.empty((rows, 0), np.float32),
         user_vector_BD=np.zeros((rows, dimension), np.float32),
         features_BF=np.zeros((rows, n_features), np.float32),

@@ -168,7 +168,6 @@ class ProfileBatch(Batch):
     """A user as the models see one: the history and the user tower's vector."""
 
     item_BH: Ints
-    timestamp_BH: Times
     weight_BH: Floats
     user_vector_BD: Floats
     """Output of the user tower, comparable with the item vectors by dot product."""

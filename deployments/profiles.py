@@ -41,7 +41,6 @@ class Profiles:
         return ProfileBatch(
             model_version=self.model_version,
             item_BH=histories.item_BH,
-            timestamp_BH=histories.timestamp_BH,
             weight_BH=histories.weight_BH,
             user_vector_BD=np.where(cold_B[:, None], np.float32(0), self._vectors(histories)),
             features_BF=histories.features_BF,
