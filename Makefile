@@ -40,8 +40,11 @@ format: $(VENV)/.installed ## Format and sort imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed $(ARTIFACT) ## Measure, and write benchmarks/RESULTS.md
+bench: $(VENV)/.installed $(ARTIFACT) ## Measure (25 minutes; needs wrk), and write benchmarks/RESULTS.md
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m graphs evaluate --out benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks speed
+	$(BIN)/python -m benchmarks open-loop
 
 clean: ## Remove the environment and the artifacts
 	rm -rf $(VENV) artifacts

@@ -9,7 +9,6 @@ import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from graphs import baselines
 from graphs.config import RecommenderArgs, Stages
 from graphs.datasets import Dataset, Interactions, load, temporal_split
 from graphs.fit.ranker import history_rows
+from graphs.results import write_section
 
 DEPTH = 100
 """Length of the answers that are judged."""
@@ -213,9 +213,8 @@ def markdown(result: Mapping[str, Any], model_version: str, command: str) -> str
 
 
 def report(artifact: str, data: str, config: RecommenderArgs, out: str, command: str) -> None:
-    """Evaluates an artifact and writes benchmarks/RESULTS.md."""
+    """Evaluates an artifact and writes its section of benchmarks/RESULTS.md."""
     opened = Artifact.open(artifact)
     result = evaluate(opened, load(data, config.store), config.stages)
     show(result, Console())
-    head = "# Results\n\nGenerated; every section names the command that makes it.\n\n"
-    Path(out).write_text(head + markdown(result, opened.model_version, command), "utf-8")
+    write_section(out, markdown(result, opened.model_version, command))

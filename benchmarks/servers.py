@@ -1,0 +1,165 @@
+"""Starts and stops what is compared: rayfunnel, its peers and the store they share, each on a port of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.valkey import ValkeyConfig, ValkeySupervisor
+from deployments.funnel import seed
+from deployments.models.artifact import Artifact
+from deployments.store import RedisStore, StoreConfig
+from graphs.serving import environment
+
+READY_S = 180
+STORE_PORT, PORT = 16390, 18000
+URL = f"http://127.0.0.1:{PORT}"
+BIN = Path(sys.executable).parent
+
+
+@contextlib.contextmanager
+def store(folder: Path, artifact: str) -> Iterator[None]:
+    """A Valkey server that holds the artifact's histories."""
+    supervisor = ValkeySupervisor(ValkeyConfig(port=STORE_PORT, data_dir=str(folder / "store")))
+    supervisor.start()
+    try:
+        asyncio.run(_seed(artifact))
+        yield
+    finally:
+        supervisor.stop()
+
+
+async def _seed(artifact: str) -> None:
+    client = RedisStore(StoreConfig(redis_url=f"redis://127.0.0.1:{STORE_PORT}/0", history_limit=2500))
+    await seed(client, Artifact.open(artifact))
+    await client.close()
+
+
+def config(base: str, folder: Path, name: str, plain: bool, everything: str = "", replicas: int = 0) -> Path:
+    """A copy of the config file on our ports and store. `plain`: the fp32 model as it is, and no cache; `everything`:
+    where all stages run; `replicas`: of the ingress.
+    """
+    loaded: dict[str, Any] = copy.deepcopy(yaml.safe_load(Path(base).read_text("utf-8")))
+    loaded["http_options"]["port"] = PORT
+    loaded["applications"] = [app for app in loaded["applications"] if app["name"] == "recommender"]
+    args = loaded["applications"][0]["args"]
+    args["artifact"] = str(Path(args["artifact"]).resolve())
+    args["store"] = {"redis_url": f"redis://127.0.0.1:{STORE_PORT}/0", "history_limit": args["store"]["history_limit"]}
+    args["pipeline"]["deadline_ms"] = 2000  # every server computes every answer in full
+    if plain:
+        args["cache"] = {}
+        args["stages"]["scoring"]["config"] = {"backend": "eager", "precision": "fp32"}
+    if everything:
+        for stage in args["stages"].values():
+            stage["placement"] = everything
+    if replicas:
+        args["ingress"] = {"replicas": replicas, "num_cpus": 0.5}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(loaded), "utf-8")
+    return path
+
+
+_OURS = ["python", "-m", "graphs", "serve", "{config}"]
+_QUIET = ["--port", "{port}", "--log-level", "warning"]
+_UVICORN = ["uvicorn", "--workers", "2", *_QUIET, "benchmarks.peers.fastapi_uvicorn:app"]
+COMMANDS = {
+    "rayfunnel": _OURS,
+    "rayfunnel, all in ingress": _OURS,
+    "rayfunnel as shipped": _OURS,
+    "rayfunnel as shipped, all in ingress": _OURS,
+    "stock Ray Serve": ["serve", "run", "{serve}"],
+    "FastAPI + uvicorn x2, batched": _UVICORN,
+    "FastAPI + uvicorn x2, per request": _UVICORN,
+    "mosec x2, batched": ["python", "-m", "benchmarks.peers.mosec_batched", *_QUIET],
+}
+"""Every server by name."""
+
+LIMITS = ("limit, 1 process", "limit, 2 processes")
+
+
+@contextlib.contextmanager
+def server(name: str, base: str, folder: Path) -> Iterator[str]:
+    """Runs the server until the block ends; gives its URL once it answers."""
+    shipped = "as shipped" in name
+    inside = "all in ingress" in name
+    path = config(base, folder, "config", not shipped, "ingress" if inside else "", 2 if inside else 0)
+    serve = folder / "stock.yaml"
+    serve.write_text(
+        yaml.safe_dump(
+            {
+                "http_options": {"host": "127.0.0.1", "port": PORT},
+                "logging_config": {"enable_access_log": False},
+                "applications": [{"name": "stock", "import_path": "benchmarks.peers.stock_serve:app"}],
+            }
+        )
+    )
+    words = [word.format(config=path, serve=serve, port=PORT) for word in COMMANDS[name]]
+    flags = environment() if name.startswith("rayfunnel") else dict(os.environ) | {"RAY_AUTH_MODE": "disabled"}
+    flags |= {
+        "RAYFUNNEL_BENCH_CONFIG": str(path),
+        "RAYFUNNEL_BENCH_BATCH": "1" if "per request" in name else "64",
+        "PYTHONPATH": os.getcwd(),
+        "OMP_NUM_THREADS": "1",
+        "MOSEC_PORT": str(PORT),
+    }
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [str(BIN / words[0]), *words[1:]], env=flags, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            _wait(process, folder / "server.log", "/" if "mosec" in name else "/v1/health/ready")
+            yield URL
+        finally:
+            _stop(process)
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, path: str) -> None:
+    deadline = time.monotonic() + READY_S
+    while True:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"the server did not start:\n{log.read_text()[-3000:]}")
+        try:
+            with urllib.request.urlopen(URL + path, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def limit(name: str, base: str, folder: Path, bodies: Path, seconds: float) -> float:
+    """Requests per second of the limit in as many processes as `name` says, at the same time."""
+    path = config(base, folder, "config", plain=True)
+    count = 2 if "2" in name else 1
+    command = [sys.executable, "-m", "benchmarks.limit", str(path), str(bodies), str(seconds)]
+    flags = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
+    processes = [subprocess.Popen(command, env=flags, stdout=subprocess.PIPE) for _ in range(count)]
+    total = 0.0
+    for process in processes:
+        output, _ = process.communicate(timeout=READY_S + seconds)
+        if process.returncode:
+            raise SystemExit("the limit could not be measured; its error is above")
+        line: dict[str, float] = yaml.safe_load(output.decode().strip().splitlines()[-1])
+        total += line["requests"] / line["seconds"]
+    return total

@@ -1,0 +1,82 @@
+"""The harness itself: what it compares, when it asks, how it writes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.load import _scheduled, arrivals
+from benchmarks.speed import differences, request_bodies
+from deployments.models.artifact import Artifact
+from graphs.results import write_section
+
+
+def test_other_items_another_order_or_other_scores_are_differences() -> None:
+    ours = [[("a", 1.0), ("b", 0.5)]] * 4
+    theirs = [
+        [("a", 1.00001), ("b", 0.5)],
+        [("b", 1.0), ("a", 0.5)],
+        [("a", 1.0), ("b", 0.6)],
+        [("a", 1.0)],
+    ]
+    assert differences(ours, theirs) == 3
+    assert differences(ours, ours) == 0
+
+
+def test_arrivals_are_a_poisson_process_of_the_rate() -> None:
+    times = arrivals(200, 50, seed=3)
+    gaps = np.diff(times)
+    assert len(times) == pytest.approx(10_000, rel=0.05)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05), "exponential gaps"
+    assert (arrivals(200, 50, seed=3) == times).all()
+
+
+async def test_a_latency_counts_from_the_scheduled_time_and_errors_are_counted() -> None:
+    """A server that serves one request at a time, 50 ms each: of five at once the last waits for the others."""
+    turn = asyncio.Lock()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        async with turn:
+            await asyncio.sleep(0.05)
+        served.append(1)
+        status = b"500 No" if len(served) == 5 else b"200 OK"
+        body = b'{"degraded":["scoring:timeout"]}' if len(served) == 4 else b'{"degraded":[]}'
+        writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
+        await reader.read()  # until the client has gone
+        writer.close()
+        await writer.wait_closed()
+
+    served: list[int] = []
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    found = await _scheduled(f"http://127.0.0.1:{port}", [b"{}"], np.zeros(5))
+    server.close()
+    await server.wait_closed()
+    await asyncio.sleep(0.05)
+    assert (found["requests"], found["errors"], found["degraded"]) == (5, 1, 1)
+    assert found["p99_ms"] > 230
+    assert 130 < found["p50_ms"] < found["p99_ms"]
+
+
+def test_bodies_are_drawn_from_the_artifacts_users_and_some_unknown_ones(artifact: Artifact, tmp_path: Path) -> None:
+    lines = request_bodies(artifact, tmp_path, count=400).read_text().splitlines()
+    new = [line for line in lines if '"new-' in line]
+    assert len(lines) == 400
+    assert 5 <= len(new) <= 50
+    assert len(set(lines)) > 80
+
+
+def test_a_section_replaces_the_one_of_its_title_and_leaves_the_others(tmp_path: Path) -> None:
+    out = tmp_path / "RESULTS.md"
+    for section in ("## A\n\none", "## B\n\n| x |\n|---|", "## A\n\ntwo\n"):
+        write_section(str(out), section)
+    text = out.read_text()
+    assert text.startswith("# Results\n\nGenerated;")
+    assert text.index("## A\n\ntwo") < text.index("## B\n\n| x |")
+    assert "one" not in text
+    write_section(str(out), "## B\n\nthree")
+    assert out.read_text().count("## ") == 2
