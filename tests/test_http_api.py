@@ -123,14 +123,18 @@ async def test_unknown_paths_and_methods_are_problems_too(
 
 
 async def test_a_bug_is_a_problem_without_its_details(client: httpx.AsyncClient, store: MemoryStore) -> None:
-    async def histories(user_ids: object) -> object:
+    async def broken(*_: object) -> object:
         raise ZeroDivisionError("secret of the implementation")
 
-    store.histories = histories  # type: ignore[method-assign, assignment]
-    failed = await client.get("/demo/history", params={"user_id": "u1"})
-    assert failed.status_code == 500
-    assert failed.headers["content-type"] == "application/problem+json"
-    assert "secret" not in failed.text
+    store.histories = store.record = broken  # type: ignore[method-assign, assignment]
+    event = {"user_id": "u1", "item_id": "i1", "event_type": "click"}
+    for failed in (
+        await client.get("/demo/history", params={"user_id": "u1"}),
+        await client.post("/v1/events", json={"events": [event]}),
+    ):
+        assert failed.status_code == 500
+        assert failed.headers["content-type"] == "application/problem+json"
+        assert "secret" not in failed.text
 
 
 async def test_metrics_count_what_the_client_counts(client: httpx.AsyncClient, store: MemoryStore) -> None:
