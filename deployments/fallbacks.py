@@ -74,6 +74,12 @@ class PopularItems:
         )
 
 
+def partly(what: str, found: CandidateBatch) -> list[str]:
+    """The `degraded` entry of candidates that come from some of the parts of the catalogue only."""
+    answered, parts = found.parts
+    return [f"{what}:{answered}/{parts} shards"] if answered < parts else []
+
+
 def retrieval_scores(candidates: CandidateBatch) -> ScoreBatch:
     """The retrieval scores as if the model had given them."""
     scores_BK = np.where(candidates.mask_BK, candidates.retrieval_scores_BK, np.float32(-np.inf))

@@ -16,17 +16,20 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments.candidates import CandidateConfig
 from deployments.errors import FunnelError, InvalidRequest
 from deployments.funnel import FunnelConfig, assemble, seed
 from deployments.http_api import HttpConfig, make_app
 from deployments.models.artifact import Artifact
 from deployments.replica import StageFactory, own_devices, remote, set_threads
-from deployments.stage import Start, local
+from deployments.shards import Gatherer
+from deployments.stage import Start, local, scattered
 from deployments.store import RedisStore
 
 log = logging.getLogger("rayfunnel.ingress")
 
 Dict = dict[str, Any]
+Source = DeploymentHandle[Any] | list[DeploymentHandle[Any]] | StageFactory
 
 
 @dataclass(frozen=True)
@@ -41,22 +44,23 @@ class IngressConfig:
     seed_histories: bool
     threads: int
     cache_scope: str
+    candidates: CandidateConfig
 
 
 @serve.ingress()
 class Ingress:
     """`recommend`, `rank`, `similar`, `record_events`: see the README's API table.
 
-    `stages`: per stage, the handle of its replicas, or a factory to run it in this process.
+    `stages`: per stage, the handle of its replicas, a handle per shard, or a factory to run it in this process.
     """
 
-    def __init__(self, config: IngressConfig, **stages: DeploymentHandle[Any] | StageFactory) -> None:
+    def __init__(self, config: IngressConfig, **stages: Source) -> None:
         own_devices()
         set_threads(config.threads)
         artifact = Artifact.open(config.artifact)
         self._store = RedisStore(config.funnel.store)
         self._http = config.http
-        starts = _starts(stages, artifact, config.slots)
+        starts = _starts(stages, artifact, config)
         replica = serve.get_replica_context().replica_tag
         slots = {**config.slots, "similar": config.slots["candidates"]}
         self._recommender = assemble(
@@ -95,16 +99,21 @@ class Ingress:
         return await _plainly(self._recommender.record_events, request)
 
 
-def _starts(
-    stages: Mapping[str, DeploymentHandle[Any] | StageFactory], artifact: Artifact, slots: Mapping[str, int]
-) -> dict[str, Start]:
+def _starts(stages: Mapping[str, Source], artifact: Artifact, config: IngressConfig) -> dict[str, Start]:
     starts: dict[str, Start] = {}
     for name, source in stages.items():
+        slots = config.slots[name]
         if isinstance(source, StageFactory):
             stage = source.build(artifact)
-            starts[name] = local(stage, slots[name])
+            starts[name] = local(stage, slots)
             if name == "candidates":
-                starts["similar"] = local(stage.similar, slots[name])  # type: ignore[attr-defined]
+                starts["similar"] = local(stage.similar, slots)  # type: ignore[attr-defined]
+        elif isinstance(source, list):
+            gatherer = Gatherer(artifact, config.candidates)
+            asked = [remote(shard.deployment_name, shard) for shard in source]
+            starts[name] = scattered(name, asked, gatherer, slots)
+            asked = [remote(shard.deployment_name, shard, "similar") for shard in source]
+            starts["similar"] = scattered("similar", asked, gatherer.similar, slots)
         else:
             starts[name] = remote(name, source)
             if name == "candidates":

@@ -1,9 +1,9 @@
 """What travels between the stages: frozen columnar batches.
 
 Every field is a numpy array whose name ends in its shape: B requests, H events of history, K candidates,
-S retrieval sources, N answers, D dimensions, F user
-features, X excluded items, G items to rank as given. Items are int32
-positions in the artifact's catalogue; -1 is padding. A stage never writes to the arrays it is given.
+S retrieval sources, N answers, D dimensions, F user features, X excluded items, G items to rank as given, U items of a
+part of the catalogue, R places in a source's list. Items are int32 positions in the artifact's catalogue; -1 is
+padding. A stage never writes to the arrays it is given.
 
 `take` and `concat` work on any message: they follow the shape suffix of the field name, so a new field needs
 no code here. Rows are independent: `concat([f(a), f(b)]) == f(concat([a, b]))` holds for every stage.
@@ -190,10 +190,24 @@ class CandidateBatch(Batch):
     """What each source gives the item, proposed by it or not, scaled by the best it gives this request."""
     mask_BK: Bools
     sources: tuple[str, ...]
+    parts: tuple[int, int] = (1, 1)
+    """Parts of the catalogue that these come from, and how many there are."""
 
     def items_only(self) -> CandidateBatch:
         """Without what each source gives: three quarters of the bytes, which the ranking stage has no use for."""
         return replace(self, source_scores_BKS=self.source_scores_BKS[:, :, :0], sources=())
+
+
+@dataclass(frozen=True, slots=True)
+class PartBatch(Batch):
+    """What the sources of one part of the catalogue say, before the parts are merged. Padding: item -1."""
+
+    item_BU: Ints
+    raw_BUS: Floats
+    """What each source gives the item, as it is."""
+    list_BSR: npt.NDArray[np.int16]
+    """Each source's list, best first: positions in U, -1 padded."""
+    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,9 @@ class Pipeline:
         assert flow.profiles is not None
         call = self._places["candidates"].call
         if self._cache is None:
-            return await call(deadline, flow.requests, flow.profiles)  # type: ignore[no-any-return]
+            found: CandidateBatch = await call(deadline, flow.requests, flow.profiles)
+            flow.degraded += fallbacks.partly("candidates", found)
+            return found
         cached = [ticket.cached for ticket in flow.tickets]
         hits = [row for row, entry in enumerate(cached) if entry and entry.columns]
         misses = np.setdiff1d(np.arange(len(cached)), hits)
@@ -197,6 +199,7 @@ class Pipeline:
         parts = [self._cache.candidates([entry for entry in cached if entry and entry.columns])] if hits else []
         if len(misses):
             computed: CandidateBatch = await call(deadline, flow.requests.take(misses), flow.profiles.take(misses))
+            flow.degraded += fallbacks.partly("candidates", computed)
             parts.append(computed)
             if not flow.degraded:
                 self._cache.keep([entry for row in misses if (entry := cached[row])], computed)

@@ -16,6 +16,7 @@ import numpy as np
 from deployments.catalogue import Catalogue
 from deployments.errors import FunnelError, InvalidRequest, StageFailed, StoreUnavailable, Unavailable, UnknownItem
 from deployments.events import Event
+from deployments.fallbacks import partly
 from deployments.flow import Answer, Query, request_batch
 from deployments.messages import PAD, CandidateBatch, Ints
 from deployments.pipeline import Pipeline
@@ -142,6 +143,7 @@ class Recommender:
             "item_id": request.item_id,
             "items": self._items(found.item_ids_BK[0][kept].tolist(), scores, names, request.metadata),
             "model_version": self.model_version,
+            "degraded": partly("similar", found),
         }
 
     @_counted(202)

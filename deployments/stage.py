@@ -15,9 +15,10 @@ batch job and in a test; a `Place` is what the pipeline sees of it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -38,6 +39,10 @@ class Stage(Protocol):
 Batches = tuple[Batch | None, ...]
 Start = Callable[[float, Batches], Awaitable[Batch]]
 """Begins one call: (deadline in Unix seconds, inputs) → the stage's message."""
+
+
+_GATHERING = 0.2
+"""Share of the time left that is kept for merging what the parts of a stage give."""
 
 
 class Place:
@@ -108,6 +113,28 @@ def local(stage: Callable[..., Batch], slots: int) -> Start:
 
     async def start(deadline: float, batches: Batches) -> Batch:
         return await asyncio.get_running_loop().run_in_executor(pool, run_before, deadline, stage, batches)
+
+    return start
+
+
+def scattered(name: str, starts: Sequence[Start], gather: Callable[..., Batch], slots: int) -> Start:
+    """Asks every part at once, `slots` calls under way at each; `gather(*inputs, answers, number of parts)` merges,
+    on a thread, those that have come when most of the time is over.
+    """
+    places = [Place(f"{name} {number + 1} of {len(starts)}", start, slots) for number, start in enumerate(starts)]
+    pool = ThreadPoolExecutor(slots)
+
+    async def start(deadline: float, batches: Batches) -> Batch:
+        parts_by = deadline - _GATHERING * max(0.0, deadline - time.time())
+        answers = await asyncio.gather(*(place.call(parts_by, *batches) for place in places), return_exceptions=True)
+        parts = [answer for answer in answers if isinstance(answer, Batch)]
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                log.warning("without a part: %s", answer)
+                if not parts:
+                    raise answer
+        merge = functools.partial(gather, *batches, parts, len(places))
+        return await asyncio.get_running_loop().run_in_executor(pool, merge)
 
     return start
 

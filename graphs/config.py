@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deployments.candidates import CandidateConfig, CandidateGenerator
 from deployments.errors import ConfigError
@@ -72,9 +72,16 @@ class ProfileArgs(StageArgs):
 
 
 class CandidateArgs(StageArgs):
-    """CandidateGenerator."""
+    """CandidateGenerator. `shards`: so many deployments hold a part of the catalogue each, `replicas` of every one."""
 
+    shards: int = Field(1, ge=1, le=64)
     config: CandidateConfig = CandidateConfig()
+
+    @model_validator(mode="after")
+    def _shards_are_replicas(self) -> CandidateArgs:
+        if self.shards > 1 and self.placement == "ingress":
+            raise ValueError(f"shards is {self.shards}: set placement to replica, or shards to 1")
+        return self
 
 
 class ScorerArgs(StageArgs):

@@ -17,8 +17,9 @@ from deployments.funnel import FunnelConfig
 from deployments.ingress import Ingress, IngressConfig
 from deployments.models.artifact import Artifact
 from deployments.replica import StageFactory, StageReplica
+from deployments.shards import CandidateShard, ShardConfig
 from deployments.store import RedisStore
-from graphs.config import STAGES, RecommenderArgs, parse_args
+from graphs.config import STAGES, CandidateArgs, RecommenderArgs, StageArgs, parse_args
 from graphs.refusal import in_one_sentence
 
 
@@ -35,6 +36,8 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
     artifact = str(Path(config.artifact).resolve()) if "://" not in config.artifact else config.artifact
     most_in_batcher = config.batcher.max_queue + config.batcher.in_flight * config.batcher.max_batch
     stages = {name: _stage(name, getattr(config.stages, name), artifact, config.ingress.replicas) for name in STAGES}
+    if config.stages.candidates.shards > 1:
+        stages["candidates"] = _shards(config.stages.candidates, artifact, config.ingress.replicas)
     ingress: Any = serve.deployment(
         Ingress,
         name="Ingress",
@@ -55,6 +58,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
             seed_histories=config.seed_histories,
             threads=_threads(config.ingress.num_cpus),
             cache_scope=_cache_scope(config),
+            candidates=config.stages.candidates.config,
         ),
         **stages,
     )
@@ -90,15 +94,29 @@ async def _reach(store: RedisStore) -> None:
         await store.close()
 
 
-def _stage(name: str, args: Any, artifact: str, n_callers: int) -> Any:
+def _stage(name: str, args: StageArgs, artifact: str, n_callers: int) -> Any:
     """The stage as a deployment, or as a factory for the ingress to build it."""
     title, stage = STAGES[name]
-    factory = StageFactory(stage, args.config)
+    factory = StageFactory(stage, args.config)  # type: ignore[attr-defined]  # every kind of StageArgs has its own
     if args.placement == "ingress":
         return factory
+    return _deployment(title, factory, args, artifact, n_callers)
+
+
+def _shards(args: CandidateArgs, artifact: str, n_callers: int) -> list[Any]:
+    """A deployment per part of the catalogue."""
+    shards = []
+    for shard in range(args.shards):
+        config = ShardConfig(n_candidates=args.config.n_candidates, shard=shard, shards=args.shards)
+        name = f"{STAGES['candidates'][0]}-{shard + 1}of{args.shards}"
+        shards.append(_deployment(name, StageFactory(CandidateShard, config), args, artifact, n_callers))
+    return shards
+
+
+def _deployment(name: str, factory: StageFactory, args: StageArgs, artifact: str, n_callers: int) -> Any:
     deployment: Any = serve.deployment(
         StageReplica,
-        name=title,
+        name=name,
         num_replicas=args.replicas,
         max_ongoing_requests=2 * args.slots * n_callers,
         max_surge_percent=100,

@@ -79,6 +79,7 @@ class FunnelMetrics:
         """One answer left, with its `degraded` entries (`stage:reason`)."""
         for entry in degraded:
             stage, reason = entry.split(":", 1)
+            reason = reason.rsplit(" ", 1)[-1]  # "3/4 shards": shards
             self._degraded.labels(stage=stage, reason=reason, **self._labels).inc()
 
     def batch(self, size: int, stages_ms: Mapping[str, float]) -> None:

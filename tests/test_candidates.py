@@ -8,12 +8,13 @@ import faiss
 import numpy as np
 import pytest
 
-from deployments.candidates import DEPTH, CandidateConfig, CandidateGenerator
+from deployments.candidates import CandidateConfig, CandidateGenerator
 from deployments.flow import Query, request_batch
 from deployments.messages import PAD, Array, CandidateBatch, Filter, HistoryBatch, ProfileBatch, RequestBatch
 from deployments.models.artifact import Artifact
 from deployments.models.sources import READ
 from deployments.profiles import ProfileConfig, Profiles
+from deployments.retrieval import DEPTH
 
 ITEMS = 240
 FILTERS = (
@@ -126,7 +127,7 @@ def check(artifact: Artifact, stage: CandidateGenerator, n_candidates: int, seed
     for row in range(len(requests)):
         one = slice(row, row + 1)
         f = requests.filter_B[row]
-        passes_N = stage._catalogue.mask(requests.filters[f]) if f >= 0 else np.ones(ITEMS, np.bool_)
+        passes_N = stage._retrieval.catalogue.mask(requests.filters[f]) if f >= 0 else np.ones(ITEMS, np.bool_)
         items, sources, scores_KS = define(requests.take(one), profiles.take(one), passes_N)
         got = found.mask_BK[row]
         assert found.item_ids_BK[row][got].tolist() == items.tolist(), (seed, row)
@@ -155,7 +156,7 @@ def test_one_thread_after_another_finds_clean_memory(artifact: Artifact) -> None
         again = stage(requests, profiles)
         assert (again.item_ids_BK == first.item_ids_BK).all()
         assert (again.source_scores_BKS == first.source_scores_BKS).all()
-    assert not stage._workspace().acc_NV.any()
+    assert not stage._retrieval.workspace().acc_NV.any()
 
 
 def test_an_index_that_is_searched_gives_what_comparing_all_gives(artifact: Artifact) -> None:
@@ -163,9 +164,9 @@ def test_an_index_that_is_searched_gives_what_comparing_all_gives(artifact: Arti
     stage = CandidateGenerator(artifact, CandidateConfig(n_candidates=100))
     requests, profiles = batches(artifact, 5)
     exact = stage(requests, profiles)
-    assert stage._vectors.exact
-    assert isinstance(stage._vectors._index, faiss.IndexFlat)
-    stage._vectors.exact = False
+    assert stage._retrieval.vectors.exact
+    assert isinstance(stage._retrieval.vectors._index, faiss.IndexFlat)
+    stage._retrieval.vectors.exact = False
     searched = stage(requests, profiles)
     assert (searched.item_ids_BK == exact.item_ids_BK).all()
     np.testing.assert_allclose(searched.source_scores_BKS, exact.source_scores_BKS, rtol=1e-3, atol=1e-4)

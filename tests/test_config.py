@@ -63,6 +63,10 @@ def test_everything_fits_on_two_cores_also_while_a_redeploy_runs_it_twice() -> N
         ({"artifact": "x", "stages": {"scoring": {"num_gpus": 1.5}}}, "must be a fraction in (0, 1], a whole number"),
         ({"artifact": "x", "stages": {"scoring": {"num_gpus": -0.5}}}, "args.stages.scoring.num_gpus = -0.5"),
         ({"artifact": "x", "stages": {"scoring": {"placement": "moon"}}}, "'replica' or 'ingress'"),
+        (
+            {"artifact": "x", "stages": {"candidates": {"placement": "ingress", "shards": 2}}},
+            "set placement to replica",
+        ),
         ({"artifact": "x", "stages": {"scoring": {"config": {"precision": "fp4"}}}}, "scoring.config.precision"),
         ({"artifact": "x", "batcher": {"max_batch": 0}}, "args.batcher.max_batch = 0"),
         ({"artifact": "x", "store": {"redis_url": "http://x"}}, "redis://"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deployments.candidates import CandidateConfig, CandidateGenerator, best
+from deployments.candidates import CandidateConfig, CandidateGenerator
 from deployments.errors import ConfigError
 from deployments.fallbacks import PopularItems, cold_profiles, retrieval_scores, score_order
 from deployments.flow import Query, request_batch
@@ -124,7 +124,7 @@ class TestCandidateGenerator(Trained):
                 assert (items % 7 == 0).sum() == len(items) or set(items) <= self.classics()
 
     def classics(self) -> set[int]:
-        mask_N = self.generator._catalogue.mask(Filter(one_of=(("genres", ("Classic",)),)))
+        mask_N = self.generator._retrieval.catalogue.mask(Filter(one_of=(("genres", ("Classic",)),)))
         return set(np.flatnonzero(mask_N).tolist())
 
     def test_n_items_come_back_whenever_the_catalogue_allows(self) -> None:
@@ -133,7 +133,7 @@ class TestCandidateGenerator(Trained):
         for row in np.flatnonzero(~asked.chosen_by_caller()):
             allowed = 240 - len(set(users.item_BH[row][users.item_BH[row] >= 0].tolist()))
             if asked.filter_B[row] != PAD:
-                mask_N = self.generator._catalogue.mask(asked.filters[asked.filter_B[row]])
+                mask_N = self.generator._retrieval.catalogue.mask(asked.filters[asked.filter_B[row]])
                 seen = users.item_BH[row][users.item_BH[row] >= 0]
                 allowed = int(mask_N.sum() - mask_N[np.unique(seen)].sum())
             assert found.mask_BK[row].sum() >= min(int(asked.n_B[row]), allowed)
@@ -204,12 +204,6 @@ def test_the_fallbacks_keep_the_contract_of_the_stages_they_stand_for(
     assert (plain.choice_BN[:, width:] == PAD).all()
     assert (fallback.choice_BN == plain.choice_BN[:, :width]).all()
     np.testing.assert_array_equal(fallback.score_BN, plain.score_BN[:, :width])
-
-
-def test_best_orders_ties_by_position() -> None:
-    ids, values = best(np.array([[1, 3, 3, 0, 3]], np.float32), 3)
-    assert ids.tolist() == [[1, 2, 4]]
-    assert values.tolist() == [[3, 3, 3]]
 
 
 def test_messages_refuse_a_mix_of_models() -> None:

@@ -1,7 +1,7 @@
 """The candidate stage's inner loop, compiled by Numba: one request's proposals from all its sources.
 
 It touches the neighbours of the events it reads and the items it proposes, never the whole catalogue, so its time does
-not grow with it. It holds no interpreter lock.
+not grow with it. It holds no interpreter lock. (Over 300 lines: one loop, whose parts share their memory.)
 
 Shapes: L events read, T neighbour tables, V views (a table at a decay), N items, W neighbours per item, S sources,
 R places in a source's list, K candidates.
@@ -98,6 +98,16 @@ def propose(
     work: Workspace, sources: Sources, request: Request, lists: Lists, item_K: Ints, source_K: Array, raw_KV: Floats
 ) -> None:
     """Fills in `lists`, and as far as there are any the proposals, with the source and every view's score of each."""
+    touched = collect(work, sources, request, lists)
+    size = merge(work, lists, sources, request, item_K, source_K)
+    for k in range(size):
+        raw_KV[k] = work.acc_NV[item_K[k]]
+    clear(work, touched)
+
+
+@njit(cache=True, nogil=True)
+def collect(work: Workspace, sources: Sources, request: Request, lists: Lists) -> list[Ints]:
+    """Fills in `lists`; returns the items whose scores are left in `work`, for `clear`."""
     block(work, request.unwanted_X)
     passes_N = request.passes_N
     touched = []
@@ -118,9 +128,12 @@ def propose(
         lists.count_S[s] = best(work, request.near_N, -np.inf, sources.order_N, passes_N, depth, item_R, score_R)
     else:
         lists.count_S[s] = keep(work, request.near_R, request.near_score_R, passes_N, depth, item_R, score_R)
-    size = merge(work, lists, sources, request, item_K, source_K)
-    for k in range(size):
-        raw_KV[k] = work.acc_NV[item_K[k]]
+    return touched
+
+
+@njit(cache=True, nogil=True)
+def clear(work: Workspace, touched: list[Ints]) -> None:
+    """Leaves no scores behind for the next request."""
     for found in touched:
         for item in found:
             work.acc_NV[item] = 0

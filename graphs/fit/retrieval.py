@@ -18,6 +18,7 @@ from deployments.models.artifact import ArtifactWriter
 from deployments.models.user_features import FEATURES, IDS
 from graphs.datasets import Dataset, Interactions
 from graphs.fit import item_to_item
+from graphs.fit.index import choose_index
 from graphs.fit.two_tower import fit_two_tower
 
 MOST_CONTENT = 64
@@ -115,9 +116,8 @@ def write_retrieval(
     )
     writer.tensors("items.safetensors", {"item_vectors_ND": towers.item_vectors_ND})
     writer.tensors("user_tower.safetensors", {"history_vectors_NW": towers.history_vectors_NW, **towers.user_tower})
-    index = faiss.IndexFlatIP(towers.item_vectors_ND.shape[1])
-    index.add(towers.item_vectors_ND)
-    faiss.write_index(index, str(writer.file("items.faiss")))
+    chosen = choose_index(towers.item_vectors_ND, towers.user_vectors_QD)
+    faiss.write_index(chosen.index, str(writer.file("items.faiss")))
     attributes = [*features.attributes, "popularity", "quality"]
     writer.feature_schema = {
         "sources": [source["name"] for source in SOURCES],
@@ -128,6 +128,7 @@ def write_retrieval(
     writer.settings = writer.settings | {
         "sources": SOURCES,
         "dimension": towers.item_vectors_ND.shape[1],
+        "index": chosen.settings,
     }
     _write_popularity(writer, events, n_items)
     _write_item_features(writer, features, events, n_items)

@@ -17,6 +17,7 @@ import torch
 from deployments.messages import Array, Floats, Ints
 from deployments.models.two_tower import HISTORY, ItemTower, UserTower
 from graphs.datasets import Interactions
+from graphs.fit.index import QUERIES
 from graphs.fit.item_to_item import follows
 
 WIDTH = 64
@@ -39,6 +40,8 @@ class TwoTower:
     item_vectors_ND: Floats
     history_vectors_NW: Floats
     user_tower: dict[str, Floats]
+    user_vectors_QD: Floats
+    """Of places in histories drawn at random, to measure an index with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +95,12 @@ def fit_two_tower(
             progress(step / (EPOCHS * batches))
     users.eval()
     with torch.inference_mode():
+        history_NW = items.in_history(features)
+        some = rng.permutation(len(rows.item_CL))[:QUERIES]
         return TwoTower(
             item_vectors_ND=items(features).numpy(),
-            history_vectors_NW=items.in_history(features).numpy(),
+            history_vectors_NW=history_NW.numpy(),
+            user_vectors_QD=_user_vectors(users, history_NW, rows, some).numpy(),
             user_tower={name: value.numpy() for name, value in users.state_dict().items()},
         )
 
@@ -113,14 +119,7 @@ def _loss(
     a row's own targets are never its negatives."""
     target_BF = rows.target_CF[batch]
     row, target = _draw_targets(target_BF, rng)
-    item_BL = rows.item_CL[batch]
-    history_NW = items.in_history(features)
-    user_BD = users(
-        history_NW[torch.from_numpy(np.maximum(item_BL, 0))],
-        torch.from_numpy(rows.weight_CL[batch]),
-        torch.from_numpy((item_BL >= 0).astype(np.float32)),
-        torch.from_numpy(rows.features_CX[batch]),
-    )
+    user_BD = _user_vectors(users, items.in_history(features), rows, batch)
     item_ND = items(features)
     drawn_S = torch.multinomial(draw_N, SAMPLES, replacement=True)
     logit_BS = user_BD @ item_ND[drawn_S].T - log_draw_N[drawn_S] - float(np.log(SAMPLES))
@@ -134,6 +133,17 @@ def _loss(
     size = item_ND[target, :-1].pow(2).sum(1).mean() + user_BD[:, :-1].pow(2).sum(1).mean()
     loss: torch.Tensor = (loss_T * weight_T).sum() / len(batch) + SHRINKAGE * size
     return loss
+
+
+def _user_vectors(users: UserTower, history_NW: torch.Tensor, rows: _Rows, batch: Array) -> torch.Tensor:
+    item_BL = rows.item_CL[batch]
+    vectors: torch.Tensor = users(
+        history_NW[torch.from_numpy(np.maximum(item_BL, 0))],
+        torch.from_numpy(rows.weight_CL[batch]),
+        torch.from_numpy((item_BL >= 0).astype(np.float32)),
+        torch.from_numpy(rows.features_CX[batch]),
+    )
+    return vectors
 
 
 def _draw_targets(target_BF: Ints, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

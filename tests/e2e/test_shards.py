@@ -1,0 +1,40 @@
+"""The catalogue in two shards: the same answers, and partial ones while a shard is away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from tests.e2e.cluster import Cluster, Config, changed, wait_for
+from tests.e2e.load import Load
+
+
+def test_shards_answer_as_one_catalogue_and_outlive_the_loss_of_one(cluster: Cluster, config: Config) -> None:
+    cluster.deploy(config)
+    users = [f"u{n}" for n in range(0, 80, 10)]
+    whole = [cluster.recommend(user)["items"] for user in users]
+    similar = cluster.client.post("/v1/similar", json={"item_id": "i8", "deadline_ms": 10_000}).json()["items"]
+
+    cluster.deploy(changed(config, stages__candidates__shards=2, cache={}))
+    shards = [replica for replica in cluster.replicas() if replica.deployment.startswith("CandidateGenerator")]
+    assert [shard.deployment for shard in shards] == ["CandidateGenerator-1of2", "CandidateGenerator-2of2"]
+    for user, items in zip(users, whole, strict=True):
+        found = cluster.recommend(user)
+        assert found["degraded"] == []
+        assert [item["item_id"] for item in found["items"]] == [item["item_id"] for item in items]
+    found = cluster.client.post("/v1/similar", json={"item_id": "i8", "deadline_ms": 10_000}).json()
+    assert [item["item_id"] for item in found["items"]] == [item["item_id"] for item in similar]
+
+    with Load(cluster.url) as load:
+        wait_for("some answers", lambda: len(load.answers) >= 20)
+        os.kill(shards[1].pid, signal.SIGKILL)
+        wait_for("another replica", lambda: shards[1].replica_id not in {r.replica_id for r in cluster.replicas()})
+        wait_for("both shards", lambda: len(cluster.replicas()) == 5, every_s=0.5)
+        healed = time.time()
+        wait_for(
+            "whole answers again",
+            lambda: [body for at, _, body in load.answers if at > healed and body.get("degraded") == []][10:],
+        )
+    load.assert_all_answered(at_least=50)
+    assert load.degraded["candidates:1/2 shards"], load.degraded
