@@ -1,11 +1,13 @@
-"""Measurements that write benchmarks/RESULTS.md: `python -m benchmarks speed | open-loop`."""
+"""Measurements that write benchmarks/RESULTS.md: `python -m benchmarks speed | open-loop | growth`."""
 
 from __future__ import annotations
 
 import argparse
 
 from benchmarks import servers
+from benchmarks.growth import growth
 from benchmarks.speed import REFERENCE, paced, speed
+from benchmarks.workloads import WORKLOADS
 
 DEFAULT = [
     servers.LIMITS[1],
@@ -26,25 +28,31 @@ def main() -> None:
     parser.add_argument("--config", default="serve_config.yaml")
     parser.add_argument("--out", default="benchmarks/RESULTS.md")
     commands = parser.add_subparsers(dest="command", required=True)
-    closed = commands.add_parser("speed", help="closed loop: rayfunnel, its peers and the limit")
+    workload = argparse.ArgumentParser(add_help=False)
+    workload.add_argument("--workload", default="movielens", choices=WORKLOADS)
+    closed = commands.add_parser("speed", parents=[workload], help="closed loop: rayfunnel, its peers and the limit")
     closed.add_argument("--servers", default=";".join(DEFAULT), help="names separated by semicolons")
     closed.add_argument("--clients", default="1,32,128")
     closed.add_argument("--rounds", type=int, default=3)
     closed.add_argument("--seconds", type=float, default=8)
-    paced_ = commands.add_parser("open-loop", help="Poisson arrivals at shares of the peak")
-    paced_.add_argument("--server", default="rayfunnel as shipped")
-    paced_.add_argument("--peak", type=float, default=0, help="requests/s; 0: measured first")
+    paced_ = commands.add_parser("open-loop", parents=[workload], help="Poisson arrivals at shares of the peak")
+    paced_.add_argument("--servers", default="rayfunnel as shipped;rayfunnel as shipped, all in ingress")
     paced_.add_argument("--seconds", type=float, default=20)
+    growing = commands.add_parser("growth", help="cost of each stage as catalogue, candidates, history and batch grow")
+    growing.add_argument("--items", default="10000,100000,1000000")
     args = parser.parse_args()
+    if args.command == "growth":
+        growth(args.out, [int(count) for count in args.items.split(",")])
+        return
+    names = args.servers.split(";")
+    known = {*servers.COMMANDS, *(servers.LIMITS if args.command == "speed" else ())}
+    if wrong := [name for name in names if name not in known]:
+        parser.error(f"no such server: {wrong[0]!r}; there are: {'; '.join(sorted(known))}")
     if args.command == "speed":
-        names = args.servers.split(";")
-        known = {*servers.COMMANDS, *servers.LIMITS}
-        if wrong := [name for name in names if name not in known]:
-            parser.error(f"no such server: {wrong[0]!r}; there are: {'; '.join(sorted(known))}")
         clients = [int(count) for count in args.clients.split(",")]
-        speed(args.config, args.out, names, clients, args.rounds, args.seconds)
+        speed(args.config, args.workload, args.out, names, clients, args.rounds, args.seconds)
     else:
-        paced(args.config, args.out, args.server, args.peak, args.seconds)
+        paced(args.config, args.workload, args.out, names, args.seconds)
 
 
 if __name__ == "__main__":

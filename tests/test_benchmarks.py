@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.load import _scheduled, arrivals
-from benchmarks.speed import differences, request_bodies
+from benchmarks.speed import differences
+from benchmarks.workloads import bodies
 from deployments.models.artifact import Artifact
 from graphs.results import write_section
 
@@ -63,11 +64,13 @@ async def test_a_latency_counts_from_the_scheduled_time_and_errors_are_counted()
 
 
 def test_bodies_are_drawn_from_the_artifacts_users_and_some_unknown_ones(artifact: Artifact, tmp_path: Path) -> None:
-    lines = request_bodies(artifact, tmp_path, count=400).read_text().splitlines()
+    lines = bodies(artifact, tmp_path, zipf=0.0, count=400).read_text().splitlines()
     new = [line for line in lines if '"new-' in line]
     assert len(lines) == 400
     assert 5 <= len(new) <= 50
     assert len(set(lines)) > 80
+    few = [line for line in bodies(artifact, tmp_path, zipf=1.5, count=400).read_text().splitlines()]
+    assert max(map(few.count, set(few))) > 100, "one user asks most"
 
 
 def test_a_section_replaces_the_one_of_its_title_and_leaves_the_others(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
-from deployments.messages import PAD, Array, Bools, Floats, Ints
+from deployments.messages import PAD, Array, Bools, Floats, Ints, pad_columns
 from deployments.models.artifact import Artifact
 
 _FEW = 20_000
@@ -87,10 +87,11 @@ class Vectors:
         few = np.array([len(u) <= 2 * depth and not len(p) for u, p in zip(unwanted, passes, strict=True)], np.bool_)
         reach = min(depth + max((len(u) for u, plain in zip(unwanted, few, strict=True) if plain), default=0), n_items)
         item_BR = np.full((rows, max(reach, min(depth, n_items))), PAD, np.int32)
+        query_BD = self._padded(user_vector_BD)
         if few.any():  # asking for more and dropping is cheaper than a selector per row
-            item_BR[few, :reach] = self._index.search(user_vector_BD[few], reach)[1]
+            item_BR[few, :reach] = self._index.search(query_BD[few], reach)[1]
         for row in np.flatnonzero(~few).tolist():
-            found = self._allowed(user_vector_BD[row : row + 1], unwanted[row], passes[row], depth)
+            found = self._allowed(query_BD[row : row + 1], unwanted[row], passes[row], depth)
             item_BR[row, : len(found)] = found
         item_BR = np.where(item_BR >= 0, item_BR // self._part.of, PAD)
         score_BR = np.where(item_BR >= 0, self.at(user_vector_BD, item_BR), np.float32(-np.inf))
@@ -104,7 +105,8 @@ class Vectors:
         item_A = np.flatnonzero(allowed_N)
         if len(item_A) <= _FEW:
             if len(item_A) > depth:
-                item_A = item_A[np.argpartition(-(self.vectors_ND[item_A] @ vector_1D[0]), depth)[:depth]]
+                score_A = self.vectors_ND[item_A] @ vector_1D[0, : self.vectors_ND.shape[1]]
+                item_A = item_A[np.argpartition(-score_A, depth)[:depth]]
             return self._part.everywhere(item_A.astype(np.int32))
         if self._part.of > 1:
             allowed_N, own_N = np.zeros(len(self._all_vectors_ND), np.bool_), allowed_N
@@ -116,6 +118,10 @@ class Vectors:
             parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         found: Ints = self._index.search(vector_1D, depth, params=parameters)[1][0]
         return found[found >= 0].astype(np.int32)
+
+    def _padded(self, vector_BD: Floats) -> Floats:
+        """As the index has them: padded with zeros, see `graphs.fit.index`."""
+        return pad_columns(vector_BD, self._index.d)
 
     def at(self, user_vector_BD: Floats, item_BK: Ints) -> Floats:
         """Scores [B, K] of the given items."""
@@ -130,7 +136,7 @@ class Vectors:
         else:
             query_1D = self._all_vectors_ND[seed : seed + 1].copy()
             query_1D[:, -1] = 0
-            found = self._index.search(query_1D, min(_WIDER * reach, self._index.ntotal))[1][0]
+            found = self._index.search(self._padded(query_1D), min(_WIDER * reach, self._index.ntotal))[1][0]
             item_U = found[found >= 0] // self._part.of
         if len(item_U) > reach:
             item_U = item_U[np.argpartition(-self.cosines(seed, item_U), reach - 1)[:reach]]
