@@ -54,8 +54,7 @@ def growth(out: str, items: Sequence[int]) -> None:
             f"{sum(found[stage]['mb'] for stage in plots.STAGES):.0f}",
             f"{sum(path.stat().st_size for path in Path(artifact).iterdir()) / 2**20:.0f}",
             f"{ready_s:.1f}",
-            f"{index['kind']}, recall@500 {index['recall@500']:.3f}"
-            + (f", {index['probes']} probed" if "probes" in index else ""),
+            f"{index['kind']}, recall@500 {index['recall@500']:.3f}, {index.get('probes', 'all')} probed",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     picture = plots.costs(panels, Path(out).parent / "plots" / "growth.png")
@@ -66,18 +65,8 @@ def growth(out: str, items: Sequence[int]) -> None:
         "replicas of a node share; `ready`: check of every hash, load and compile."
     )
     command = f"python -m benchmarks growth --items {','.join(map(str, items))}"
-    section = [
-        "## Growth of the cost",
-        "",
-        made_by(command),
-        "",
-        text,
-        "",
-        *lines,
-        "",
-        f"![Cost](plots/{picture.name})",
-    ]
-    write_section(out, "\n".join(section))
+    image = f"![Cost](plots/{picture.name})"
+    write_section(out, "\n".join(["## Growth of the cost", "", made_by(command), "", text, "", *lines, "", image]))
 
 
 def _artifact(items: int, wide: float = 2.0) -> str:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from typing import Any
 
 from benchmarks.load import Load
 
@@ -17,32 +13,38 @@ STAGES = ("profile", "candidates", "scoring", "ranking")
 
 def latencies(curves: Mapping[str, Sequence[tuple[float, Load]]], path: Path) -> Path:
     """p50 and p99 of each server over the requests per second that were offered."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = _figure(7, 4)
+    axes = figure.subplots()
     for number, (name, curve) in enumerate(curves.items()):
         rates = [rate for rate, _ in curve]
         axes.plot(rates, [found.p50_ms for _, found in curve], f"C{number}o-", label=f"{name}, p50")
         axes.plot(rates, [found.p99_ms for _, found in curve], f"C{number}s--", label=f"{name}, p99")
     axes.set(xlabel="requests/s offered", ylabel="ms", yscale="log")
-    return _saved(figure, axes, path)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _saved(figure, path)
 
 
 def costs(panels: Mapping[str, Mapping[int, Mapping[str, float]]], path: Path) -> Path:
     """A panel per thing that grows: ms per request of every stage, stacked, over its values."""
-    figure, row = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.5), layout="constrained")
+    figure = _figure(3.2 * len(panels), 3.5)
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (what, values) in zip(row, panels.items(), strict=True):
         xs = list(values)
         axes.stackplot(xs, *([values[x][stage] for x in xs] for stage in STAGES), labels=STAGES)
         axes.set(xlabel=what, ylabel="ms per request", xscale="log")
         axes.grid(alpha=0.3)
     row[0].legend(loc="upper left")
-    return _saved(figure, None, path)
+    return _saved(figure, path)
 
 
-def _saved(figure: plt.Figure, axes: plt.Axes | None, path: Path) -> Path:
-    if axes is not None:
-        axes.grid(alpha=0.3)
-        axes.legend()
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # of the extra `bench`
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _saved(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
     return path

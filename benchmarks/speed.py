@@ -121,11 +121,11 @@ def speed(
         f"--clients {','.join(map(str, clients))} --rounds {rounds} --seconds {seconds:g}"
     )
     text = (
-        f"{workloads.WORKLOADS[workload].what}. Closed loop by wrk, {rounds} interleaved rounds of {seconds:g} s, medians; "
-        "the ratio is the median of the rounds' ratios to the limit of the same round (two processes that compute, no "
-        "server, batches of 32). `as shipped`: the configuration as it is; the others run the plain fp32 model without "
-        f"cache. All gave equal answers to {CHECKED} requests before they were timed. `bad answers`: errors and degraded "
-        "ones under load."
+        f"{workloads.WORKLOADS[workload].what}. Closed loop by wrk, {rounds} interleaved rounds of {seconds:g} s, "
+        "medians; the ratio is the median of the rounds' ratios to the limit of the same round (two processes that "
+        "compute, no server, batches of 32). `as shipped`: the configuration as it is; the others run the plain fp32 "
+        f"model without cache. All gave equal answers to {CHECKED} requests before they were timed. `bad answers`: "
+        "errors and degraded ones under load."
     )
     title = f"## Speed, closed loop: {workload}"
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))

@@ -69,7 +69,7 @@ def test_bodies_are_drawn_from_the_artifacts_users_and_some_unknown_ones(artifac
     assert len(lines) == 400
     assert 5 <= len(new) <= 50
     assert len(set(lines)) > 80
-    few = [line for line in bodies(artifact, tmp_path, zipf=1.5, count=400).read_text().splitlines()]
+    few = bodies(artifact, tmp_path, zipf=1.5, count=400).read_text().splitlines()
     assert max(map(few.count, set(few))) > 100, "one user asks most"
 
 
