@@ -1,10 +1,11 @@
-"""Measurements that write benchmarks/RESULTS.md: `python -m benchmarks speed | open-loop`."""
+"""Measurements that write benchmarks/RESULTS.md: `python -m benchmarks speed | open-loop | scoring`."""
 
 from __future__ import annotations
 
 import argparse
 
 from benchmarks import servers
+from benchmarks.scoring import scoring
 from benchmarks.speed import REFERENCE, paced, speed
 
 DEFAULT = [
@@ -35,6 +36,10 @@ def main() -> None:
     paced_.add_argument("--server", default="rayfunnel as shipped")
     paced_.add_argument("--peak", type=float, default=0, help="requests/s; 0: measured first")
     paced_.add_argument("--seconds", type=float, default=20)
+    alone = commands.add_parser("scoring", help="the scoring stage alone, on one core")
+    alone.add_argument("--batches", default="1,32,64")
+    alone.add_argument("--candidates", default="300,500")
+    alone.add_argument("--seconds", type=float, default=2)
     args = parser.parse_args()
     if args.command == "speed":
         names = args.servers.split(";")
@@ -43,6 +48,9 @@ def main() -> None:
             parser.error(f"no such server: {wrong[0]!r}; there are: {'; '.join(sorted(known))}")
         clients = [int(count) for count in args.clients.split(",")]
         speed(args.config, args.out, names, clients, args.rounds, args.seconds)
+    elif args.command == "scoring":
+        batches, counts = ([int(part) for part in text.split(",")] for text in (args.batches, args.candidates))
+        scoring(args.config, args.out, batches, counts, args.seconds)
     else:
         paced(args.config, args.out, args.server, args.peak, args.seconds)
 
