@@ -98,7 +98,7 @@ def scoring(config: str, out: str, batches: Sequence[int], counts: Sequence[int]
             inputs = recorded(artifact, args, count)
             for name, scorer in ways.items():
                 for batch in batches:
-                    features = timed(scorer._features, inputs, batch, seconds)
+                    features = timed(scorer.features.rows, inputs, batch, seconds)
                     total = timed(scorer, inputs, batch, seconds)
                     lines.append(
                         f"| {name} | {count} | {batch} | {features:.3f} | {total - features:.3f} | {total:.3f} |"

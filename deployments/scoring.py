@@ -11,10 +11,26 @@ from pydantic import BaseModel, ConfigDict
 from deployments.errors import ConfigError, VersionMismatch
 from deployments.messages import CandidateBatch, ProfileBatch, ScoreBatch, same_model
 from deployments.models.artifact import Artifact
+from deployments.models.feature_rows import Standard
 from deployments.models.features import RankingFeatures
-from deployments.models.ranker import DCNv2
+from deployments.models.fused import FusedDCNv2
+from deployments.models.ranker import CLIP, DCNv2
 
 WEIGHTS = "ranker.safetensors"
+
+
+def load_ranker(artifact: Artifact) -> DCNv2:
+    """The ranking model of an artifact, as it was trained."""
+    weights = {name: torch.tensor(value) for name, value in artifact.tensors(WEIGHTS).items()}
+    shape = artifact.manifest.settings["ranker"]
+    model = DCNv2(len(weights["mean_F"]), **shape | {"deep": tuple(shape["deep"])})
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def standard(model: DCNv2) -> Standard:
+    """The standardisation that the model was trained with."""
+    return Standard(model.mean_F.numpy(), model.scale_F.numpy(), CLIP)
 
 
 class ScorerConfig(BaseModel):
@@ -37,11 +53,9 @@ class Scorer:
         if config.device == "cuda" and not cuda:
             raise ConfigError("scoring.device is cuda, but this replica sees no GPU; give it num_gpus, or set auto")
         self._device = torch.device("cuda" if cuda and config.device != "cpu" else "cpu")
-        self._features = RankingFeatures(artifact)
-        shape = artifact.manifest.settings["ranker"]
-        self._model = DCNv2(len(self._features.names), **shape | {"deep": tuple(shape["deep"])})
-        self._model.load_state_dict({k: torch.tensor(v) for k, v in artifact.tensors(WEIGHTS).items()})
-        self._model.eval().to(self._device)
+        model = load_ranker(artifact)
+        self.features = RankingFeatures(artifact, standard(model))
+        self._model = FusedDCNv2(model).eval().to(self._device)
 
     def __call__(self, profiles: ProfileBatch, candidates: CandidateBatch) -> ScoreBatch:
         """Scores [B, K], -inf on padding.
@@ -51,8 +65,8 @@ class Scorer:
         """
         if (version := same_model(profiles, candidates)) != self.model_version:
             raise VersionMismatch([version, self.model_version])
-        features_BKF = self._features(profiles, candidates)
+        rows_RF = self.features.rows(profiles, candidates)
+        scores_BK = np.full(candidates.mask_BK.shape, -np.inf, np.float32)
         with torch.inference_mode():
-            scores_BK = self._model(torch.from_numpy(features_BKF).to(self._device)).cpu().numpy()
-        scores_BK = np.where(candidates.mask_BK, scores_BK, np.float32(-np.inf))
+            scores_BK[candidates.mask_BK] = self._model(torch.from_numpy(rows_RF).to(self._device)).cpu().numpy()
         return ScoreBatch(model_version=self.model_version, scores_BK=scores_BK)
