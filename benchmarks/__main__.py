@@ -39,7 +39,7 @@ def main() -> None:
     alone = commands.add_parser("scoring", help="the scoring stage alone, on one core")
     alone.add_argument("--batches", default="1,32,64")
     alone.add_argument("--candidates", default="300,500")
-    alone.add_argument("--seconds", type=float, default=2)
+    alone.add_argument("--seconds", type=float, default=0.5)
     args = parser.parse_args()
     if args.command == "speed":
         names = args.servers.split(";")

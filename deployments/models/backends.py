@@ -93,9 +93,8 @@ def start(artifact: Artifact, model: FusedDCNv2, backend: Backend, precision: Pr
     name = compiled_file(precision)
     built_for = gate.built_for if gate is not None else {}
     if name not in artifact.manifest.every_file() or built_for != machine(device):
-        made = ", ".join(built_for.values()) or "nothing"
         raise BackendUnavailable(
-            f"its code was compiled for {made}, this is {', '.join(machine(device).values())}; "
+            f"its code was compiled for {_described(built_for)}, this is {_described(machine(device))}; "
             "run `python -m graphs package` on such a machine"
         )
     return _load(artifact.path(name))
@@ -125,7 +124,16 @@ def machine(device: str) -> dict[str, str]:
     capability = torch.backends.cpu.get_cpu_capability()
     if device != "cpu":
         capability = "sm_{}{}".format(*torch.cuda.get_device_capability())
-    return {"device": device, "machine": platform.machine(), "capability": capability, "torch": torch.__version__}
+    return {
+        "device": device,
+        "machine": platform.machine(),
+        "capability": capability,
+        "torch": f"torch {torch.__version__}",
+    }
+
+
+def _described(machine: dict[str, str]) -> str:
+    return ", ".join(machine[part] for part in ("device", "machine", "capability", "torch") if part in machine)
 
 
 def compile_to(path: Path, model: FusedDCNv2, precision: Precision, device: str) -> None:
@@ -200,7 +208,9 @@ class _Int8Linear(nn.Module):
         weight = layer.weight.detach()
         scale = weight.abs().amax(dim=1).clamp(min=1e-8) / 127
         zero = torch.zeros(len(weight), dtype=torch.int64)
-        quantised = torch.quantize_per_channel(weight, scale.double(), zero, 0, torch.qint8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated with no replacement in torch 2.13 that has these kernels
+            quantised = torch.quantize_per_channel(weight, scale.double(), zero, 0, torch.qint8)
         bias = None if layer.bias is None else layer.bias.detach()
         self._packed = torch.ops.quantized.linear_prepack(quantised, bias)
 
