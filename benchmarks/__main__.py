@@ -1,4 +1,4 @@
-"""Measurements that write benchmarks/RESULTS.md: `python -m benchmarks speed | open-loop | growth`."""
+"""Measurements that write benchmarks/RESULTS.md: `python -m benchmarks speed | open-loop | growth | scoring`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 
 from benchmarks import servers
 from benchmarks.growth import growth
+from benchmarks.scoring import scoring
 from benchmarks.speed import REFERENCE, paced, speed
 from benchmarks.workloads import WORKLOADS
 
@@ -40,9 +41,17 @@ def main() -> None:
     paced_.add_argument("--seconds", type=float, default=20)
     growing = commands.add_parser("growth", help="cost of each stage as catalogue, candidates, history and batch grow")
     growing.add_argument("--items", default="10000,100000,1000000")
+    alone = commands.add_parser("scoring", help="the scoring stage alone, on one core")
+    alone.add_argument("--batches", default="1,32,64")
+    alone.add_argument("--candidates", default="300,500")
+    alone.add_argument("--seconds", type=float, default=0.5)
     args = parser.parse_args()
     if args.command == "growth":
         growth(args.out, [int(count) for count in args.items.split(",")])
+        return
+    if args.command == "scoring":
+        batches, counts = ([int(part) for part in text.split(",")] for text in (args.batches, args.candidates))
+        scoring(args.config, args.out, batches, counts, args.seconds)
         return
     names = args.servers.split(";")
     known = {*servers.COMMANDS, *(servers.LIMITS if args.command == "speed" else ())}

@@ -215,6 +215,10 @@ class ScoreBatch(Batch):
     """The model's score of each candidate, aligned with CandidateBatch; -inf on padding."""
 
     scores_BK: Floats
+    ran_on: str = ""
+    """Backend and precision of the model."""
+    instead: str = ""
+    """Why that is another one than configured; empty: it is as configured."""
 
 
 @dataclass(frozen=True, slots=True)

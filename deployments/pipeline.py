@@ -20,7 +20,7 @@ from deployments.batcher import Batcher, BatcherConfig
 from deployments.cache import CandidateCache
 from deployments.errors import StageFailed, StoreUnavailable
 from deployments.flow import Answer, Flow, Query, Ticket, request_batch
-from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch
+from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch
 from deployments.stage import Place
 from monitoring.metrics import FunnelMetrics
 
@@ -87,6 +87,8 @@ class Pipeline:
         self._config = config
         self._metrics = metrics
         self._cache = cache
+        self.stand_in = ""
+        """Why the last batch was scored by another backend than configured; empty: it was not."""
         self._queued: dict[object, Ticket] = {}
         self._batcher: Batcher[Ticket] = Batcher(self._run, batching)
 
@@ -179,10 +181,18 @@ class Pipeline:
             case "candidates":
                 flow.candidates = await self._candidates(flow, deadline)
             case "scoring":
-                flow.scores = await call(deadline, flow.profiles, flow.candidates)
+                flow.scores = scores = await call(deadline, flow.profiles, flow.candidates)
+                self._note(scores)
             case "ranking":
                 assert flow.candidates is not None
                 flow.ranked = await call(deadline, flow.requests, flow.candidates.items_only(), flow.scores)
+
+    def _note(self, scores: ScoreBatch) -> None:
+        if self.stand_in != scores.instead and scores.instead:
+            log.warning("scoring: %s", scores.instead)
+        self.stand_in = scores.instead
+        if scores.instead:
+            self._metrics.stood_in("scoring", scores.ran_on)
 
     async def _candidates(self, flow: Flow, deadline: float) -> CandidateBatch:
         """The stage's for the rows that the cache has nothing for."""

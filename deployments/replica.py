@@ -21,6 +21,7 @@ from deployments.errors import StageFailed
 from deployments.joiner import Joiner
 from deployments.messages import Batch
 from deployments.models.artifact import Artifact
+from deployments.recording import warm_up
 from deployments.stage import Batches, Stage, Start
 
 HUNG_S = 60.0
@@ -38,8 +39,9 @@ class StageFactory:
     config: BaseModel
 
     def build(self, artifact: Artifact) -> Stage:
-        """The stage, loaded."""
+        """The stage, loaded and warmed up."""
         built: Stage = self.stage(artifact, self.config)
+        warm_up(built, artifact)
         return built
 
 

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import logging
+from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from deployments.errors import ConfigError, VersionMismatch
 from deployments.messages import CandidateBatch, ProfileBatch, ScoreBatch, same_model
+from deployments.models import gates
 from deployments.models.artifact import Artifact
+from deployments.models.backends import Backend, Precision, choose, impossible
+from deployments.models.feature_rows import Standard
 from deployments.models.features import RankingFeatures
-from deployments.models.ranker import DCNv2
+from deployments.models.fused import FusedDCNv2
+from deployments.models.ranker import CLIP, DCNv2
+
+log = logging.getLogger("rayfunnel.scoring")
 
 WEIGHTS = "ranker.safetensors"
 
 
+def load_ranker(artifact: Artifact) -> DCNv2:
+    """The ranking model of an artifact, as it was trained."""
+    weights = {name: torch.tensor(value) for name, value in artifact.tensors(WEIGHTS).items()}
+    shape = artifact.manifest.settings["ranker"]
+    model = DCNv2(len(weights["mean_F"]), **shape | {"deep": tuple(shape["deep"])})
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def standard(model: DCNv2) -> Standard:
+    """The standardisation that the model was trained with."""
+    return Standard(model.mean_F.numpy(), model.scale_F.numpy(), CLIP)
+
+
 class ScorerConfig(BaseModel):
-    """How the model is run. More backends and precisions come with the packaging of compiled models."""
+    """How the model is run. All but eager fp32 must have passed the gate when the artifact was packaged."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backend: Literal["eager"] = "eager"
-    precision: Literal["fp32"] = "fp32"
+    backend: Backend = "eager"
+    precision: Precision = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: the GPU if the replica has one."""
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        if reason := impossible(self.backend, self.precision):
+            raise ValueError(reason)
+        return self
 
 
 class Scorer:
@@ -36,12 +63,13 @@ class Scorer:
         cuda = torch.cuda.is_available()
         if config.device == "cuda" and not cuda:
             raise ConfigError("scoring.device is cuda, but this replica sees no GPU; give it num_gpus, or set auto")
-        self._device = torch.device("cuda" if cuda and config.device != "cpu" else "cpu")
-        self._features = RankingFeatures(artifact)
-        shape = artifact.manifest.settings["ranker"]
-        self._model = DCNv2(len(self._features.names), **shape | {"deep": tuple(shape["deep"])})
-        self._model.load_state_dict({k: torch.tensor(v) for k, v in artifact.tensors(WEIGHTS).items()})
-        self._model.eval().to(self._device)
+        gates.check(artifact, config.backend, config.precision)
+        self._device = "cuda" if cuda and config.device != "cpu" else "cpu"
+        model = load_ranker(artifact)
+        self.features = RankingFeatures(artifact, standard(model))
+        self.running = choose(artifact, FusedDCNv2(model), config.backend, config.precision, self._device)
+        if self.running.instead:
+            log.warning("scoring: %s", self.running.instead)
 
     def __call__(self, profiles: ProfileBatch, candidates: CandidateBatch) -> ScoreBatch:
         """Scores [B, K], -inf on padding.
@@ -51,8 +79,11 @@ class Scorer:
         """
         if (version := same_model(profiles, candidates)) != self.model_version:
             raise VersionMismatch([version, self.model_version])
-        features_BKF = self._features(profiles, candidates)
-        with torch.inference_mode():
-            scores_BK = self._model(torch.from_numpy(features_BKF).to(self._device)).cpu().numpy()
-        scores_BK = np.where(candidates.mask_BK, scores_BK, np.float32(-np.inf))
-        return ScoreBatch(model_version=self.model_version, scores_BK=scores_BK)
+        rows_RF = self.features.rows(profiles, candidates)
+        scores_BK = np.full(candidates.mask_BK.shape, -np.inf, np.float32)
+        if len(rows_RF):
+            with torch.inference_mode():
+                scores_R = self.running.run(torch.from_numpy(rows_RF).to(self._device))
+            scores_BK[candidates.mask_BK] = scores_R.cpu().numpy()
+        ran_on = gates.combination(self.running.backend, self.running.precision)
+        return ScoreBatch(self.model_version, scores_BK, ran_on, self.running.instead)

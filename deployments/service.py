@@ -202,7 +202,8 @@ class Recommender:
                 await asyncio.sleep(0.2)
 
     async def health(self) -> dict[str, Any]:
-        """`{"status": "ready", …}`, and whether the store answers: without it the funnel still serves, degraded.
+        """`{"status": "ready", …}`, whether the store answers (without it the funnel still serves, degraded), and
+        whether scoring runs on the backend that is configured.
 
         Raises:
             Unavailable: a stage has not answered yet.
@@ -214,7 +215,8 @@ class Recommender:
             store = "ok"
         except StoreUnavailable as error:
             store = str(error)
-        return {"status": "ready", "model_version": self.model_version, "store": store}
+        health = {"status": "ready", "model_version": self.model_version, "store": store}
+        return health | {"scoring": self._pipeline.stand_in or "as configured"}
 
     def _deadline(self, deadline_ms: int | None) -> float:
         return time.time() + (deadline_ms or self._deadline_ms) / 1e3

@@ -1,4 +1,4 @@
-"""The command line: `python -m graphs train | evaluate | serve | check`."""
+"""The command line: `python -m graphs train | package | evaluate | serve | check`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def _run(args: argparse.Namespace) -> int:
 
             command = f"python -m graphs {' '.join(sys.argv[1:])}"
             report(args.artifact, args.data, recommender_args(load(args.config)), args.out, command)
+        case "package":
+            from graphs.packaging import repackage
+            from graphs.serving import load, recommender_args
+
+            config = recommender_args(load(args.config))
+            asked = config.stages.scoring.config
+            backend, precision = args.backend or asked.backend, args.precision or asked.precision
+            made = repackage(args.artifact, args.data, config, backend, precision)
+            print(f"{args.artifact}: model {made.model_version}, gates: {', '.join(made.manifest.gates) or 'none'}")
         case "serve":
             from graphs.serving import serve
 
@@ -59,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", default="movielens")
     evaluate.add_argument("--out", default="benchmarks/RESULTS.md")
     evaluate.add_argument("--config", default="serve_config.yaml", help="the stages that the evaluation runs")
+
+    package = commands.add_parser("package", help="another way of scoring for an artifact: built, gated, recorded")
+    package.add_argument("artifact")
+    package.add_argument("--backend", choices=("eager", "compiled", "tensorrt"), help="left out: that of the config")
+    package.add_argument("--precision", choices=("fp32", "bf16", "fp16", "int8"))
+    package.add_argument("--data", default="movielens", help="what the artifact was trained on")
+    package.add_argument("--config", default="serve_config.yaml", help="the stages that make the candidates")
 
     serve = commands.add_parser("serve", help="serve_config.yaml with the fast flags")
     serve.add_argument("config", nargs="?", default="serve_config.yaml")

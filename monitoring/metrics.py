@@ -49,6 +49,12 @@ class FunnelMetrics:
             ("replica", "stage", "reason"),
             registry=self._registry,
         )
+        self._stood_in = Counter(
+            "rayfunnel_backend_stand_in",
+            "Batches whose model ran on another backend than configured, by the one that it ran on.",
+            ("replica", "stage", "backend"),
+            registry=self._registry,
+        )
         self._batch = Histogram(
             "rayfunnel_batch_size",
             "Requests per batch.",
@@ -81,6 +87,10 @@ class FunnelMetrics:
             stage, reason = entry.split(":", 1)
             reason = reason.rsplit(" ", 1)[-1]  # "3/4 shards": shards
             self._degraded.labels(stage=stage, reason=reason, **self._labels).inc()
+
+    def stood_in(self, stage: str, backend: str) -> None:
+        """A batch was computed by `backend`, in the place of the one configured."""
+        self._stood_in.labels(stage=stage, backend=backend, **self._labels).inc()
 
     def batch(self, size: int, stages_ms: Mapping[str, float]) -> None:
         """One batch went through the funnel."""

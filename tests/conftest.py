@@ -60,11 +60,10 @@ def write_dataset(folder: Path) -> Path:
     return folder
 
 
-def small_args(artifact: str) -> RecommenderArgs:
+def small_args(artifact: str, backend: str = "compiled") -> RecommenderArgs:
     """The args of a recommender over the small artifact."""
-    return RecommenderArgs.model_validate(
-        {"artifact": artifact, "stages": {"candidates": {"config": {"n_candidates": 100}}}}
-    )
+    stages = {"candidates": {"config": {"n_candidates": 100}}, "scoring": {"config": {"backend": backend}}}
+    return RecommenderArgs.model_validate({"artifact": artifact, "stages": stages})
 
 
 @pytest.fixture(scope="session")

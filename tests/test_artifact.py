@@ -74,6 +74,26 @@ def test_the_version_follows_the_content_and_not_the_time_or_the_metrics(tmp_pat
     assert same.manifest.metrics == {"ndcg": 0.2}
 
 
+def test_what_is_derived_is_checked_as_well_and_leaves_the_version_as_it_is(folder: Path, tmp_path: Path) -> None:
+    plain = Artifact.open(str(folder))
+    with ArtifactWriter(folder) as writer:
+        writer.keep(plain)
+        writer.derived("code.pt2").write_bytes(b"code")
+        writer.gates["compiled-fp32"] = {"overlap": 1.0}
+    packaged = Artifact.open(str(folder))
+    assert packaged.model_version == plain.model_version
+    assert packaged.manifest.files == plain.manifest.files
+    assert packaged.manifest.metrics == plain.manifest.metrics
+    assert packaged.manifest.gates == {"compiled-fp32": {"overlap": 1.0}}
+    assert packaged.path("code.pt2").read_bytes() == b"code"
+    with ArtifactWriter(folder) as writer:
+        writer.keep(packaged)
+    assert Artifact.open(str(folder)).manifest.derived == packaged.manifest.derived
+    (folder / "code.pt2").write_bytes(b"evil")
+    with pytest.raises(ArtifactError, match=r"code\.pt2 was altered"):
+        Artifact.open(str(folder))
+
+
 def test_a_preview_is_the_artifact_before_its_metrics(tmp_path: Path) -> None:
     with ArtifactWriter(tmp_path / "model") as writer:
         writer.json("notes.json", 1)

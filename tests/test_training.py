@@ -11,6 +11,7 @@ import torch
 from deployments.messages import Floats
 from deployments.models.artifact import Artifact
 from deployments.models.features import RankingFeatures
+from deployments.models.gates import find
 from deployments.models.ranker import CrossLayer
 from graphs import baselines
 from graphs.datasets import Interactions, load, temporal_split
@@ -54,6 +55,12 @@ def test_the_artifact_holds_what_serving_and_drift_read(artifact: Artifact) -> N
         "user_tower.safetensors",
         "users.arrow",
     }
+    compiled = find(artifact, "compiled", "fp32")
+    assert compiled is not None
+    assert set(artifact.manifest.derived) == {
+        "recorded.safetensors",
+        *(["scorer-compiled-fp32.pt2"] if not compiled.unavailable else []),
+    }
     reference = artifact.table("reference.parquet")
     assert reference.column("signal").to_pylist() == [f"feature:{n}" for n in RankingFeatures(artifact).names] + [
         "score:model"
@@ -65,9 +72,9 @@ def test_the_artifact_holds_what_serving_and_drift_read(artifact: Artifact) -> N
 
 
 def test_the_same_seed_gives_the_same_model(artifact: Artifact, dataset_folder: Path, tmp_path: Path) -> None:
-    again = train(str(dataset_folder), str(tmp_path / "again"), small_args(""), seed=1)
+    again = train(str(dataset_folder), str(tmp_path / "again"), small_args("", "eager"), seed=1)
     assert again.model_version == artifact.model_version
-    other = train(str(dataset_folder), str(tmp_path / "other"), small_args(""), seed=2)
+    other = train(str(dataset_folder), str(tmp_path / "other"), small_args("", "eager"), seed=2)
     assert other.model_version != artifact.model_version
 
 

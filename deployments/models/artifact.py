@@ -38,7 +38,7 @@ _DTYPES |= {"I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 
 class Manifest(BaseModel):
     """What `manifest.json` holds. `model_version` covers the files, `feature_schema` and `settings`; the time of
-    writing and the metrics are not part of it, so the same model trained twice has one version."""
+    writing, the metrics and what packaging adds are not part of it, so the same model trained twice has one version."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,6 +46,10 @@ class Manifest(BaseModel):
     model_version: str
     files: dict[FileName, Sha256]
     created: datetime
+    derived: dict[FileName, Sha256] = {}
+    """Files made from the model: code compiled for a kind of machine, recorded requests. Checked as `files` are."""
+    gates: dict[str, dict[str, Any]] = {}
+    """Per combination of backend and precision, how its answers compare with the plain model's."""
     metrics: dict[str, Any] = {}
     """The evaluation table it was accepted with."""
     feature_schema: dict[str, Any] = {}
@@ -56,6 +60,10 @@ class Manifest(BaseModel):
         """What `model_version` must be: 16 hex digits of SHA-256 over the canonical JSON of the model's part."""
         part = self.model_dump(mode="json", include={"schema_version", "files", "feature_schema", "settings"})
         return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16]
+
+    def every_file(self) -> dict[FileName, Sha256]:
+        """All that lies beside the manifest."""
+        return self.files | self.derived
 
 
 class Artifact:
@@ -91,7 +99,7 @@ class Artifact:
         Raises:
             ArtifactError: the artifact has no such file.
         """
-        if name not in self.manifest.files:
+        if name not in self.manifest.every_file():
             raise ArtifactError(f"artifact {self.folder}: it has no file {name}; {REMEDY}")
         return self.folder / name
 
@@ -137,7 +145,7 @@ class ArtifactWriter:
     or a crash, leaves `directory` as it was; the next writer clears what a crash left. (Only a real folder that
     holds an artifact, such as a copy, is moved aside first: for that moment there is none.)
 
-    `metrics`, `feature_schema` and `settings` are plain attributes and may be set until the block ends.
+    `metrics`, `gates`, `feature_schema` and `settings` are plain attributes and may be set until the block ends.
 
     Raises:
         ArtifactError: on entry, if `directory` exists and is something else than an artifact.
@@ -155,6 +163,8 @@ class ArtifactWriter:
         self.feature_schema, self.settings, self.metrics = feature_schema or {}, settings or {}, metrics or {}
         self._store = self.directory.with_name(f".{self.directory.name}.versions")
         self._partial = self._store / "partial"
+        self.gates: dict[str, dict[str, Any]] = {}
+        self._derived: set[str] = set()
 
     def __enter__(self) -> Self:
         there = self.directory
@@ -184,6 +194,20 @@ class ArtifactWriter:
         """Where to write the file `name` by other means."""
         return self._partial / name
 
+    def derived(self, name: str) -> Path:
+        """Where to write a file that is made from the model and no part of it."""
+        self._derived.add(name)
+        return self.file(name)
+
+    def keep(self, artifact: Artifact) -> None:
+        """Takes over all of another artifact, which keeps its model version; to add to it."""
+        manifest = artifact.manifest
+        for name in manifest.every_file():
+            shutil.copyfile(artifact.path(name), self.file(name))
+        self._derived |= manifest.derived.keys()
+        self.feature_schema, self.settings = manifest.feature_schema, manifest.settings
+        self.metrics, self.gates = manifest.metrics, dict(manifest.gates)
+
     def preview(self) -> Artifact:
         """The artifact as written so far, to evaluate it before it is finished. Dies with the block."""
         return Artifact(self._partial, self._manifest())
@@ -198,10 +222,13 @@ class ArtifactWriter:
                 self._store.rmdir()
 
     def _manifest(self) -> Manifest:
+        digests = {path.name: _sha256(path) for path in sorted(self._partial.iterdir())}
         draft = Manifest(
             schema_version=SCHEMA_VERSION,
             model_version="",
-            files={path.name: _sha256(path) for path in sorted(self._partial.iterdir())},
+            files={name: digest for name, digest in digests.items() if name not in self._derived},
+            derived={name: digest for name, digest in digests.items() if name in self._derived},
+            gates=self.gates,
             created=datetime.now(UTC),
             metrics=self.metrics,
             feature_schema=self.feature_schema,
@@ -252,11 +279,12 @@ def _parse(uri: str, text: bytes) -> Manifest:
 
 def _check_files(uri: str, folder: Path, manifest: Manifest) -> None:
     present = {path.name for path in folder.iterdir()} - {MANIFEST}
-    for name in sorted(manifest.files.keys() - present):
+    listed = manifest.every_file()
+    for name in sorted(listed.keys() - present):
         raise ArtifactError(f"artifact {uri}: the file {name} is missing; {REMEDY}")
-    for name in sorted(present - manifest.files.keys()):
+    for name in sorted(present - listed.keys()):
         raise ArtifactError(f"artifact {uri}: {name} does not belong to it; remove that file, or {REMEDY}")
-    for name, digest in manifest.files.items():
+    for name, digest in listed.items():
         if _sha256(folder / name) != digest:
             raise ArtifactError(f"artifact {uri}: the file {name} was altered after it was written; {REMEDY}")
 
@@ -281,7 +309,7 @@ def _open_remote(uri: str) -> Artifact:
     with tempfile.TemporaryDirectory(dir=base, prefix=".partial-") as scratch:
         copy = Path(scratch) / "copy"
         copy.mkdir()
-        for name in manifest.files:
+        for name in manifest.every_file():
             try:
                 files.get_file(f"{root.rstrip('/')}/{name}", str(copy / name))
             except FileNotFoundError:

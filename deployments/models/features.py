@@ -1,16 +1,22 @@
 """The ranker's features: sources, user, item, and how the item compares with the user's history.
 
-Shapes: B requests, K candidates, H events, S sources, C content values (genres, …), A item attributes (numeric ones,
-popularity, quality), F features in all. The same code makes the training data and serves.
+Shapes: B requests, K candidates, R real candidates of all requests, C content values (genres, …), A item attributes
+(numeric ones, popularity, quality), F features in all. The same code makes the training data and serves.
+
+What depends on the item alone is computed once per artifact, what depends on the user alone once per request; a
+candidate costs what is left (feature_rows.py). The standardisation, which belongs to the model, is part of it: a column
+can be standardised wherever it is made.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from deployments.messages import Array, Bools, CandidateBatch, Floats, Ints, ProfileBatch
 from deployments.models import history
 from deployments.models.artifact import Artifact
+from deployments.models.feature_rows import Items, Standard, Users, fill, summarise
 from deployments.models.sources import READ
 
 DECAYS = {"short": 5.0, "long": 30.0}
@@ -18,87 +24,98 @@ DECAYS = {"short": 5.0, "long": 30.0}
 
 
 class RankingFeatures:
-    """Builds [B, K, F] from messages and `item_features.safetensors`.
+    """Builds features from messages and `item_features.safetensors`; `standard`: standardised, else as they are.
 
     content_NC: 1 where an item has the value. attributes_NA: standardised numeric attributes, then log popularity
     among successes and mean weight. log_events_N: log of all events.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, standard: Standard | None = None) -> None:
         tensors = artifact.tensors("item_features.safetensors")
-        self._content_NC: Floats = tensors["content_NC"]
-        self._attributes_NA: Floats = tensors["attributes_NA"]
-        self._log_events_N: Floats = tensors["log_events_N"]
-        self._spread_N = np.sqrt(np.maximum(self._content_NC.sum(axis=1), 1))
         schema = artifact.manifest.feature_schema
         self.names = feature_names(schema["sources"], schema["users"], schema["attributes"])
+        if standard is None:
+            standard = Standard(np.zeros(len(self.names), np.float32), np.ones(len(self.names), np.float32), np.inf)
+        mean_F, scale_F, clip = standard
+        self._standard = Standard(_fixed(mean_F, np.float32), _fixed(scale_F, np.float32), clip)
+        attributes_NA: Floats = tensors["attributes_NA"]
+        columns_NI = np.concatenate([attributes_NA, tensors["log_events_N"][:, None] / 3 - 1], axis=1, dtype=np.float32)
+        self._item_I = np.arange(len(self.names) - columns_NI.shape[1], len(self.names))
+        item_V, value_V = np.nonzero(tensors["content_NC"])
+        first_N = np.searchsorted(item_V, np.arange(len(attributes_NA) + 1)).astype(np.int32)
+        columns_NI = self._standardised(columns_NI, self._item_I)
+        self._items = Items(
+            _fixed(first_N, np.int32),
+            _fixed(value_V, np.int32),
+            _fixed(attributes_NA, np.float32),
+            _fixed(columns_NI, np.float32),
+            tensors["content_NC"].shape[1],
+        )
+        self._n_sources = len(schema["sources"])
+        self._user_W = _user_columns(self._n_sources, len(schema["users"]), attributes_NA.shape[1])
 
     def __call__(self, profiles: ProfileBatch, candidates: CandidateBatch) -> Floats:
         """Features [B, K, F], in the order of `names`; garbage where the candidate is padding."""
-        item_BK = np.maximum(candidates.item_ids_BK, 0)
-        features_BKF = np.empty((*item_BK.shape, len(self.names)), np.float32)
-        end = 0
+        shape = candidates.item_ids_BK.shape
+        everywhere_BK = np.ones(shape, np.bool_)
+        return self._rows(profiles, candidates, np.maximum(candidates.item_ids_BK, 0), everywhere_BK).reshape(
+            *shape, -1
+        )
 
-        def put(columns: Array) -> None:
-            """Appends [B, K, X], or what broadcasts to it."""
-            nonlocal end
-            width = columns.shape[-1]
-            features_BKF[:, :, end : end + width] = columns
-            end += width
+    def rows(self, profiles: ProfileBatch, candidates: CandidateBatch) -> Floats:
+        """Features [R, F] of the candidates that are not padding, request after request."""
+        return self._rows(profiles, candidates, candidates.item_ids_BK, candidates.mask_BK)
 
-        put(candidates.source_scores_BKS)
-        content_BKC = self._content_NC[item_BK]
-        attributes_BKA = self._attributes_NA[item_BK]
-        spread_BK = self._spread_N[item_BK]
-        recent = _Recent(profiles)
-        for decay in DECAYS.values():
-            liked = recent.summary(decay, recent.success_BL, self._content_NC)
-            other = recent.summary(decay, ~recent.success_BL, self._content_NC)
-            every = recent.summary(decay, np.ones_like(recent.success_BL), self._attributes_NA)
-            total_B1 = liked.mass_B1 + other.mass_B1 + 1
-            contrast_BC = (liked.mean_BX * liked.mass_B1 - other.mean_BX * other.mass_B1) / total_B1
-            put(np.einsum("bkc,bc->bk", content_BKC, liked.mean_BX)[..., None] / spread_BK[..., None])
-            put(np.einsum("bkc,bc->bk", content_BKC, contrast_BC)[..., None] / spread_BK[..., None])
-            difference_BKA = attributes_BKA - every.mean_BX[:, None, :]
-            put(difference_BKA)
-            put(np.abs(difference_BKA[..., : self._attributes_NA.shape[1] - 2]))
-            put(every.mean_BX[:, None, :])
-            put((liked.mass_B1 / np.maximum(every.mass_B1, 1e-6))[:, None, :])
+    def _rows(self, profiles: ProfileBatch, candidates: CandidateBatch, item_BK: Ints, mask_BK: Bools) -> Floats:
+        rows_RF = np.empty((int(mask_BK.sum()), len(self.names)), np.float32)
+        users = self._users(profiles)
+        scores_BKS = candidates.source_scores_BKS
+        assert scores_BKS.shape[2] == self._n_sources
+        fill(
+            self._items,
+            users,
+            self._standard,
+            _fixed(item_BK, np.int32),
+            _fixed(mask_BK, np.bool_),
+            _fixed(scores_BKS, np.float32),
+            rows_RF,
+        )
+        return rows_RF
 
-        put((np.log1p(recent.length_B) / 3 - 1.2)[:, None, None])
-        put(profiles.features_BF[:, None, :])
-        put(attributes_BKA)
-        put(self._log_events_N[item_BK][..., None] / 3 - 1)
-        assert end == len(self.names)
-        return features_BKF
+    def _users(self, profiles: ProfileBatch) -> Users:
+        users = summarise(
+            self._items,
+            _fixed(profiles.item_BH, np.int32),
+            _fixed(profiles.weight_BH, np.float32),
+            _fixed(profiles.features_BF, np.float32),
+            _fixed(list(DECAYS.values()), np.float32),
+            READ,
+            history.POSITIVE,
+        )
+        return users._replace(columns_BW=self._standardised(users.columns_BW, self._user_W).astype(np.float32))
 
-
-class _Summary:
-    """A decayed mean over events: `mean_BX`, and the weight behind it."""
-
-    def __init__(self, weight_BL: Floats, values_BLX: Floats) -> None:
-        self.mass_B1 = weight_BL.sum(axis=1, keepdims=True)
-        self.mean_BX = np.einsum("bl,blx->bx", weight_BL, values_BLX) / np.maximum(self.mass_B1, 1e-6)
+    def _standardised(self, columns_RX: Floats, place_X: Ints) -> Floats:
+        mean_F, scale_F, clip = self._standard
+        standardised: Floats = np.clip((columns_RX - mean_F[place_X]) * scale_F[place_X], -clip, clip)
+        return standardised
 
 
-class _Recent:
-    """The last READ events of each user, most recent first."""
+def _fixed(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
+    """`values` as a read-only contiguous array: of one type, for which the rows' code is compiled, wherever from."""
+    array = np.ascontiguousarray(values, dtype).view()
+    array.setflags(write=False)
+    return array
 
-    def __init__(self, profiles: ProfileBatch) -> None:
-        column_BL, item_BL = history.last(profiles.item_BH, min(READ, max(1, profiles.item_BH.shape[1])))
-        self._mask_BL: Bools = item_BL >= 0
-        self._item_BL: Ints = np.maximum(item_BL, 0)
-        weight_BL = np.zeros(item_BL.shape, np.float32)
-        if profiles.weight_BH.shape[1]:
-            weight_BL = np.take_along_axis(profiles.weight_BH, column_BL.astype(np.intp), axis=1)
-        self.success_BL: Bools = weight_BL >= history.POSITIVE
-        self.length_B = (profiles.item_BH >= 0).sum(axis=1).astype(np.float32)
 
-    def summary(self, decay: float, chosen_BL: Bools, values_NX: Floats) -> _Summary:
-        """Of the chosen events, an event `age` events old counting exp(-age / decay)."""
-        age_L = np.arange(self._item_BL.shape[1], dtype=np.float32)
-        weight_BL = np.exp(-age_L / np.float32(decay)) * (self._mask_BL & chosen_BL)
-        return _Summary(weight_BL.astype(np.float32), values_NX[self._item_BL])
+def _user_columns(n_sources: int, n_users: int, n_attributes: int) -> Ints:
+    """Where the columns that are the user's alone stand among the features: per decay, then the rest."""
+    places: list[int] = []
+    end = n_sources
+    for _ in DECAYS:
+        end += 2 + n_attributes + (n_attributes - 2)
+        places += range(end, end + n_attributes + 1)
+        end += n_attributes + 1
+    return np.array([*places, *range(end, end + 1 + n_users)], np.int32)
 
 
 def feature_names(sources: list[str], users: list[str], attributes: list[str]) -> list[str]:

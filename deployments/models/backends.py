@@ -1,0 +1,225 @@
+"""How the ranking model runs: backend and precision as config words, and what stands in where one can't be had.
+
+- `eager`: torch, operation by operation. `int8` is dynamic quantisation with torch's own x86 kernels (FBGEMM, oneDNN).
+- `compiled`: code that packaging made with AOTInductor, for any number of rows; an artifact file.
+- `tensorrt`: tensorrt.py.
+
+Shapes: R rows, F features.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from deployments.models import gates, tensorrt
+from deployments.models.artifact import Artifact
+from deployments.models.fused import FusedDCNv2
+from deployments.models.unavailable import BackendUnavailable
+
+Backend = Literal["eager", "compiled", "tensorrt"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Run = Callable[[Tensor], Tensor]
+"""Standardised features [R, F] on the device → float32 scores [R]."""
+
+RUNNERS = 4
+"""Threads that may be inside one compiled model."""
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_MARCH = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
+"""Compiled code asks of the CPU what its capability promises, not all that the packaging machine has."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A model that runs. `instead`: why on another combination than asked for; empty: on that one."""
+
+    run: Run
+    backend: str
+    precision: str
+    instead: str = ""
+
+
+def impossible(backend: Backend, precision: Precision) -> str:
+    """Why the combination exists nowhere; empty if it does."""
+    if precision == "int8" and backend != "eager":
+        return f"precision int8 runs on backend eager alone, not on {backend}; use eager, or fp16"
+    return ""
+
+
+def choose(artifact: Artifact, model: FusedDCNv2, backend: Backend, precision: Precision, device: str) -> Running:
+    """The asked combination, or the next best that may serve: compiled for tensorrt, then eager in fp32."""
+    chain: list[tuple[Backend, Precision]] = [(backend, precision), ("compiled", precision), ("eager", "fp32")]
+    if backend != "tensorrt":
+        del chain[1]
+    reasons: list[str] = []
+    for name, kind in dict.fromkeys(chain):
+        if (name, kind) != (backend, precision) and not gates.allowed(artifact, name, kind):
+            continue
+        try:
+            run = start(artifact, model, name, kind, device)
+        except BackendUnavailable as error:
+            reasons.append(f"{gates.combination(name, kind)} can't run here: {error}")
+            continue
+        stand_in = f"{gates.combination(name, kind)} stands in; " if reasons else ""
+        return Running(run, name, kind, stand_in + "; ".join(reasons))
+    raise AssertionError("eager fp32 runs everywhere")
+
+
+def start(artifact: Artifact, model: FusedDCNv2, backend: Backend, precision: Precision, device: str) -> Run:
+    """The model on that backend, whatever the gate says.
+
+    Raises:
+        BackendUnavailable: it can't run here; why.
+    """
+    if backend == "eager":
+        return in_precision(model, precision, device)
+    gate = gates.find(artifact, backend, precision)
+    if gate is not None and gate.unavailable:
+        raise BackendUnavailable(gate.unavailable)
+    if backend == "tensorrt":
+        cast = in_precision(model, precision, device)
+        return tensorrt.start(artifact, cast, model, precision, device)
+    name = compiled_file(precision)
+    built_for = gate.built_for if gate is not None else {}
+    if name not in artifact.manifest.every_file() or built_for != machine(device):
+        raise BackendUnavailable(
+            f"its code was compiled for {_described(built_for)}, this is {_described(machine(device))}; "
+            "run `python -m graphs package` on such a machine"
+        )
+    return _load(artifact.path(name))
+
+
+def in_precision(model: FusedDCNv2, precision: Precision, device: str) -> nn.Module:
+    """The model computing in `precision`, features and scores in fp32.
+
+    Raises:
+        BackendUnavailable: int8 on a GPU.
+    """
+    model = copy.deepcopy(model).eval()
+    if precision == "int8":
+        if device != "cpu":
+            raise BackendUnavailable("precision int8 has kernels for the CPU alone; use fp16 or bf16 on a GPU")
+        return _quantised(model)
+    return model.to(device) if precision == "fp32" else _Cast(model.to(device, DTYPES[precision]), DTYPES[precision])
+
+
+def compiled_file(precision: str) -> str:
+    """The artifact file of the compiled model."""
+    return f"scorer-compiled-{precision}.pt2"
+
+
+def machine(device: str) -> dict[str, str]:
+    """What compiled code depends on."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if device != "cpu":
+        capability = "sm_{}{}".format(*torch.cuda.get_device_capability())
+    return {
+        "device": device,
+        "machine": platform.machine(),
+        "capability": capability,
+        "torch": f"torch {torch.__version__}",
+    }
+
+
+def _described(machine: dict[str, str]) -> str:
+    return ", ".join(machine[part] for part in ("device", "machine", "capability", "torch") if part in machine)
+
+
+def compile_to(path: Path, model: FusedDCNv2, precision: Precision, device: str) -> None:
+    """Writes the model as an AOTInductor package for this kind of machine.
+
+    Source: https://docs.pytorch.org/docs/2.13/torch.compiler_aot_inductor.html.
+
+    Raises:
+        BackendUnavailable: there is no C++ compiler, or it failed.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise BackendUnavailable(f"no C++ compiler ({compiler}) where the artifact was packaged; install g++ there")
+    import torch._inductor  # slow to import, and serving has no use for it
+
+    options: dict[str, Any] = {}
+    if device == "cpu":
+        options["cpp.march"] = _MARCH.get(machine(device)["capability"])
+    example_RF = torch.zeros(64, model.first.in_features, device=device)
+    rows = torch.export.Dim("R", min=2, max=1 << 24)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, about its own code
+            program = torch.export.export(
+                in_precision(model, precision, device), (example_RF,), dynamic_shapes=({0: rows},)
+            )
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+    except Exception as error:  # whatever the compilers throw
+        raise BackendUnavailable(f"AOTInductor failed ({type(error).__name__}: {_first_line(error)})") from error
+
+
+def _load(path: Path) -> Run:
+    from torch._inductor.package.package import load_package
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compiled = load_package(str(path), num_runners=RUNNERS)
+    except Exception as error:  # a library that is missing, say
+        raise BackendUnavailable(f"its code can't be loaded ({_first_line(error)})") from error
+
+    def run(rows_RF: Tensor) -> Tensor:
+        few = max(0, 2 - len(rows_RF))  # it was compiled for at least 2
+        padded_RF = torch.nn.functional.pad(rows_RF, (0, 0, 0, few)) if few else rows_RF
+        scores_R: Tensor = compiled(padded_RF)[: len(rows_RF)]
+        return scores_R
+
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")[:200]
+
+
+class _Cast(nn.Module):
+    """A model in another type, between float32 features and scores."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._model, self._dtype = model, dtype
+
+    def forward(self, rows_RF: Tensor) -> Tensor:
+        scores_R: Tensor = self._model(rows_RF.to(self._dtype)).float()
+        return scores_R
+
+
+class _Int8Linear(nn.Module):
+    """A linear layer with int8 weights, a scale per output; the input is quantised by its range, call by call."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        weight = layer.weight.detach()
+        scale = weight.abs().amax(dim=1).clamp(min=1e-8) / 127
+        zero = torch.zeros(len(weight), dtype=torch.int64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated with no replacement in torch 2.13 that has these kernels
+            quantised = torch.quantize_per_channel(weight, scale.double(), zero, 0, torch.qint8)
+        bias = None if layer.bias is None else layer.bias.detach()
+        self._packed = torch.ops.quantized.linear_prepack(quantised, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.quantized.linear_dynamic(x.contiguous(), self._packed, reduce_range=False)
+        return y
+
+
+def _quantised(model: nn.Module) -> nn.Module:
+    for name, child in model.named_children():
+        setattr(model, name, _Int8Linear(child) if isinstance(child, nn.Linear) else _quantised(child))
+    return model
