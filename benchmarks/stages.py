@@ -16,9 +16,9 @@ import faiss
 import numpy as np
 import torch
 
+from benchmarks.synthetic import inputs
 from deployments.candidates import CandidateConfig, CandidateGenerator
-from deployments.flow import Query, request_batch
-from deployments.messages import Batch, HistoryBatch, RequestBatch
+from deployments.messages import Batch
 from deployments.models.artifact import Artifact
 from deployments.profiles import ProfileConfig, Profiles
 from deployments.ranking import Ranker, RankerConfig
@@ -32,23 +32,6 @@ def own_mb() -> float:
     """Memory of this process that no file backs, MiB."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Anonymous:"))
-
-
-def inputs(artifact: Artifact, batch: int, history: int, seed: int) -> tuple[RequestBatch, HistoryBatch]:
-    """Users whose events lie in two places of the catalogue, 10 items wanted."""
-    rng = np.random.default_rng(seed)
-    n_items = len(artifact.tensors("popularity.safetensors")["score_N"])
-    shape = (batch, history)
-    centre_B2 = rng.integers(0, n_items, (batch, 2))
-    item_BH = np.take_along_axis(centre_B2, rng.integers(0, 2, shape), axis=1) + rng.integers(0, 500, shape)
-    requests = request_batch([Query("", 10, 0.0) for _ in range(batch)], artifact.model_version)
-    return requests, HistoryBatch(
-        artifact.model_version,
-        (item_BH % n_items).astype(np.int32),
-        np.tile(np.arange(history, dtype=np.float64), (batch, 1)),
-        rng.choice([0.4, 0.8, 1.0], shape).astype(np.float32),
-        np.zeros((batch, len(artifact.manifest.feature_schema["users"])), np.float32),
-    )
 
 
 def timed(stage: Callable[..., Batch], batches: list[tuple[Batch, ...]], seconds: float) -> tuple[float, list[Any]]:

@@ -13,18 +13,23 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import torch
+from rich.console import Console
 
+from deployments.candidates import CandidateConfig, CandidateGenerator
+from deployments.flow import Query, request_batch
 from deployments.funnel import HISTORIES
-from deployments.messages import Array, Floats
+from deployments.messages import Array, Floats, HistoryBatch, RequestBatch
 from deployments.models.artifact import Artifact, ArtifactWriter
-from deployments.models.features import feature_names
+from deployments.models.features import RankingFeatures, feature_names
 from deployments.models.ranker import DCNv2
 from deployments.models.two_tower import UserTower
-from deployments.scoring import WEIGHTS
+from deployments.profiles import ProfileConfig, Profiles
+from deployments.scoring import WEIGHTS, load_ranker
 from graphs.fit.index import QUERIES, choose_index
 from graphs.fit.ranker import SHAPE
 from graphs.fit.retrieval import SOURCES
 from graphs.fit.two_tower import WIDTH
+from graphs.packaging import REQUESTS, HeldOut, package, record
 
 CLUSTER = 500
 """Items per cluster."""
@@ -106,7 +111,50 @@ def write(out: str, size: Size, seed: int = 1) -> Artifact:
         )
         writer.tensors(WEIGHTS, _ranker(size, len(feature_names(names, [], attributes))))
         writer.table(HISTORIES, _histories(rng, size))
+        package(writer, _held_out(writer.preview(), rng), [("compiled", "fp32")], Console())
     return Artifact.open(out)
+
+
+def inputs(artifact: Artifact, batch: int, history: int, seed: int) -> tuple[RequestBatch, HistoryBatch]:
+    """Users whose events lie in two places of the catalogue, 10 items wanted."""
+    rng = np.random.default_rng(seed)
+    n_items = _n_items(artifact)
+    shape = (batch, history)
+    centre_B2 = rng.integers(0, n_items, (batch, 2))
+    item_BH = np.take_along_axis(centre_B2, rng.integers(0, 2, shape), axis=1) + rng.integers(0, CLUSTER, shape)
+    requests = request_batch([Query("", 10, 0.0) for _ in range(batch)], artifact.model_version)
+    return requests, HistoryBatch(
+        artifact.model_version,
+        (item_BH % n_items).astype(np.int32),
+        np.tile(np.arange(history, dtype=np.float64), (batch, 1)),
+        rng.choice([0.4, 0.8, 1.0], shape).astype(np.float32),
+        np.zeros((batch, len(artifact.manifest.feature_schema["users"])), np.float32),
+    )
+
+
+def _n_items(artifact: Artifact) -> int:
+    return len(artifact.tensors("popularity.safetensors")["score_N"])
+
+
+def _held_out(artifact: Artifact, rng: np.random.Generator) -> HeldOut:
+    """For the parity gate: random requests, of whose candidates one in fifty is said to have come true."""
+    profile_stage = Profiles(artifact, ProfileConfig())
+    generator = CandidateGenerator(artifact, CandidateConfig(n_candidates=min(200, _n_items(artifact))))
+    plain, features = load_ranker(artifact), RankingFeatures(artifact)
+    found = HeldOut([], [], [], [], [])
+    for _ in range(REQUESTS // 40):
+        requests, histories = inputs(artifact, 40, 20, int(rng.integers(1 << 30)))
+        profiles = profile_stage(histories)
+        candidates = generator(requests, profiles)
+        with torch.inference_mode():
+            scores_BK = plain(torch.from_numpy(features(profiles, candidates))).numpy()
+        found.batches.append((profiles, candidates))
+        found.plain.append(np.where(candidates.mask_BK, scores_BK, np.float32(-np.inf)))
+        found.wanted.append((rng.random(candidates.mask_BK.shape) < 0.02) & candidates.mask_BK)
+        found.count_R.extend(found.wanted[-1].sum(axis=1).tolist())
+        if not found.recorded:
+            found.recorded.extend(record(artifact, histories, requests, profiles, candidates))
+    return found
 
 
 def _vectors(rng: np.random.Generator, cluster_N: Array, popularity_N: Floats) -> Floats:

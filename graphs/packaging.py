@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from deployments import recording
 from deployments.candidates import CandidateGenerator
 from deployments.errors import ConfigError
 from deployments.flow import Query, request_batch
-from deployments.messages import Bools, CandidateBatch, Floats, HistoryBatch, ProfileBatch, RequestBatch
+from deployments.messages import Batch, Bools, CandidateBatch, Floats, HistoryBatch, ProfileBatch, RequestBatch
 from deployments.models import gates
 from deployments.models.artifact import Artifact, ArtifactWriter
 from deployments.models.backends import (
@@ -56,17 +55,16 @@ class HeldOut:
     count_R: list[int]
     """Items that came true, candidates or not."""
     plain: list[Floats]
-    recorded: list[Any]
+    recorded: list[Batch]
     """The first batch's messages, as recording.py keeps them."""
 
 
-def package(writer: ArtifactWriter, dataset: Dataset, stages: Stages, asked: Sequence[Asked], console: Console) -> None:
+def package(writer: ArtifactWriter, held_out: HeldOut, asked: Sequence[Asked], console: Console) -> None:
     """Adds the recorded requests, and for each (backend, precision) asked for its gate and its compiled code.
 
     What can't be made here is written down with the reason, and said on the console.
     """
     artifact = writer.preview()
-    held_out = _held_out(artifact, dataset, stages)
     recording.write(writer, held_out.recorded)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_ranker(artifact)
@@ -98,13 +96,14 @@ def repackage(path: str, data: str, config: RecommenderArgs, backend: Backend, p
         raise ConfigError(reason)
     with ArtifactWriter(path) as writer:
         writer.keep(Artifact.open(path))
-        package(writer, load(data, config.store), config.stages, [(backend, precision)], Console())
+        held_out = hold_out(writer.preview(), load(data, config.store), config.stages)
+        package(writer, held_out, [(backend, precision)], Console())
     artifact = Artifact.open(path)
     gates.check(artifact, backend, precision)
     return artifact
 
 
-def _held_out(artifact: Artifact, dataset: Dataset, stages: Stages) -> HeldOut:
+def hold_out(artifact: Artifact, dataset: Dataset, stages: Stages) -> HeldOut:
     """Up to REQUESTS: each test user at the cut of the evaluation, then at the middle of what came after it."""
     train, test = temporal_split(dataset.interactions)
     users = np.unique(test.user_E)
@@ -134,20 +133,20 @@ def _held_out(artifact: Artifact, dataset: Dataset, stages: Stages) -> HeldOut:
         found.wanted.append(np.stack(came_true) & candidates.mask_BK)
         found.count_R.extend(cut[3] - cut[2] for cut in part)
         if not begin:
-            found.recorded.extend(_recorded(artifact, stages, histories, requests, profiles, candidates))
+            found.recorded.extend(record(artifact, histories, requests, profiles, candidates))
     return found
 
 
-def _recorded(
+def record(
     artifact: Artifact,
-    stages: Stages,
     histories: HistoryBatch,
     requests: RequestBatch,
     profiles: ProfileBatch,
     candidates: CandidateBatch,
-) -> list[Any]:
+) -> list[Batch]:
+    """One message of each kind, of the first requests, as recording.py keeps them."""
     plain = Scorer(artifact, ScorerConfig(backend=PLAIN[0], precision=PLAIN[1]))
-    messages = [histories, requests, profiles, candidates, plain(profiles, candidates)]
+    messages: list[Batch] = [histories, requests, profiles, candidates, plain(profiles, candidates)]
     return [message.take(slice(recording.REQUESTS)) for message in messages]
 
 

@@ -26,7 +26,7 @@ from graphs.datasets import Dataset, check_trainable, load, temporal_split
 from graphs.evaluation import evaluate, show
 from graphs.fit.ranker import SHAPE, RankingData, fit_ranker, ranking_data
 from graphs.fit.retrieval import write_retrieval
-from graphs.packaging import package
+from graphs.packaging import hold_out, package
 
 QUANTILES = 101
 """Points of each reference distribution."""
@@ -70,7 +70,8 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
         _write_histories(writer, dataset)
         _write_references(writer, ranked, model)
         asked = stages.scoring.config
-        package(writer, dataset, stages, [(asked.backend, asked.precision)], console)
+        held_out = hold_out(writer.preview(), dataset, stages)
+        package(writer, held_out, [(asked.backend, asked.precision)], console)
         packaged(1.0)
         preview = writer.preview()
         if not allowed(preview, asked.backend, asked.precision):
