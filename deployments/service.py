@@ -96,11 +96,13 @@ class Recommender:
     async def recommend(self, body: Body) -> dict[str, Any]:
         """The n best items the user has not had yet."""
         request = parse(RecommendRequest, body)
+        excluded, unknown = self._known(request.exclude_ids)
         query = Query(
             user_id=request.user_id,
             n=request.n,
             deadline=self._deadline(request.deadline_ms),
-            excluded=self._known(request.exclude_ids)[0],
+            excluded=excluded,
+            unknown=len(unknown),
             filter=self.catalogue.validate(request.filters) if request.filters else None,
             context=request.context or None,
         )
@@ -118,6 +120,7 @@ class Recommender:
             n=len(given),
             deadline=self._deadline(request.deadline_ms),
             given=given,
+            unknown=len(unknown),
             context=request.context or None,
         )
         return self._response(request, await self._pipeline.ask(query)) | {"unknown_item_ids": unknown}

@@ -65,11 +65,14 @@ def distances(cells: Cells, reference: Histograms, window: Histograms) -> Distan
 def _shares(histograms: Histograms) -> Doubles:
     total_S1 = histograms.counts_SM.sum(axis=1, keepdims=True)
     share_SM: Doubles = np.zeros_like(histograms.counts_SM)
-    return np.divide(histograms.counts_SM, total_S1, out=share_SM, where=total_S1 > 0)
+    np.divide(histograms.counts_SM, total_S1, out=share_SM, where=total_S1 > 0)
+    return share_SM
 
 
 def _inverse(n_S: Doubles) -> Doubles:
-    return np.divide(1.0, n_S, out=np.zeros_like(n_S), where=n_S > 0)
+    inverse_S: Doubles = np.zeros_like(n_S)
+    np.divide(1.0, n_S, out=inverse_S, where=n_S > 0)
+    return inverse_S
 
 
 def _jensen_shannon(p_SM: Doubles, q_SM: Doubles) -> Doubles:
@@ -94,7 +97,8 @@ def _stability(
 
     def smooth(share_SM: Doubles, n_S: Doubles) -> Doubles:
         filled_SM = share_SM * n_S[:, None] + 0.5
-        return filled_SM / (n_S + 0.5 * cells_S)[:, None].clip(1e-12)
+        smoothed_SM: Doubles = filled_SM / (n_S + 0.5 * cells_S)[:, None].clip(1e-12)
+        return smoothed_SM
 
     a_SM, b_SM = smooth(p_SM, n_p), smooth(q_SM, n_q)
     index_S: Doubles = np.where(used_SM, (b_SM - a_SM) * np.log(b_SM / a_SM), 0.0).sum(axis=1)

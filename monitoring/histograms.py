@@ -166,7 +166,9 @@ class Histograms:
     def effective_S(self) -> Doubles:
         """How many equally weighted rows say as much: (Σw)² / Σw² (Kish 1965, *Survey Sampling*, 11.7). 0 if none."""
         total_S = self.counts_SM.sum(axis=1)
-        return np.divide(total_S**2, self.squares_S, out=np.zeros_like(total_S), where=self.squares_S > 0)
+        effective_S: Doubles = np.zeros_like(total_S)
+        np.divide(total_S**2, self.squares_S, out=effective_S, where=self.squares_S > 0)
+        return effective_S
 
 
 def _cuts(known: Doubles) -> Doubles:
