@@ -23,8 +23,12 @@ from deployments.models.artifact import Artifact
 from deployments.replica import StageFactory, own_devices, remote, set_threads
 from deployments.stage import Start, local
 from deployments.store import RedisStore
+from monitoring.drift import DriftConfig
 
 log = logging.getLogger("rayfunnel.ingress")
+
+DRIFT = "drift"
+"""Name of the actor, beside this deployment's replicas."""
 
 Dict = dict[str, Any]
 
@@ -41,6 +45,7 @@ class IngressConfig:
     seed_histories: bool
     threads: int
     cache_scope: str
+    drift: DriftConfig
 
 
 @serve.ingress()
@@ -68,6 +73,7 @@ class Ingress:
             config.rule_names,
             replica,
             config.cache_scope,
+            (config.drift, _ask_drift),
         )
         self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
         if config.seed_histories:
@@ -93,6 +99,16 @@ class Ingress:
     async def record_events(self, request: Dict) -> Dict:
         """Stores events; returns once the store has them."""
         return await _plainly(self._recommender.record_events, request)
+
+    async def drift(self) -> Dict:
+        """Whether live traffic has drifted: a verdict per signal."""
+        return await _plainly(lambda _: self._recommender.drift(), {})
+
+
+async def _ask_drift(method: str, *args: Any) -> Any:
+    """Calls the drift actor, found anew each time: a killed one is replaced, and old handles stay dead."""
+    actor = await asyncio.to_thread(serve.get_deployment_actor, DRIFT)
+    return await getattr(actor, method).remote(*args)
 
 
 def _starts(
