@@ -1,10 +1,11 @@
-"""Measurements that write benchmarks/RESULTS.md: `python -m benchmarks speed | open-loop`."""
+"""Measurements that write benchmarks/RESULTS.md: `python -m benchmarks speed | open-loop | drift`."""
 
 from __future__ import annotations
 
 import argparse
 
 from benchmarks import servers
+from benchmarks.drift import calibrate
 from benchmarks.speed import REFERENCE, paced, speed
 
 DEFAULT = [
@@ -35,8 +36,13 @@ def main() -> None:
     paced_.add_argument("--server", default="rayfunnel as shipped")
     paced_.add_argument("--peak", type=float, default=0, help="requests/s; 0: measured first")
     paced_.add_argument("--seconds", type=float, default=20)
+    days = commands.add_parser("drift", help="false alarms without drift, and how soon a shift is found")
+    days.add_argument("--data", default="movielens", help="what the artifact was trained on")
+    days.add_argument("--days", type=float, default=30)
     args = parser.parse_args()
-    if args.command == "speed":
+    if args.command == "drift":
+        calibrate(args.config, args.out, args.data, args.days)
+    elif args.command == "speed":
         names = args.servers.split(";")
         known = {*servers.COMMANDS, *servers.LIMITS}
         if wrong := [name for name in names if name not in known]:

@@ -56,10 +56,11 @@ def write_reference(writer: ArtifactWriter, dataset: Dataset, config: Recommende
     writer.table(FILE, to_table(rows))
 
 
-def measure(funnel: Funnel, measures: Measures, dataset: Dataset, users: Ints) -> Columns:
-    """A row per user, as if all asked at the time of the newest event. `users` [U]: positions, -1 a new one."""
+def measure(funnel: Funnel, measures: Measures, dataset: Dataset, users: Ints, answers: int = ANSWERS) -> Columns:
+    """A row per user, as if all asked for `answers` items at the time of the newest event. `users` [U]: positions, -1 a
+    new one."""
     now = float(dataset.interactions.timestamp_E.max())
-    return concat([measures(batch) for batch in funnel.served(dataset, users, now)])
+    return concat([measures(batch) for batch in funnel.served(dataset, users, now, answers)])
 
 
 def _users(dataset: Dataset, rng: np.random.Generator) -> Ints:
@@ -89,11 +90,11 @@ class Funnel:
         for histories in self._histories(dataset, users):
             yield self._profiles(histories)
 
-    def served(self, dataset: Dataset, users: Ints, now: float) -> Iterator[Served]:
+    def served(self, dataset: Dataset, users: Ints, now: float, answers: int) -> Iterator[Served]:
         """A recommendation for each of `users`, batch by batch."""
         for histories in self._histories(dataset, users):
             size = len(histories)
-            requests = request_batch([Query(user_id="", n=ANSWERS, deadline=0.0)] * size, self.artifact.model_version)
+            requests = request_batch([Query(user_id="", n=answers, deadline=0.0)] * size, self.artifact.model_version)
             profiles = self._profiles(histories)
             candidates = self._candidates(requests, profiles)
             scores = self._scorer(profiles, candidates)

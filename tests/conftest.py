@@ -88,7 +88,7 @@ def artifact(artifact_path: str) -> Artifact:
 
 @pytest.fixture(scope="session")
 def in_process(artifact: Artifact) -> Callable[..., Recommender]:
-    """Builds a recommender whose stages run in this process: (store, config, starts to replace, drift) → Recommender."""
+    """Builds a recommender whose stages run in this process: (store, config, other starts, drift) → Recommender."""
     stages = small_args("").stages
     built = {name: cls(artifact, getattr(stages, name).config) for name, (_, cls) in STAGES.items()}
     plain: dict[str, Start] = {name: local(stage, 4) for name, stage in built.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,6 @@ class Clock:
                 "longest_window_s": 1e6,
                 "sampling": {"every_s": 60},
                 "verdicts": {"min_rows": 40},
-                "exposure": {"mature_s": 0},
                 "deep": {"folder": str(folder), "keep": 1},
             }
         )
@@ -157,7 +157,7 @@ async def test_a_dead_or_stuck_actor_changes_no_answer_and_is_said(recommender: 
     assert len((await recommender.recommend({"user_id": "u1"}))["items"]) == 10
     clock.stuck = False
     await ask(recommender, USERS[:5])
-    assert b'rayfunnel_drift_rows_total{outcome="sent",replica="local"} 6.0' in recommender.metrics()
+    assert b'rayfunnel_drift_rows_total{outcome="sent",replica="local"} 5.0' in recommender.metrics()
 
 
 async def test_verdicts_and_reports_are_served_over_http(recommender: Recommender, clock: Clock) -> None:
@@ -201,7 +201,7 @@ async def test_no_id_leaves_the_ingress(recommender: Recommender, clock: Clock, 
     assert "canary" not in json.dumps(await recommender.drift())
 
 
-async def test_clicks_are_joined_to_the_answer_that_they_name(recommender: Recommender) -> None:
+async def test_clicks_are_joined_to_the_answer_that_they_name(recommender: Recommender, clock: Clock) -> None:
     answers = await ask(recommender, USERS[:4])
     items = answers[0]["items"]
     events = [
@@ -213,7 +213,8 @@ async def test_clicks_are_joined_to_the_answer_that_they_name(recommender: Recom
     await recommender.record_events({"events": events})
     assert recommender._watch is not None
     await recommender._watch.send()
-    found = (await recommender.drift())["answers"]
+    assert (await recommender.drift())["answers"]["ctr"] is None, "none is mature"
+    found = clock.actor.monitor.report(time.time() + clock.config.exposure.mature_s)["answers"]
     assert found["answers"] == found["mature_answers"] == 4
     assert found["ctr"] == pytest.approx(1 / 4)
     assert found["ndcg"] == pytest.approx(1 / np.log2(4), abs=1e-5)
