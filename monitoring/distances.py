@@ -42,10 +42,18 @@ class Distances:
     n_window_S: Doubles
 
 
-def distances(cells: Cells, reference: Histograms, window: Histograms) -> Distances:
-    """Of every signal at once."""
-    n_p, n_q = reference.effective_S(), window.effective_S()
-    there_S = (n_p > 0) & (n_q > 0)
+def distances(cells: Cells, reference: Histograms, window: Histograms, finite_users: bool = False) -> Distances:
+    """Of every signal at once.
+
+    `finite_users`: window after window shows the same users, taken to be no more than the reference's: a draw like it,
+    whose own deviation stays in every window. It counts as noise, 1/n_q + 1/n_p in place of 1/n_q; else a small
+    reference is found to differ sooner or later.
+    """
+    n_p, rows_S = reference.effective_S(), window.effective_S()
+    there_S = (n_p > 0) & (rows_S > 0)
+    n_q = rows_S
+    if finite_users:
+        n_q = np.divide(n_p * rows_S, n_p + rows_S, out=np.zeros_like(n_p), where=there_S)
     p_SM, q_SM = _shares(reference), _shares(window)
     psi_S, cells_S = _stability(cells, p_SM, q_SM, n_p, n_q)
     noise_S = (cells_S - 1) * (_inverse(n_p) + _inverse(n_q))
@@ -58,7 +66,7 @@ def distances(cells: Cells, reference: Histograms, window: Histograms) -> Distan
         statistic_S=statistic_S,
         p_value_S=p_value_S,
         n_reference_S=n_p,
-        n_window_S=n_q,
+        n_window_S=rows_S,
     )
 
 

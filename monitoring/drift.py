@@ -122,7 +122,7 @@ class DriftMonitor:
         age_s = now - window.began
         if age_s < config.window_s or (window.rows < config.verdicts.min_rows and age_s < config.longest_window_s):
             return
-        found = distances(self._reference.cells, self._reference.histograms, window.histograms)
+        found = distances(self._reference.cells, self._reference.histograms, window.histograms, finite_users=True)
         before = {name: finding.verdict for name, finding in self._findings.items()}
         self._findings = self._judge(found)
         for name, finding in self._findings.items():

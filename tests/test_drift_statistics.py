@@ -107,6 +107,22 @@ def test_without_drift_p_values_are_even_and_the_effect_is_about_0_at_any_sizes(
     assert np.mean(np.array(p_values) <= 0.01) < 0.03
 
 
+def test_users_who_come_again_and_again_are_one_draw_and_no_drift() -> None:
+    """Reference and live users are halves of one population; every window shows the same live users."""
+    rejected = []
+    for _ in range(200):
+        reference, live = RNG.normal(size=300), RNG.normal(size=300)
+        cells = Cells.of(columns(reference))
+        of_reference = cells.count(columns(reference))
+        for kind in (False, True):
+            windows = [cells.count(columns(RNG.choice(live, 200))) for _ in range(5)]
+            p_values = [distances(cells, of_reference, window, kind).p_value_S[0] for window in windows]
+            rejected.append((kind, np.median(p_values) <= 0.01))
+    rate = {kind: np.mean([hit for k, hit in rejected if k == kind]) for kind in (False, True)}
+    assert rate[True] <= 0.02
+    assert rate[False] > rate[True]
+
+
 def test_rows_of_unequal_weight_count_for_less_than_their_number() -> None:
     rows = columns(RNG.normal(size=400))
     uneven = Columns(np.tile([1.0, 9.0], 200), rows.numbers, rows.labels)
