@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from deployments.catalogue import Catalogue
 from deployments.models.artifact import Artifact
 from monitoring.drift import DriftConfig, DriftMonitor, Sample
+from monitoring.histograms import Columns
 from monitoring.reference import FILE, Reference, from_table, to_table
 
 log = logging.getLogger("rayfunnel.drift")
@@ -76,7 +77,7 @@ class DriftActor:
             self._deep_error = f"{type(error).__name__}: {error}"
             log.warning("no deep drift report: %s", self._deep_error)
 
-    async def _run(self, recent: Any) -> None:
+    async def _run(self, recent: Columns) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         live = self._folder / LIVE
         pq.write_table(to_table(recent), live.with_suffix(".partial"))

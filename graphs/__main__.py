@@ -1,4 +1,4 @@
-"""The command line: `python -m graphs train | evaluate | serve | check`."""
+"""The command line: `python -m graphs train | evaluate | reference | serve | check`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ def _run(args: argparse.Namespace) -> int:
 
             command = f"python -m graphs {' '.join(sys.argv[1:])}"
             report(args.artifact, args.data, recommender_args(load(args.config)), args.out, command)
+        case "reference":
+            from graphs.reference import from_live
+
+            from_live(args.artifact, args.live, args.out)
         case "serve":
             from graphs.serving import serve
 
@@ -59,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", default="movielens")
     evaluate.add_argument("--out", default="benchmarks/RESULTS.md")
     evaluate.add_argument("--config", default="serve_config.yaml", help="the stages that the evaluation runs")
+
+    reference = commands.add_parser("reference", help="an artifact whose drift reference is live traffic")
+    reference.add_argument("--artifact", default="artifacts/movielens", help="the one that is served")
+    reference.add_argument("--live", required=True, help="live.parquet, in the folder of its drift reports")
+    reference.add_argument("--out", required=True, help="folder of the new artifact")
 
     serve = commands.add_parser("serve", help="serve_config.yaml with the fast flags")
     serve.add_argument("config", nargs="?", default="serve_config.yaml")

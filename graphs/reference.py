@@ -6,13 +6,17 @@ filters or excludes. `python -m graphs reference` replaces it by a window of liv
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from deployments.candidates import CandidateGenerator
+from deployments.errors import DataError
 from deployments.flow import Query, request_batch
 from deployments.measures import WHOLE, Measures, Served, basis
 from deployments.messages import HistoryBatch, Ints, ProfileBatch
@@ -25,11 +29,14 @@ from graphs.config import RecommenderArgs
 from graphs.datasets import Dataset
 from graphs.fit.ranker import history_rows
 from monitoring.histograms import Columns, concat
-from monitoring.reference import BASIS, FILE, to_table
+from monitoring.reference import BASIS, FILE, from_table, to_table
 
 NEW_USERS, ANSWERS = 0.05, 10
 MOST_USERS = 5000
 """Users measured, drawn evenly."""
+
+FEWEST_LIVE = 200
+"""Requests that a reference of live traffic takes."""
 
 AXES = 4
 """Main axes of the user vectors that are watched."""
@@ -61,6 +68,34 @@ def measure(funnel: Funnel, measures: Measures, dataset: Dataset, users: Ints, a
     new one."""
     now = float(dataset.interactions.timestamp_E.max())
     return concat([measures(batch) for batch in funnel.served(dataset, users, now, answers)])
+
+
+def from_live(artifact: str, live: str, out: str) -> Artifact:
+    """Writes `artifact` to `out`, with the rows of `live` (the drift actor's live.parquet) as its reference.
+
+    The model is the same, its version is not: what it is held against is part of it.
+
+    Raises:
+        DataError: `live` holds no measured rows, or too few.
+        ArtifactError: `artifact` can't be read, or has no reference to replace.
+    """
+    opened = Artifact.open(artifact)
+    opened.path(BASIS)
+    try:
+        rows = from_table(pq.read_table(live))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{live}: {error}; name the live.parquet in the folder of drift reports") from None
+    if len(rows) < FEWEST_LIVE:
+        raise DataError(f"{live} has {len(rows)} requests; a reference takes {FEWEST_LIVE}, so wait for more traffic")
+    manifest = opened.manifest
+    with ArtifactWriter(
+        out, feature_schema=manifest.feature_schema, settings=manifest.settings, metrics=manifest.metrics
+    ) as writer:
+        for name in manifest.files:
+            if name != FILE:
+                shutil.copyfile(opened.path(name), writer.file(name))
+        writer.table(FILE, to_table(rows))
+    return Artifact.open(out)
 
 
 def _users(dataset: Dataset, rng: np.random.Generator) -> Ints:

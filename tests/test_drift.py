@@ -12,14 +12,16 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from deployments.drift_actor import DriftActor
-from deployments.errors import Unavailable
+from deployments.errors import DataError, Unavailable
 from deployments.http_api import HttpConfig, make_app
 from deployments.models.artifact import Artifact
 from deployments.service import Recommender
 from deployments.store import MemoryStore
+from graphs.reference import from_live
 from monitoring.drift import DriftConfig, DriftMonitor, Sample
 from monitoring.exposure import Exposure, ExposureConfig, followed, gini
 from monitoring.histograms import Columns
@@ -241,6 +243,32 @@ def test_a_request_is_followed_everywhere_or_nowhere() -> None:
     assert 0.2 < np.mean([followed(i, 0.25) for i in ids]) < 0.3
     assert [followed(i, 0.25) for i in ids] == [followed(i, 0.25) for i in ids]
     assert all(followed(i, 0.5) for i in ids if followed(i, 0.25))
+
+
+async def test_live_traffic_can_become_the_reference_and_then_is_no_drift(
+    recommender: Recommender, clock: Clock, artifact: Artifact, tmp_path: Path
+) -> None:
+    """All ask for 20 items, which training did not assume."""
+    users = [*USERS, *(f"new-{n}" for n in range(150))]
+    await ask(recommender, users, n=20)
+    live = tmp_path / "live.parquet"
+    rows = clock.actor.monitor.recent()
+    assert rows is not None
+    pq.write_table(to_table(rows.take(np.arange(50))), live)
+    with pytest.raises(DataError, match="has 50 requests"):
+        from_live(str(artifact.folder), str(live), str(tmp_path / "new"))
+    with pytest.raises(DataError, match=r"holds no measured rows"):
+        from_live(str(artifact.folder), str(artifact.folder / "histories.parquet"), str(tmp_path / "new"))
+    pq.write_table(to_table(rows), live)
+    new = from_live(str(artifact.folder), str(live), str(tmp_path / "new"))
+    assert new.model_version != artifact.model_version
+    (sent,) = clock.samples
+    for version, verdict in ((artifact, "DRIFT"), (new, "OK")):
+        judged = DriftActor(str(version.folder), clock.config).monitor
+        for window in range(3):
+            judged.add(replace(sent, model_version=version.model_version), window * 1e6)
+            judged.tick(judged._window.began + 1e6)
+        assert judged.verdicts()["request.n"] == verdict
 
 
 def monitor(artifact: Artifact, **config: Any) -> tuple[DriftMonitor, Columns]:
