@@ -1,10 +1,11 @@
-"""Measurements that write benchmarks/RESULTS.md: `python -m benchmarks speed | open-loop | growth | scoring`."""
+"""Measurements that write benchmarks/RESULTS.md: `python -m benchmarks --help` lists them."""
 
 from __future__ import annotations
 
 import argparse
 
 from benchmarks import servers
+from benchmarks.drift import calibrate
 from benchmarks.growth import growth
 from benchmarks.scoring import scoring
 from benchmarks.speed import REFERENCE, paced, speed
@@ -45,6 +46,9 @@ def main() -> None:
     alone.add_argument("--batches", default="1,32,64")
     alone.add_argument("--candidates", default="300,500")
     alone.add_argument("--seconds", type=float, default=0.5)
+    days = commands.add_parser("drift", help="false alarms without drift, and how soon a shift is found")
+    days.add_argument("--data", default="movielens", help="what the artifact was trained on")
+    days.add_argument("--days", type=float, default=30)
     args = parser.parse_args()
     if args.command == "growth":
         growth(args.out, [int(count) for count in args.items.split(",")])
@@ -52,6 +56,9 @@ def main() -> None:
     if args.command == "scoring":
         batches, counts = ([int(part) for part in text.split(",")] for text in (args.batches, args.candidates))
         scoring(args.config, args.out, batches, counts, args.seconds)
+        return
+    if args.command == "drift":
+        calibrate(args.config, args.out, args.data, args.days)
         return
     names = args.servers.split(";")
     known = {*servers.COMMANDS, *(servers.LIMITS if args.command == "speed" else ())}

@@ -61,6 +61,7 @@ def config(base: str, folder: Path, name: str, plain: bool, everything: str = ""
     args["pipeline"]["deadline_ms"] = 2000  # every server computes every answer in full
     if plain:
         args["cache"] = {}
+        args["drift"] = {"enabled": False}
         args["stages"]["scoring"]["config"] = {"backend": "eager", "precision": "fp32"}
     if everything:
         for stage in args["stages"].values():

@@ -72,6 +72,7 @@ def config(base: str, name: str, folder: Path) -> str:
     for stage, changed in workload.stages.items():
         args["stages"][stage]["config"] |= changed
     args["stages"]["ranking"]["config"].pop("category", None)
+    args["drift"] = {"enabled": False}  # there is no reference of random users
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(loaded), "utf-8")
     return str(path)

@@ -65,6 +65,13 @@ class UnknownItem(InvalidRequest):
         return type(self), (self.field, self.item_id)
 
 
+class NoSuchReport(FunnelError):
+    """A deep drift report that is not kept, or never was."""
+
+    status = 404
+    title = "No such report"
+
+
 class Unavailable(FunnelError):
     """Cannot be done now; worth a retry after `retry_after_s` seconds."""
 

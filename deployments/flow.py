@@ -18,6 +18,7 @@ from deployments.messages import (
     RankedBatch,
     RequestBatch,
     ScoreBatch,
+    Times,
 )
 
 
@@ -32,10 +33,12 @@ class Query:
     given: Ints = field(default_factory=lambda: np.empty(0, np.int32))
     filter: Filter | None = None
     context: Mapping[str, str | float | bool] | None = None
+    unknown: int = 0
+    """Item ids that the caller named and the catalogue does not have."""
 
     @property
     def what(self) -> tuple[object, ...]:
-        """Everything but the deadline: two queries that agree in it have the same answer."""
+        """Everything that the answer depends on: two queries that agree in it have the same answer."""
         context = tuple(self.context.items()) if self.context else ()
         return self.user_id, self.n, self.excluded.tobytes(), self.given.tobytes(), self.filter, context
 
@@ -91,6 +94,8 @@ class Flow:
     candidates: CandidateBatch | None = None
     scores: ScoreBatch | None = None
     ranked: RankedBatch | None = None
+    latest_B: Times | None = None
+    """Unix seconds of each user's last event, NaN: none."""
     degraded: list[str] = field(default_factory=list)
     timings_ms: dict[str, float] = field(default_factory=dict)
 
@@ -103,6 +108,7 @@ class Flow:
             tickets=[self.tickets[row] for row in rows],
             degraded=list(self.degraded),
             timings_ms=dict(self.timings_ms),
+            latest_B=None if self.latest_B is None else self.latest_B[index],
             **{name: batch and batch.take(index) for name, batch in messages.items()},
         )
 

@@ -18,6 +18,7 @@ from deployments.catalogue import Catalogue
 from deployments.errors import StoreUnavailable
 from deployments.events import Event
 from deployments.fallbacks import PopularItems, cold_profiles
+from deployments.measures import Measures
 from deployments.models.artifact import Artifact
 from deployments.models.user_features import UserFeatures
 from deployments.pipeline import Pipeline, PipelineConfig
@@ -25,6 +26,8 @@ from deployments.reader import HistoryReader
 from deployments.service import Recommender
 from deployments.stage import Place, Start
 from deployments.store import Store, StoreConfig
+from deployments.watch import Call, Watch
+from monitoring.drift import DriftConfig
 from monitoring.metrics import FunnelMetrics
 
 log = logging.getLogger("rayfunnel.funnel")
@@ -53,9 +56,11 @@ def assemble(
     rule_names: Sequence[str] = (),
     replica: str = "local",
     cache_scope: str = "",
+    drift: tuple[DriftConfig, Call] | None = None,
 ) -> Recommender:
     """A recommender over `starts`: how to call each stage of the pipeline, and `similar`; `slots`: calls in flight.
-    `replica`: the name its metrics carry; `cache_scope`: a digest of the configuration that candidates depend on.
+    `replica`: the name its metrics carry; `cache_scope`: a digest of the configuration that candidates depend on;
+    `drift`: how to watch for it and how to call the actor, None: not at all.
     """
     metrics = FunnelMetrics(replica)
     catalogue, user_features = Catalogue.load(artifact), UserFeatures(artifact)
@@ -65,6 +70,10 @@ def assemble(
     if config.cache.candidates_ttl_s:
         sources = tuple(spec["name"] for spec in artifact.manifest.settings["sources"])
         cache = CandidateCache(store, config.cache, artifact.model_version, cache_scope, sources)
+
+    watch = None
+    if drift and drift[0].enabled:
+        watch = Watch(Measures.load(artifact), drift[1], drift[0], artifact.model_version, replica, metrics)
 
     pipeline = Pipeline(
         places=places,
@@ -79,6 +88,7 @@ def assemble(
         config=config.pipeline,
         batching=config.batcher,
         metrics=metrics,
+        answered=watch.answered if watch else lambda _: None,
     )
     return Recommender(
         pipeline=pipeline,
@@ -90,6 +100,8 @@ def assemble(
         metrics=metrics,
         rule_names=rule_names,
         example_users=artifact.manifest.settings["example_users"],
+        watch=watch,
+        event_weight=lambda kind: config.store.event_weights.get(kind, config.store.default_event_weight),
     )
 
 

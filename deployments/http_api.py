@@ -28,6 +28,7 @@ from monitoring.metrics import CONTENT_TYPE
 log = logging.getLogger("rayfunnel.http")
 
 PAGE = Path(__file__).with_name("page.html")
+DRIFT_PAGE = Path(__file__).with_name("drift.html")
 
 
 class HttpConfig(BaseModel):
@@ -48,6 +49,8 @@ class Operations(Protocol):
     def record_events(self, body: bytes | Mapping[str, Any], /) -> Awaitable[dict[str, Any]]: ...
     async def history(self, user_id: str) -> list[dict[str, Any]]: ...
     async def health(self) -> dict[str, Any]: ...
+    async def drift(self) -> dict[str, Any]: ...
+    async def drift_page(self, name: str) -> str: ...
     def metrics(self) -> bytes: ...
     def example_users(self) -> list[str]: ...
 
@@ -99,6 +102,12 @@ def make_app(operations: Operations, config: HttpConfig) -> Door:
         """200 once every stage has answered; says what is degraded."""
         return _json(await operations.health())
 
+    @app.get("/v1/drift", responses={503: _PROBLEM})
+    async def drift() -> Response:
+        """Whether live traffic has drifted from what the model was trained for: a verdict per signal."""
+        return _json(await operations.drift())
+
+    _add_drift_pages(app, operations)
     if config.demo:
         _add_demo(app, operations)
     return app
@@ -106,6 +115,28 @@ def make_app(operations: Operations, config: HttpConfig) -> Door:
 
 async def _documented() -> None:
     raise AssertionError("Door answers the operations before the routes are asked")
+
+
+def _add_drift_pages(app: FastAPI, operations: Operations) -> None:
+    template = DRIFT_PAGE.read_text("utf-8")
+
+    @app.get("/drift", include_in_schema=False)
+    async def verdicts() -> HTMLResponse:
+        await operations.drift()  # a problem document, not an empty page, where there is nothing to show
+        return _page(template)
+
+    @app.get("/drift/{name}", include_in_schema=False)
+    async def report(name: str) -> HTMLResponse:
+        # Evidently's page brings its own scripts: without allow-same-origin they can't act in this site's name.
+        policy = f"sandbox allow-scripts; default-src 'unsafe-inline' data: blob:; {_CLOSED}"
+        return HTMLResponse(await operations.drift_page(name), headers={"Content-Security-Policy": policy})
+
+
+def _page(template: str) -> HTMLResponse:
+    """One of our own pages: only the scripts and styles that carry the nonce."""
+    nonce = secrets.token_urlsafe()
+    policy = f"default-src 'self'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; {_CLOSED}"
+    return HTMLResponse(template.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
 
 
 def _add_demo(app: FastAPI, operations: Operations) -> None:
@@ -122,9 +153,7 @@ def _add_demo(app: FastAPI, operations: Operations) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
-        nonce = secrets.token_urlsafe()
-        policy = f"default-src 'self'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; {_CLOSED}"
-        return HTMLResponse(template.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
+        return _page(template)
 
 
 _CLOSED = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"

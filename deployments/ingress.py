@@ -25,8 +25,12 @@ from deployments.replica import StageFactory, own_devices, remote, set_threads
 from deployments.shards import Gatherer
 from deployments.stage import Start, local, scattered
 from deployments.store import RedisStore
+from monitoring.drift import DriftConfig
 
 log = logging.getLogger("rayfunnel.ingress")
+
+DRIFT = "drift"
+"""Name of the actor, beside this deployment's replicas."""
 
 Dict = dict[str, Any]
 Source = DeploymentHandle[Any] | list[DeploymentHandle[Any]] | StageFactory
@@ -45,6 +49,7 @@ class IngressConfig:
     threads: int
     cache_scope: str
     candidates: CandidateConfig
+    drift: DriftConfig
 
 
 @serve.ingress()
@@ -72,6 +77,7 @@ class Ingress:
             config.rule_names,
             replica,
             config.cache_scope,
+            (config.drift, _ask_drift),
         )
         self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
         if config.seed_histories:
@@ -97,6 +103,16 @@ class Ingress:
     async def record_events(self, request: Dict) -> Dict:
         """Stores events; returns once the store has them."""
         return await _plainly(self._recommender.record_events, request)
+
+    async def drift(self) -> Dict:
+        """Whether live traffic has drifted: a verdict per signal."""
+        return await _plainly(lambda _: self._recommender.drift(), {})
+
+
+async def _ask_drift(method: str, *args: Any) -> Any:
+    """Calls the drift actor, found anew each time: a killed one is replaced, and old handles stay dead."""
+    actor = await asyncio.to_thread(serve.get_deployment_actor, DRIFT)
+    return await getattr(actor, method).remote(*args)
 
 
 def _starts(stages: Mapping[str, Source], artifact: Artifact, config: IngressConfig) -> dict[str, Start]:

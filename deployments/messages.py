@@ -162,6 +162,11 @@ class HistoryBatch(Batch):
     features_BF: Floats
     """What is known of the user besides, as trained with; F may be 0."""
 
+    def latest(self) -> Times:
+        """Unix seconds of each user's last event, NaN: none. float64 [B]."""
+        last_B = np.where(self.item_BH >= 0, self.timestamp_BH, -np.inf).max(axis=1, initial=-np.inf)
+        return np.where(np.isfinite(last_B), last_B, np.nan)
+
 
 @dataclass(frozen=True, slots=True)
 class ProfileBatch(Batch):

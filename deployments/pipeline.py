@@ -67,7 +67,7 @@ class Popular(Protocol):
 
 
 class Pipeline:
-    """Answers queries. `places`: one per name in STAGES. Belongs to one event loop."""
+    """Answers queries. `places`: one per name in STAGES; `answered`: told of every batch. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class Pipeline:
         batching: BatcherConfig,
         metrics: FunnelMetrics,
         cache: CandidateCache | None = None,
+        answered: Callable[[Flow], None] = lambda _: None,
     ) -> None:
         self._places = places
         self._histories = histories
@@ -89,6 +90,7 @@ class Pipeline:
         self._cache = cache
         self.stand_in = ""
         """Why the last batch was scored by another backend than configured; empty: it was not."""
+        self._answered = answered
         self._queued: dict[object, Ticket] = {}
         self._batcher: Batcher[Ticket] = Batcher(self._run, batching)
 
@@ -177,7 +179,9 @@ class Pipeline:
         call = self._places[stage].call
         match stage:
             case "profile":
-                flow.profiles = await call(deadline, await self._fetch(flow, deadline))
+                histories = await self._fetch(flow, deadline)
+                flow.latest_B = histories.latest()
+                flow.profiles = await call(deadline, histories)
             case "candidates":
                 flow.candidates = await self._candidates(flow, deadline)
             case "scoring":
@@ -289,3 +293,4 @@ class Pipeline:
                 flow=flow,
             )
             ticket.answer.set_result(answer)
+        self._answered(flow)

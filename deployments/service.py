@@ -31,6 +31,7 @@ from deployments.schemas import (
 )
 from deployments.stage import Place
 from deployments.store import Store
+from deployments.watch import Watch
 from monitoring.metrics import FunnelMetrics
 
 log = logging.getLogger("rayfunnel.service")
@@ -81,6 +82,8 @@ class Recommender:
         metrics: FunnelMetrics,
         rule_names: Sequence[str] = (),
         example_users: Sequence[str] = (),
+        watch: Watch | None = None,
+        event_weight: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
         self._pipeline = pipeline
         self._similar = similar
@@ -91,17 +94,20 @@ class Recommender:
         self._metrics = metrics
         self._rule_names = rule_names
         self._example_users = example_users
+        self._watch, self._event_weight = watch, event_weight
         self._missing = ["the first answer"]
 
     @_counted(200)
     async def recommend(self, body: Body) -> dict[str, Any]:
         """The n best items the user has not had yet."""
         request = parse(RecommendRequest, body)
+        excluded, unknown = self._known(request.exclude_ids)
         query = Query(
             user_id=request.user_id,
             n=request.n,
             deadline=self._deadline(request.deadline_ms),
-            excluded=self._known(request.exclude_ids)[0],
+            excluded=excluded,
+            unknown=len(unknown),
             filter=self.catalogue.validate(request.filters) if request.filters else None,
             context=request.context or None,
         )
@@ -119,6 +125,7 @@ class Recommender:
             n=len(given),
             deadline=self._deadline(request.deadline_ms),
             given=given,
+            unknown=len(unknown),
             context=request.context or None,
         )
         return self._response(request, await self._pipeline.ask(query)) | {"unknown_item_ids": unknown}
@@ -163,8 +170,31 @@ class Recommender:
             for e in request.events
         ]
         stored = await self._store.record(events)
+        self._follow(events)
         _, unknown = self._known(list(dict.fromkeys(e.item_id for e in events)))
         return {"accepted": len(events), "duplicates": len(events) - stored, "unknown_item_ids": unknown}
+
+    async def drift(self) -> dict[str, Any]:
+        """Whether live traffic has drifted from what the model was trained for: a verdict per signal."""
+        return await self._watched().report()
+
+    async def drift_page(self, name: str) -> str:
+        """The HTML of a deep report that `drift` lists."""
+        return await self._watched().page(name)
+
+    def _watched(self) -> Watch:
+        if self._watch is None:
+            raise Unavailable("drift is not watched; set drift.enabled in the configuration")
+        return self._watch
+
+    def _follow(self, events: Sequence[Event]) -> None:
+        """Tells the watch of the events that answer a recommendation."""
+        answers = [event for event in events if event.request_id]
+        if self._watch and answers:
+            positions = self.catalogue.positions([event.item_id for event in answers]).tolist()
+            for event, position in zip(answers, positions, strict=True):
+                weight = self._event_weight(event.event_type) if event.weight is None else event.weight
+                self._watch.event(event.request_id, position, weight)
 
     async def history(self, user_id: str, n: int = 20) -> list[dict[str, Any]]:
         """The user's last `n` events, newest first, with metadata; for the demo page."""
@@ -237,6 +267,8 @@ class Recommender:
             "model_version": self.model_version,
             "degraded": answer.degraded,
         }
+        if self._watch:
+            self._watch.shown(response["request_id"], answer.items, bool(answer.degraded))
         if request.explain:
             for item, reason in zip(response["items"], self._reasons(answer), strict=True):
                 item["reason"] = reason

@@ -1,4 +1,4 @@
-"""The command line: `python -m graphs train | package | evaluate | serve | check`."""
+"""The command line: `python -m graphs train | package | evaluate | reference | serve | check`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ def _run(args: argparse.Namespace) -> int:
             backend, precision = args.backend or asked.backend, args.precision or asked.precision
             made = repackage(args.artifact, args.data, config, backend, precision)
             print(f"{args.artifact}: model {made.model_version}, gates: {', '.join(made.manifest.gates) or 'none'}")
+        case "reference":
+            from graphs.reference import from_live
+
+            from_live(args.artifact, args.live, args.out)
         case "serve":
             from graphs.serving import serve
 
@@ -75,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     package.add_argument("--precision", choices=("fp32", "bf16", "fp16", "int8"))
     package.add_argument("--data", default="movielens", help="what the artifact was trained on")
     package.add_argument("--config", default="serve_config.yaml", help="the stages that make the candidates")
+
+    reference = commands.add_parser("reference", help="an artifact whose drift reference is live traffic")
+    reference.add_argument("--artifact", default="artifacts/movielens", help="the one that is served")
+    reference.add_argument("--live", required=True, help="live.parquet, in the folder of its drift reports")
+    reference.add_argument("--out", required=True, help="folder of the new artifact")
 
     serve = commands.add_parser("serve", help="serve_config.yaml with the fast flags")
     serve.add_argument("config", nargs="?", default="serve_config.yaml")

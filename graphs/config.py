@@ -14,6 +14,7 @@ from deployments.http_api import HttpConfig
 from deployments.profiles import ProfileConfig, Profiles
 from deployments.ranking import Ranker, RankerConfig
 from deployments.scoring import Scorer, ScorerConfig
+from monitoring.drift import DriftConfig
 
 STAGES: dict[str, tuple[str, type[Any]]] = {
     "profile": ("Profiles", Profiles),
@@ -112,6 +113,7 @@ class RecommenderArgs(FunnelConfig):
     artifact: str
     seed_histories: bool = True
     http: HttpConfig = HttpConfig()
+    drift: DriftConfig = DriftConfig()
     ingress: IngressArgs = IngressArgs()
     stages: Stages = Stages()
 

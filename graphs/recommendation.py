@@ -8,19 +8,23 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import ray
 from pydantic import BaseModel
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import DeploymentActorConfig
 
-from deployments.errors import ConfigError, StoreUnavailable
+from deployments.drift_actor import DriftActor
+from deployments.errors import ArtifactError, ConfigError, StoreUnavailable
 from deployments.funnel import FunnelConfig
-from deployments.ingress import Ingress, IngressConfig
+from deployments.ingress import DRIFT, Ingress, IngressConfig
 from deployments.models.artifact import Artifact
 from deployments.replica import StageFactory, StageReplica
 from deployments.shards import CandidateShard, ShardConfig
 from deployments.store import RedisStore
 from graphs.config import STAGES, CandidateArgs, RecommenderArgs, StageArgs, parse_args
 from graphs.refusal import in_one_sentence
+from monitoring.reference import BASIS
 
 
 def build(args: dict) -> Application:  # type: ignore[type-arg]
@@ -45,6 +49,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         max_ongoing_requests=most_in_batcher + 256,  # so that the batcher's bound is met first
         max_surge_percent=100,  # a redeploy starts the new replicas before it stops the old ones
         ray_actor_options={"num_cpus": config.ingress.num_cpus, "num_gpus": config.ingress.num_gpus},
+        deployment_actors=_drift(config, artifact),
     )
     application: Application = ingress.bind(
         IngressConfig(
@@ -59,10 +64,24 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
             threads=_threads(config.ingress.num_cpus),
             cache_scope=_cache_scope(config),
             candidates=config.stages.candidates.config,
+            drift=config.drift,
         ),
         **stages,
     )
     return application
+
+
+def _drift(config: RecommenderArgs, artifact: str) -> list[dict[Any, Any] | DeploymentActorConfig]:
+    """The actor that judges drift, beside the Ingress: found by its replicas, replaced by the controller if it dies."""
+    if not config.drift.enabled:
+        return []
+    actor = DeploymentActorConfig(
+        name=DRIFT,
+        actor_class=ray.remote(DriftActor),
+        init_args=(artifact, config.drift),
+        actor_options={"num_cpus": 0},
+    )
+    return [actor]
 
 
 def _cache_scope(config: RecommenderArgs) -> str:
@@ -81,6 +100,8 @@ def check(config: RecommenderArgs) -> None:
     for name, (_, stage) in STAGES.items():
         own = getattr(config.stages, name).config
         stage(artifact, own.model_copy(update={"device": "cpu"}) if name == "scoring" else own)
+    if config.drift.enabled and BASIS not in artifact.manifest.files:
+        raise ArtifactError(f"artifact {config.artifact} has no {BASIS}; train it again, or set drift.enabled: false")
     if config.store.redis_url:
         asyncio.run(_reach(RedisStore(config.store.model_copy(update={"timeout_ms": 5000}))))
 

@@ -17,19 +17,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deployments.funnel import HISTORIES
 from deployments.models.artifact import Artifact, ArtifactWriter
-from deployments.models.features import RankingFeatures
 from deployments.models.gates import PLAIN, allowed
 from deployments.scoring import WEIGHTS
 from graphs import baselines
 from graphs.config import RecommenderArgs
 from graphs.datasets import Dataset, check_trainable, load, temporal_split
 from graphs.evaluation import evaluate, show
-from graphs.fit.ranker import SHAPE, RankingData, fit_ranker, ranking_data
+from graphs.fit.ranker import SHAPE, fit_ranker, ranking_data
 from graphs.fit.retrieval import write_retrieval
 from graphs.packaging import hold_out, package
-
-QUANTILES = 101
-"""Points of each reference distribution."""
+from graphs.reference import write_reference
 
 EXAMPLE_USERS = 50
 
@@ -68,7 +65,7 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
         model = fit_ranker(ranked, seed, ranker)
         writer.tensors(WEIGHTS, {name: value.numpy() for name, value in model.state_dict().items()})
         _write_histories(writer, dataset)
-        _write_references(writer, ranked, model)
+        write_reference(writer, dataset, config, seed)
         asked = stages.scoring.config
         held_out = hold_out(writer.preview(), dataset, stages)
         package(writer, held_out, [(asked.backend, asked.precision)], console)
@@ -99,19 +96,4 @@ def _write_histories(writer: ArtifactWriter, dataset: Dataset) -> None:
                 "weight": events.weight_E.astype(np.float64).round(6),
             }
         ),
-    )
-
-
-def _write_references(writer: ArtifactWriter, data: RankingData, model: torch.nn.Module) -> None:
-    """Quantiles of every ranking feature and of the model's score over candidates: what drift is measured against."""
-    rows = np.linspace(0, len(data.mask_RK) - 1, min(1000, len(data.mask_RK))).astype(np.intp)
-    with torch.inference_mode():
-        score_RK = model(torch.from_numpy(data.features_RKF[rows])).numpy()
-    mask_RK = data.mask_RK[rows]
-    names = [f"feature:{name}" for name in RankingFeatures(writer.preview()).names] + ["score:model"]
-    columns = np.concatenate([data.features_RKF[rows][mask_RK], score_RK[mask_RK][:, None]], axis=1)
-    quantiles = np.quantile(columns.astype(np.float64), np.linspace(0, 1, QUANTILES), axis=0).T
-    writer.table(
-        "reference.parquet",
-        pa.table({"signal": names, "quantiles": list(quantiles), "count": [len(columns)] * len(names)}),
     )

@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+VERDICTS = {"OK": 0, "WARN": 1, "DRIFT": 2, "INSUFFICIENT_DATA": -1}
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -76,6 +77,27 @@ class FunnelMetrics:
             registry=self._registry,
         )
 
+        self._drift_rows = Counter(
+            "rayfunnel_drift_rows",
+            "Requests sampled for drift: `sent` to the actor, `lost` because it did not take them, `dropped` because "
+            "the buffer was full.",
+            ("replica", "outcome"),
+            registry=self._registry,
+        )
+        self._drift = Gauge(
+            "rayfunnel_drift_verdict",
+            "Verdict per signal as the actor last told this replica: 0 OK, 1 WARN, 2 DRIFT, -1 not enough data.",
+            ("replica", "signal"),
+            registry=self._registry,
+        )
+        self._drift_told = Gauge(
+            "rayfunnel_drift_actor_timestamp_seconds",
+            "When the drift actor last answered this replica, Unix seconds; 0: never.",
+            ("replica",),
+            registry=self._registry,
+        )
+        self._drift_dropped = 0
+
     def request(self, operation: str, status: int, seconds: float) -> None:
         """One request was answered."""
         self._requests.labels(operation=operation, status=str(status), **self._labels).inc()
@@ -106,6 +128,17 @@ class FunnelMetrics:
     def joined(self) -> None:
         """A request is answered with an equal one that was in the queue."""
         self._cache.labels(outcome="joined", **self._labels).inc()
+
+    def drift(self, verdicts: Mapping[str, str] | None, sent: int = 0, lost: int = 0, dropped: int = 0) -> None:
+        """The drift actor took a sample and gave its `verdicts`, or did not (None). `dropped`: in all, so far."""
+        for outcome, count in (("sent", sent), ("lost", lost), ("dropped", dropped - self._drift_dropped)):
+            self._drift_rows.labels(outcome=outcome, **self._labels).inc(count)
+        self._drift_dropped = dropped
+        told = self._drift_told.labels(**self._labels)
+        if verdicts is not None:
+            told.set_to_current_time()
+            for signal, verdict in verdicts.items():
+                self._drift.labels(signal=signal, **self._labels).set(VERDICTS[verdict])
 
     def text(self, waiting: int) -> bytes:
         """Prometheus' text exposition. `waiting`: requests in the queue now."""

@@ -15,8 +15,10 @@ from deployments.models.artifact import Artifact
 from deployments.service import Recommender
 from deployments.stage import Start, local
 from deployments.store import MemoryStore, Store, StoreConfig
+from deployments.watch import Call
 from graphs.config import STAGES, RecommenderArgs
 from graphs.training import train
+from monitoring.drift import DriftConfig
 
 GENRES = ("Action", "Comedy", "Drama", "Horror")
 USERS, ITEMS, EVENTS = 80, 240, 40
@@ -85,19 +87,22 @@ def artifact(artifact_path: str) -> Artifact:
 
 @pytest.fixture(scope="session")
 def in_process(artifact: Artifact) -> Callable[..., Recommender]:
-    """Builds a recommender whose stages run in this process: (store, config, starts to replace) → Recommender."""
+    """Builds a recommender whose stages run in this process: (store, config, other starts, drift) → Recommender."""
     stages = small_args("").stages
     built = {name: cls(artifact, getattr(stages, name).config) for name, (_, cls) in STAGES.items()}
     plain: dict[str, Start] = {name: local(stage, 4) for name, stage in built.items()}
     plain["similar"] = local(built["candidates"].similar, 4)
 
     def build(
-        store: Store | None = None, config: FunnelConfig | None = None, starts: dict[str, Start] | None = None
+        store: Store | None = None,
+        config: FunnelConfig | None = None,
+        starts: dict[str, Start] | None = None,
+        drift: tuple[DriftConfig, Call] | None = None,
     ) -> Recommender:
         config = config or FunnelConfig()
         used = plain | (starts or {})
         slots = dict.fromkeys(used, 4)
-        return assemble(artifact, store or MemoryStore(config.store), used, slots, config)
+        return assemble(artifact, store or MemoryStore(config.store), used, slots, config, drift=drift)
 
     return build
 

@@ -174,6 +174,7 @@ async def test_openapi_describes_every_operation_and_its_body(client: httpx.Asyn
         "/v1/rank",
         "/v1/similar",
         "/v1/events",
+        "/v1/drift",
         "/v1/health/live",
         "/v1/health/ready",
         "/metrics",

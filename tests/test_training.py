@@ -10,7 +10,6 @@ import torch
 
 from deployments.messages import Floats
 from deployments.models.artifact import Artifact
-from deployments.models.features import RankingFeatures
 from deployments.models.gates import find
 from deployments.models.ranker import CrossLayer
 from graphs import baselines
@@ -19,6 +18,7 @@ from graphs.evaluation import COLUMNS, Judge, evaluate, lead, markdown
 from graphs.fit import item_to_item
 from graphs.fit.ranker import history_rows
 from graphs.training import train
+from monitoring.reference import Reference, from_table
 from tests.conftest import small_args
 
 
@@ -51,6 +51,7 @@ def test_the_artifact_holds_what_serving_and_drift_read(artifact: Artifact) -> N
         "popularity.safetensors",
         "ranker.safetensors",
         "reference.parquet",
+        "reference_basis.safetensors",
         "user_features.safetensors",
         "user_tower.safetensors",
         "users.arrow",
@@ -61,14 +62,10 @@ def test_the_artifact_holds_what_serving_and_drift_read(artifact: Artifact) -> N
         "recorded.safetensors",
         *(["scorer-compiled-fp32.pt2"] if not compiled.unavailable else []),
     }
-    reference = artifact.table("reference.parquet")
-    assert reference.column("signal").to_pylist() == [f"feature:{n}" for n in RankingFeatures(artifact).names] + [
-        "score:model"
-    ]
-    for quantiles in reference.column("quantiles").to_pylist():
-        assert len(quantiles) == 101
-        assert np.isfinite(quantiles).all()
-        assert (np.diff(quantiles) >= 0).all()
+    reference = Reference.of(from_table(artifact.table("reference.parquet")))
+    assert {"input.history_length", "embedding.distance", "score.best", "answer.source"} <= set(reference.cells.signals)
+    assert (reference.histograms.counts_SM.sum(axis=1) > 0).all()
+    assert "input.hours_since_last_event" not in reference.cells.signals, "the data is years old"
 
 
 def test_the_same_seed_gives_the_same_model(artifact: Artifact, dataset_folder: Path, tmp_path: Path) -> None:

@@ -144,9 +144,14 @@ class Cluster:
         assert self._process.poll() is None, (self._folder / "ray.log").read_text()[-3000:]
         return True
 
+    @property
+    def mark(self) -> str:
+        """What the environment of this cluster's processes holds, and of no other's."""
+        return f"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT={self._environment['RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT']}\0"
+
     def _left_over(self) -> Iterator[int]:
-        """Processes of this cluster, known by the folder in their environment, that did not end with it."""
-        mark = f"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT={self._environment['RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT']}\0"
+        """Processes of this cluster, known by their environment, that did not end with it."""
+        mark = self.mark
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if mark.encode() in (folder / "environ").read_bytes():
