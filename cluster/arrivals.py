@@ -7,7 +7,6 @@ differences of half-second counts, which a step or a ramp does not move. (Median
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import pairwise
 from math import floor, isfinite, sqrt
 from statistics import median
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 BIN_S = 0.25
 KEPT_S = 60.0
+_BINS = int(KEPT_S / BIN_S)
 WINDOWS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 _CALM = 0.954
 
@@ -31,7 +31,7 @@ class Arrivals:
 
     def __init__(self, sigmas: float = 4.5) -> None:
         self._sigmas = sigmas
-        self._bins: deque[float] = deque(maxlen=int(KEPT_S / BIN_S))
+        self._bins: list[float] = []
         self._first = 0
         """Number of the oldest bin; bin n spans [n·BIN_S, (n+1)·BIN_S)."""
         self._dispersion = 1.0
@@ -99,19 +99,18 @@ class Arrivals:
 
     def _reach(self, number: int) -> None:
         """Makes room up to bin `number`."""
-        if not self._bins or number >= self._first + len(self._bins) + (self._bins.maxlen or 0):
-            self._bins.clear()
-            self._bins.append(0.0)
-            self._first = number
+        if not self._bins or number - self._first > 2 * _BINS:
+            self._bins, self._first = [0.0], number
         while self._first + len(self._bins) <= number:
-            if len(self._bins) == self._bins.maxlen:
-                self._first += 1
             self._bins.append(0.0)
+        if len(self._bins) > 2 * _BINS:
+            spare = len(self._bins) - _BINS
+            del self._bins[:spare]
+            self._first += spare
 
     def _before(self, end: float, window_s: float) -> list[float]:
         """The whole bins of the window before `end`, oldest first."""
-        if not isfinite(end) or not self._bins:
+        if not isfinite(end):
             return []
         stop = min(floor(end / BIN_S + 1e-6) - self._first, len(self._bins))
-        start = max(0, stop - round(window_s / BIN_S))
-        return [self._bins[i] for i in range(start, stop)] if stop > start else []
+        return self._bins[max(0, stop - round(window_s / BIN_S)) : stop] if stop > 0 else []
