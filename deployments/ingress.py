@@ -94,6 +94,10 @@ class Ingress:
         """Stores events; returns once the store has them."""
         return await _plainly(self._recommender.record_events, request)
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For Serve, which hands them to the autoscaling policy: here is where requests arrive."""
+        return self._recommender.stats()
+
 
 def _starts(
     stages: Mapping[str, DeploymentHandle[Any] | StageFactory], artifact: Artifact, slots: Mapping[str, int]
