@@ -1,8 +1,9 @@
-"""Measurements that write benchmarks/RESULTS.md: `python -m benchmarks speed | open-loop`."""
+"""Measurements that write benchmarks/RESULTS.md: `python -m benchmarks speed | open-loop | autoscaling`."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 
 from benchmarks import servers
 from benchmarks.speed import REFERENCE, paced, speed
@@ -35,7 +36,15 @@ def main() -> None:
     paced_.add_argument("--server", default="rayfunnel as shipped")
     paced_.add_argument("--peak", type=float, default=0, help="requests/s; 0: measured first")
     paced_.add_argument("--seconds", type=float, default=20)
+    study = commands.add_parser("autoscaling", help="policies in the simulator, tuned alike, on held-out seeds")
+    study.add_argument("--budget", type=int, default=12, help="random configurations per policy and scenario")
+    study.add_argument("--only", default="", help="scenarios whose title holds this")
     args = parser.parse_args()
+    if args.command == "autoscaling":
+        from benchmarks.autoscaling import autoscaling
+
+        autoscaling(args.out, args.budget, args.only, f"python -m benchmarks {' '.join(sys.argv[1:])}")
+        return
     if args.command == "speed":
         names = args.servers.split(";")
         known = {*servers.COMMANDS, *servers.LIMITS}

@@ -64,9 +64,9 @@ def _step(chance: np.random.Generator, base: float) -> tuple[Floats, float]:
 
 
 def _diurnal(chance: np.random.Generator, base: float) -> tuple[Floats, float]:
-    """A day in two hours, from 1 to 4 times the base."""
+    """A day in half an hour, from 1 to 4 times the base."""
     phase = chance.uniform(0, 2 * np.pi)
-    return base * (2.5 + 1.5 * np.sin(2 * np.pi * _grid(7200) / 7200 + phase)), 0.0
+    return base * (2.5 + 1.5 * np.sin(2 * np.pi * _grid(1800) / 1800 + phase)), 0.0
 
 
 def _steady(chance: np.random.Generator, base: float) -> tuple[Floats, float]:
