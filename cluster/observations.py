@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
+from operator import sub
 from typing import NamedTuple
 
 MOST_PER_S = 1e5
@@ -98,14 +99,25 @@ class Differences:
         found = []
         for name, report in reports.items():
             last = self._last.get(name)
-            if (last is not None and report.time <= last.time) or not _sane(report, now):
+            if last is not None:
+                seconds = report.time - last.time
+                if seconds <= 0:
+                    continue
+                highest = self._highest.get(name, 0.0)
+                if (change := _usual(last, report, seconds, highest, now)) is not None:  # the rule, and fast
+                    found.append(Difference(last.time, report.time, change))
+                    self._highest[name] = max(change.arrivals / seconds, change.items / seconds, 0.99 * highest)
+                    self._last[name] = report
+                    if self._doubted:
+                        self._doubted.pop(name, None)
+                    continue
+            if not _sane(report, now):
                 continue
             if last is not None:
-                base = self._base(name, last, report)
-                if base is None:
+                difference = self._believed(name, last, report)
+                if difference is None:
                     self._doubted.setdefault(name, report)
                     continue
-                difference = _difference(base, report)
                 found.append(difference)
                 self._highest[name] = max(difference.rate, 0.99 * self._highest.get(name, 0.0))
             self._doubted.pop(name, None)
@@ -117,20 +129,18 @@ class Differences:
                 self._doubted.pop(name, None)
         return found
 
-    def _base(self, name: str, last: Report, report: Report) -> Report | None:
-        """The report to take the difference from; None: this one is odd, and the next must confirm it."""
-        calm = max(SURPRISING_PER_S, SURPRISE * self._highest.get(name, 0.0))
-        change = _difference(last, report)
-        if change.possible and change.rate <= calm:
-            return last
+    def _believed(self, name: str, last: Report, report: Report) -> Difference | None:
+        """The difference that `report` makes; None: it is odd, and the next one must confirm it."""
         doubted = self._doubted.get(name)
         if doubted is None or report.time <= doubted.time:
             return None
+        calm = max(SURPRISING_PER_S, SURPRISE * self._highest.get(name, 0.0))
+        change = _difference(last, report)
         since = _difference(doubted, report)
         if since.possible and since.rate <= calm:
-            return doubted  # counts from another level since: a restart
+            return since  # counts from another level since: a restart
         if change.possible and since.possible:
-            return last  # twice in a row: so it is
+            return change  # twice in a row: so it is
         del self._doubted[name]
         return None
 
@@ -144,9 +154,25 @@ def queued(reports: Mapping[str, Report]) -> float:
     return sum(report.queued for report in reports.values() if isfinite(report.queued) and 0 <= report.queued < 1e6)
 
 
+def _usual(last: Report, report: Report, seconds: float, highest: float, now: float) -> Counters | None:
+    """What a replica did since `last`, if nothing about it is odd."""
+    change = tuple(map(sub, report.counters, last.counters))
+    most = min(MOST_PER_S, max(SURPRISING_PER_S, SURPRISE * highest)) * seconds
+    if (
+        min(change) >= 0
+        and isfinite(sum(change))
+        and change[0] <= most
+        and change[6] <= most
+        and max(change) <= MOST_PER_S * seconds
+        and change[4] <= MOST_SLOTS * seconds
+        and now - 600 < report.time < now + 5
+    ):
+        return Counters._make(change)
+    return None
+
+
 def _difference(earlier: Report, later: Report) -> Difference:
-    change = Counters(*[new - old for new, old in zip(later.counters, earlier.counters, strict=True)])
-    return Difference(earlier.time, later.time, change)
+    return Difference(earlier.time, later.time, Counters._make(map(sub, later.counters, earlier.counters)))
 
 
 def _sane(report: Report, now: float) -> bool:
