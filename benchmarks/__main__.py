@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from benchmarks import servers
 from benchmarks.drift import calibrate
@@ -49,6 +50,9 @@ def main() -> None:
     days = commands.add_parser("drift", help="false alarms without drift, and how soon a shift is found")
     days.add_argument("--data", default="movielens", help="what the artifact was trained on")
     days.add_argument("--days", type=float, default=30)
+    study = commands.add_parser("autoscaling", help="policies in the simulator, tuned alike, on held-out seeds")
+    study.add_argument("--budget", type=int, default=12, help="random configurations per policy and scenario")
+    study.add_argument("--only", default="", help="scenarios whose title holds this")
     args = parser.parse_args()
     if args.command == "growth":
         growth(args.out, [int(count) for count in args.items.split(",")])
@@ -59,6 +63,11 @@ def main() -> None:
         return
     if args.command == "drift":
         calibrate(args.config, args.out, args.data, args.days)
+        return
+    if args.command == "autoscaling":
+        from benchmarks.autoscaling import autoscaling
+
+        autoscaling(args.out, args.budget, args.only, f"python -m benchmarks {' '.join(sys.argv[1:])}")
         return
     names = args.servers.split(";")
     known = {*servers.COMMANDS, *(servers.LIMITS if args.command == "speed" else ())}

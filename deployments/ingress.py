@@ -108,6 +108,10 @@ class Ingress:
         """Whether live traffic has drifted: a verdict per signal."""
         return await _plainly(lambda _: self._recommender.drift(), {})
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For Serve, which hands them to the autoscaling policy: here is where requests arrive."""
+        return self._recommender.stats()
+
 
 async def _ask_drift(method: str, *args: Any) -> Any:
     """Calls the drift actor, found anew each time: a killed one is replaced, and old handles stay dead."""

@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from deployments import fallbacks
 from deployments.batcher import Batcher, BatcherConfig
 from deployments.cache import CandidateCache
-from deployments.errors import StageFailed, StoreUnavailable
+from deployments.errors import Overloaded, StageFailed, StoreUnavailable
 from deployments.flow import Answer, Flow, Query, Ticket, request_batch
 from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch
 from deployments.stage import Place
+from deployments.totals import Totals
 from monitoring.metrics import FunnelMetrics
 
 log = logging.getLogger("rayfunnel.pipeline")
@@ -93,11 +94,17 @@ class Pipeline:
         self._answered = answered
         self._queued: dict[object, Ticket] = {}
         self._batcher: Batcher[Ticket] = Batcher(self._run, batching)
+        self._batching = batching
+        self._totals = Totals()
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return self._batcher.waiting
+
+    def stats(self) -> dict[str, float]:
+        """What the autoscaling policy takes the root arrival rate from: requests that the funnel had to compute."""
+        return self._totals.stats(self.waiting, self._batching.in_flight, self._batching.max_batch)
 
     async def ask(self, query: Query) -> Answer:
         """The answer to `query`, by its deadline. One that asks the same as another in the queue gets that one's.
@@ -116,12 +123,20 @@ class Pipeline:
                 self._metrics.joined()
                 return answer
         ticket = Ticket(query)
-        self._batcher.put(ticket)
+        self._totals.add(arrivals=1)
+        try:
+            self._batcher.put(ticket)
+        except Overloaded:
+            self._totals.add(shed=1)
+            raise
         self._queued[query.what] = ticket
         spare_s = self._latest(query) - time.time()
         timer = asyncio.get_running_loop().call_later(max(0.0, spare_s), self._answer_late, ticket)
         try:
-            return await ticket.answer
+            answer = await ticket.answer
+            late = time.time() >= self._latest(query)
+            self._totals.add(completions=not late, expired=late)
+            return answer
         finally:
             timer.cancel()
             self._left(ticket)

@@ -17,12 +17,13 @@ from pydantic import BaseModel
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from deployments.errors import StageFailed
+from deployments.errors import DeadlineExceeded, StageFailed
 from deployments.joiner import Joiner
 from deployments.messages import Batch
 from deployments.models.artifact import Artifact
 from deployments.recording import warm_up
 from deployments.stage import Batches, Stage, Start
+from deployments.totals import Totals
 
 HUNG_S = 60.0
 """A call that computes for longer than any deadline has hung."""
@@ -73,6 +74,8 @@ class StageReplica:
         }
         self._joiner = Joiner(pool, slots, max_rows)
         self._running: dict[int, float] = {}
+        self._totals, self._slots, self._max_rows = Totals(), slots, max_rows
+        self._waiting = 0
 
     async def run(self, method: str, deadline: float, *batches: Batch) -> Batch:
         """Calls `method` of the stage. `deadline`: Unix seconds.
@@ -80,7 +83,18 @@ class StageReplica:
         Raises:
             DeadlineExceeded: it passed before the call's turn came.
         """
-        return await self._joiner.call(self._methods[method], deadline, batches)
+        rows = len(batches[0])
+        self._totals.add(arrivals=rows)
+        self._waiting += rows
+        try:
+            answer = await self._joiner.call(self._methods[method], deadline, batches)
+            self._totals.add(completions=rows)
+            return answer
+        except DeadlineExceeded:
+            self._totals.add(expired=rows)
+            raise
+        finally:
+            self._waiting -= rows
 
     def _timed(self, method: Callable[..., Batch]) -> Callable[..., Batch]:
         def timed(*batches: Batch) -> Batch:
@@ -89,9 +103,14 @@ class StageReplica:
             try:
                 return method(*batches)
             finally:
-                del self._running[thread]
+                began = self._running.pop(thread)
+                self._totals.add(busy_s=time.monotonic() - began, batches=1, items=len(batches[0]))
 
         return timed
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For Serve, which hands them to the autoscaling policy."""
+        return self._totals.stats(self._waiting, self._slots, self._max_rows)
 
     def check_health(self) -> None:
         """For Serve: fails, so that the replica is replaced, if a call has hung."""

@@ -215,6 +215,10 @@ class Recommender:
         """Prometheus' text exposition of this replica."""
         return self._metrics.text(self._pipeline.waiting)
 
+    def stats(self) -> dict[str, float]:
+        """Totals of the requests that the funnel had to compute, and its queue, for the autoscaling policy."""
+        return self._pipeline.stats()
+
     def example_users(self) -> list[str]:
         """Some user ids known at training time; for the demo page."""
         return list(self._example_users)

@@ -1,4 +1,4 @@
-"""The command line: `python -m graphs train | package | evaluate | reference | serve | check`."""
+"""The command line: `python -m graphs --help` lists what it does."""
 
 from __future__ import annotations
 
@@ -54,6 +54,10 @@ def _run(args: argparse.Namespace) -> int:
 
             load(args.config)
             print(f"{args.config}: every key and value is as it should be")
+        case "simulate":
+            from graphs.simulation import report as simulate
+
+            simulate(args.trace, args.policy.split(","), args.rate, args.startup, args.seed, args.out)
     return 0
 
 
@@ -90,6 +94,16 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="the keys and values of a config file, without Ray")
     check.add_argument("config", nargs="?", default="serve_config.yaml")
+
+    simulate = commands.add_parser("simulate", help="autoscaling policies under a trace, without a cluster")
+    simulate.add_argument(
+        "--trace", default="flash10", help="a name (cluster/traces.py), or a CSV of counts per second"
+    )
+    simulate.add_argument("--policy", default="ours,knative,kubernetes,oracle", help="names, or module:attribute")
+    simulate.add_argument("--rate", type=float, default=500.0, help="base of the trace, requests/s")
+    simulate.add_argument("--startup", type=float, default=5.0, help="seconds until a new replica serves")
+    simulate.add_argument("--seed", type=int, default=1)
+    simulate.add_argument("--out", default="simulation.png", help="the plot; '': none")
     return parser
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -53,16 +53,28 @@ class StageArgs(Strict):
 
     `placement`: `replica` = a deployment of its own, `ingress` = in the ingress process. The next four describe a
     replica. `slots`: batches an ingress replica keeps under way at this stage; `concurrency`: computed at a time in one
-    replica; those that wait meanwhile are joined, up to `max_rows` requests.
+    replica; those that wait meanwhile are joined, up to `max_rows` requests. `min_replicas`, `max_replicas`: bounds of
+    the autoscaling policy, which starts from `replicas`; max_replicas 0: no autoscaling.
     """
 
     placement: Literal["replica", "ingress"] = "replica"
     replicas: int = Field(1, ge=1)
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(0, ge=0)
     num_cpus: float = Field(0.3, gt=0)
     num_gpus: Gpus = 0
     concurrency: int = Field(2, ge=1)
     max_rows: int = Field(256, ge=1)
     slots: int = Field(8, ge=1)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.max_replicas and not self.min_replicas <= self.replicas <= self.max_replicas:
+            raise ValueError(
+                f"replicas {self.replicas} must lie within min_replicas {self.min_replicas} and max_replicas "
+                f"{self.max_replicas}; max_replicas 0 turns autoscaling off"
+            )
+        return self
 
 
 class ProfileArgs(StageArgs):

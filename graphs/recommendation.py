@@ -5,6 +5,7 @@ HTTP, handle → Ingress [ validate → batch → profile ] → CandidateGenerat
 
 import asyncio
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import ray
 from pydantic import BaseModel
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import DeploymentActorConfig
+from ray.serve.config import AutoscalingConfig, DeploymentActorConfig
 
 from deployments.drift_actor import DriftActor
 from deployments.errors import ArtifactError, ConfigError, StoreUnavailable
@@ -25,6 +26,9 @@ from deployments.store import RedisStore
 from graphs.config import STAGES, CandidateArgs, RecommenderArgs, StageArgs, parse_args
 from graphs.refusal import in_one_sentence
 from monitoring.reference import BASIS
+
+METRICS_INTERVAL_S = 0.5
+"""Replicas report to the autoscaling policy so often."""
 
 
 def build(args: dict) -> Application:  # type: ignore[type-arg]
@@ -45,7 +49,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
     ingress: Any = serve.deployment(
         Ingress,
         name="Ingress",
-        num_replicas=config.ingress.replicas,
+        **_replicas(config.ingress.replicas, config.ingress.replicas, config.ingress.replicas, _autoscaled(config)),
         max_ongoing_requests=most_in_batcher + 256,  # so that the batcher's bound is met first
         max_surge_percent=100,  # a redeploy starts the new replicas before it stops the old ones
         ray_actor_options={"num_cpus": config.ingress.num_cpus, "num_gpus": config.ingress.num_gpus},
@@ -138,12 +142,38 @@ def _deployment(name: str, factory: StageFactory, args: StageArgs, artifact: str
     deployment: Any = serve.deployment(
         StageReplica,
         name=name,
-        num_replicas=args.replicas,
+        **_replicas(args.replicas, args.min_replicas, args.max_replicas, args.max_replicas > 0),
         max_ongoing_requests=2 * args.slots * n_callers,
         max_surge_percent=100,
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
     )
     return deployment.bind(factory, artifact, args.concurrency, args.max_rows, _threads(args.num_cpus))
+
+
+def _autoscaled(config: RecommenderArgs) -> bool:
+    return any(getattr(config.stages, name).max_replicas for name in STAGES)
+
+
+def _replicas(start: int, least: int, most: int, autoscaled: bool) -> dict[str, Any]:
+    """A fixed number, or bounds for the autoscaling policy. Only a deployment with bounds reports to the policy, so the
+    ingress has them too. What Serve would do after the policy, delays and factors, is off.
+    """
+    if not autoscaled:
+        return {"num_replicas": start}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the variables that should replace it are not read in 2.60
+        bounds = AutoscalingConfig(
+            min_replicas=least,
+            initial_replicas=start,
+            max_replicas=most,
+            metrics_interval_s=METRICS_INTERVAL_S,
+            look_back_period_s=4 * METRICS_INTERVAL_S,
+            upscale_delay_s=0,
+            downscale_delay_s=0,
+            upscaling_factor=1,
+            downscaling_factor=1,
+        )
+    return {"autoscaling_config": bounds}
 
 
 def _threads(num_cpus: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def test_everything_fits_on_two_cores_also_while_a_redeploy_runs_it_twice() -> N
             "set placement to replica",
         ),
         ({"artifact": "x", "stages": {"scoring": {"config": {"precision": "fp4"}}}}, "scoring.config.precision"),
+        ({"artifact": "x", "stages": {"scoring": {"replicas": 3, "max_replicas": 2}}}, "replicas 3 must lie within"),
         ({"artifact": "x", "batcher": {"max_batch": 0}}, "args.batcher.max_batch = 0"),
         ({"artifact": "x", "store": {"redis_url": "http://x"}}, "redis://"),
         ({"artifact": "x", "store": {"redis_url": "redis://:secret@x"}}, "holds a password"),
@@ -79,6 +81,13 @@ def test_a_wrong_key_or_value_is_named_with_what_is_accepted(args: dict[str, Any
     assert sentence in str(wrong.value)
     assert "\n" not in str(wrong.value)
     assert "secret" not in str(wrong.value)
+
+
+def test_the_shipped_policy_takes_the_numbers_that_the_config_gives_it() -> None:
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text("utf-8"))
+    policy = next(app for app in config["applications"] if app["name"] == "recommender")["autoscaling_policy"]
+    module, _, name = policy["policy_function"].partition(":")
+    getattr(importlib.import_module(module), name)(**policy["policy_kwargs"])
 
 
 @pytest.mark.parametrize("gpus", [0, 0.25, 1, 2])

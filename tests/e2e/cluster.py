@@ -169,6 +169,7 @@ class Cluster:
         args["pipeline"]["deadline_ms"] = 2000
         args["stages"]["candidates"]["config"]["n_candidates"] = 100
         args["stages"]["scoring"]["num_gpus"] = 0.25
+        args["stages"]["scoring"]["max_replicas"] = 0  # tests count replicas; test_autoscaling.py sets its own bounds
         return config
 
     def submit(self, config: Config) -> None:

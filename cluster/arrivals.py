@@ -1,0 +1,116 @@
+"""The root arrival rate: over windows, its dispersion, and whether it rises.
+
+Differences of counters are spread over the time they span into bins of 0.25 s; a rate over a window is the mean of its
+bins. Dispersion is the index of dispersion of counts, variance/mean (1: Poisson), from the median of successive
+differences of half-second counts, which a step or a ramp does not move. (Median of |x−y| of two normals = 0.954 σ.)
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import floor, isfinite, sqrt
+from statistics import median
+from typing import NamedTuple
+
+BIN_S = 0.25
+KEPT_S = 60.0
+_BINS = int(KEPT_S / BIN_S)
+WINDOWS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+_CALM = 0.954
+
+
+class Trend(NamedTuple):
+    """A straight line through the latest bins. `rate` at its end; `slope` in 1/s² is 0 unless it is significant."""
+
+    rate: float
+    slope: float
+
+
+class Arrivals:
+    """Counts per bin of the last `KEPT_S` seconds. `sigmas`: how far from chance a rise must be to be believed."""
+
+    def __init__(self, sigmas: float = 4.5) -> None:
+        self._sigmas = sigmas
+        self._bins: list[float] = []
+        self._first = 0
+        """Number of the oldest bin; bin n spans [n·BIN_S, (n+1)·BIN_S)."""
+        self._dispersion = 1.0
+        self._measured_at = -1.0
+
+    def add(self, began: float, ended: float, count: float) -> None:
+        """`count` requests arrived between the two times."""
+        if not (isfinite(began) and isfinite(ended) and isfinite(count)) or count < 0 or ended <= began:
+            return
+        first, last = floor(began / BIN_S), floor((ended - 1e-9) / BIN_S)
+        self._reach(last)
+        for number in range(max(first, self._first), last + 1):
+            overlap = min(ended, (number + 1) * BIN_S) - max(began, number * BIN_S)
+            self._bins[number - self._first] += count * max(0.0, overlap) / (ended - began)
+
+    def rate(self, window_s: float, end: float) -> float:
+        """Requests per second over the `window_s` before `end`, or over what is known of it."""
+        bins = self._before(end, window_s)
+        return sum(bins) / (len(bins) * BIN_S) if bins else 0.0
+
+    def level(self, end: float, slow_s: float = 10.0) -> float:
+        """The rate to plan for: the mean of `slow_s`, or a shorter window's by as much as chance does not explain."""
+        slow = self.rate(slow_s, end)
+        level = slow
+        for window_s in WINDOWS_S:
+            if window_s >= slow_s:
+                break
+            rate = self.rate(window_s, end)
+            chance = self._sigmas * sqrt(self.dispersion(end) * max(slow, 1.0) / window_s)
+            level = max(level, rate - chance)
+        return level
+
+    def trend(self, end: float, windows_s: tuple[float, ...] = (2.0, 4.0, 8.0)) -> Trend:
+        """The steepest rise over one of the windows that is significant against the measured dispersion."""
+        best = Trend(self.level(end), 0.0)
+        dispersion = self.dispersion(end)
+        for window_s in windows_s:
+            bins = self._before(end, window_s)
+            n = len(bins)
+            if n < window_s / BIN_S:
+                continue
+            mean, middle = sum(bins) / n, (n - 1) / 2
+            spread = n * (n * n - 1) / 12
+            slope = sum((i - middle) * (count - mean) for i, count in enumerate(bins)) / spread
+            chance = sqrt(dispersion * max(self.rate(KEPT_S, end - window_s) * BIN_S, mean, 0.25) / spread)
+            if slope > self._sigmas * chance:
+                rise = Trend((mean + slope * (n - 1) / 2) / BIN_S, slope / BIN_S / BIN_S)
+                if rise.slope > best.slope:
+                    best = rise
+        return best
+
+    def dispersion(self, end: float) -> float:
+        """Variance/mean of half-second counts, at least 1; measured once a second and smoothed over a minute."""
+        if 0 <= end - self._measured_at < 1.0:
+            return self._dispersion
+        bins = self._before(end, KEPT_S)
+        halves = [bins[i] + bins[i + 1] for i in range(len(bins) % 2, len(bins) - 1, 2)]
+        if len(halves) >= 10 and (mean := sum(halves) / len(halves)) > 0:
+            typical = median(abs(later - earlier) for earlier, later in pairwise(halves))
+            measured = min(1000.0, max(1.0, (typical / _CALM) ** 2 / max(mean, 1.0)))
+            weight = 1.0 if self._measured_at < 0 else 0.02
+            self._dispersion += weight * (measured - self._dispersion)
+            self._measured_at = end
+        return self._dispersion
+
+    def _reach(self, number: int) -> None:
+        """Makes room up to bin `number`."""
+        if not self._bins or number - self._first > 2 * _BINS:
+            self._bins, self._first = [0.0], number
+        while self._first + len(self._bins) <= number:
+            self._bins.append(0.0)
+        if len(self._bins) > 2 * _BINS:
+            spare = len(self._bins) - _BINS
+            del self._bins[:spare]
+            self._first += spare
+
+    def _before(self, end: float, window_s: float) -> list[float]:
+        """The whole bins of the window before `end`, oldest first."""
+        if not isfinite(end):
+            return []
+        stop = min(floor(end / BIN_S + 1e-6) - self._first, len(self._bins))
+        return self._bins[max(0, stop - round(window_s / BIN_S)) : stop] if stop > 0 else []

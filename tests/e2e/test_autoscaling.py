@@ -1,0 +1,29 @@
+"""The policy in Serve's controller: Scorer follows the load up and down."""
+
+from __future__ import annotations
+
+from tests.e2e.cluster import Cluster, Config, application, changed, wait_for
+from tests.e2e.load import Load
+
+
+def scorers(cluster: Cluster) -> int:
+    return sum(replica.deployment == "Scorer" for replica in cluster.replicas())
+
+
+def test_the_scorer_scales_up_under_load_and_down_after_it(cluster: Cluster, config: Config) -> None:
+    config = changed(config, stages__scoring__max_replicas=3, cache__candidates_ttl_s=0)
+    # A full Scorer is told to carry little, so that a load which two cores can make asks for three.
+    application(config, "recommender")["autoscaling_policy"]["policy_kwargs"] = {
+        "slo_ms": 500,
+        "spare": 0,
+        "utilisation": 0.02,
+        "stable_s": 10,
+        "panic_s": 5,
+        "startup_s": 5,
+    }
+    cluster.deploy(config)
+    wait_for("one Scorer", lambda: scorers(cluster) == 1)
+    with Load(cluster.url, rate=60, clients=10, body={"deadline_ms": 10_000}) as load:
+        wait_for("more Scorers", lambda: scorers(cluster) >= 2)
+    load.assert_all_answered(at_least=20)
+    wait_for("one Scorer again", lambda: scorers(cluster) == 1)

@@ -1,0 +1,122 @@
+"""The simulator against what is known without it, and the policies it drives."""
+
+from __future__ import annotations
+
+from math import log
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.baselines import Knative, Kubernetes, Oracle, Ours, Static
+from cluster.latency import Line
+from cluster.scaling import StageSpec
+from cluster.simulator import Plant, simulate
+from cluster.traces import Trace, make
+from deployments.errors import ConfigError
+from graphs.simulation import base_replicas, funnel, maker
+
+
+def one_stage(line: Line, max_batch: int = 1, slo_s: float = 0.5, most: int = 1000) -> Plant:
+    return Plant({"s": StageSpec(1, most, max_batch=max_batch, prior=line)}, {"s": line}, slo_s=slo_s)
+
+
+def constant(plant: Plant, rate: float, seconds: float, seed: int = 1) -> Trace:
+    steps = round(seconds / plant.step_s)
+    counts = np.random.default_rng(seed).poisson(rate * plant.step_s, steps)
+    return Trace("constant", plant.step_s, counts, np.full(round(seconds * 10), rate))
+
+
+def test_every_request_is_answered_late_shed_or_still_there() -> None:
+    plant = funnel()
+    trace = make("flash5", 1, 300, plant.step_s)
+    run = simulate(trace, Static(base_replicas(plant, 300)), plant, 1, base_replicas(plant, 300), warm_up_s=0)
+    assert run.arrived.sum() == trace.counts.sum()
+    assert 0.3 < run.miss_share < 0.9, "five times the load that there is capacity for"
+
+
+def test_a_saturated_replica_answers_most_of_what_its_batches_allow_and_no_more() -> None:
+    plant = one_stage(Line(0.010, 0.002), max_batch=20)
+    trace = constant(plant, 2000, 120)
+    run = simulate(trace, Static({"s": 1}), plant, 1, {"s": 1}, warm_up_s=10)
+    # The rest is computed in vain: it began in time for a batch of usual length, and its batch took longer.
+    assert 0.6 * 400 < (1 - run.miss_share) * 2000 < 1.02 * 400
+
+
+def test_a_lone_server_waits_as_queueing_theory_says() -> None:
+    # M/G/1 in heavy traffic: P(wait > t) = ρ exp(−t / m), m = s (1 + cv²) / (2 (1 − ρ)), and the service itself.
+    plant = one_stage(Line(0.050, 0.0), slo_s=0.6)
+    run = simulate(constant(plant, 14, 20_000), Static({"s": 1}), plant, 1, {"s": 1})
+    mean_s = 0.050 * 1.04 / (2 * 0.3)
+    assert run.p99_s == pytest.approx(mean_s * log(70) + 0.050, rel=0.1)
+
+
+def test_replicas_count_from_the_request_and_serve_after_the_start_up() -> None:
+    plant = one_stage(Line(0.010, 0.0))
+    run = simulate(constant(plant, 50, 60), Static({"s": 5}), plant, 1, {"s": 1}, warm_up_s=0)
+    assert run.billed[:, 0].min() == 5
+    ready_at = np.nonzero(run.ready[:, 0] == 5)[0][0] / 2
+    assert 4 < ready_at < 9
+
+
+def test_no_more_replicas_than_there_is_room_for() -> None:
+    plant = funnel(most=100)
+    limited = Plant(plant.specs, plant.lines, placeable={"candidates": 5, "scoring": 12, "ranking": 5})
+    trace = make("flash10", 1, 500, plant.step_s)
+    ours = Ours(limited.specs)
+    run = simulate(trace, ours, limited, 1, base_replicas(plant, 500))
+    assert run.ready[:, 1].max() == 12
+    assert any(d.room is not None or d.target <= 40 for d in ours.policy._decisions.values())
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    plant = funnel()
+    trace = make("mmpp", 3, 200, plant.step_s)
+    runs = [simulate(trace, Ours(plant.specs), plant, 3, base_replicas(plant, 200)) for _ in range(2)]
+    assert (runs[0].ready == runs[1].ready).all()
+    assert runs[0].missed.sum() == runs[1].missed.sum()
+
+
+def test_ours_misses_less_in_a_flash_crowd_than_the_laws_that_only_look_back() -> None:
+    plant = funnel()
+    trace = make("flash10", 2, 500, plant.step_s)
+    start = base_replicas(plant, 500)
+    ours, knative, kubernetes = (
+        simulate(trace, policy, plant, 2, start)
+        for policy in (Ours(plant.specs), Knative(plant.specs), Kubernetes(plant.specs))
+    )
+    assert ours.miss_share < knative.miss_share / 3
+    assert ours.miss_share < kubernetes.miss_share / 3
+
+
+def test_the_clairvoyant_misses_nothing_that_can_be_met() -> None:
+    plant = funnel()
+    trace = make("flash10", 2, 500, plant.step_s)
+    run = simulate(trace, Oracle(trace, plant), plant, 2, base_replicas(plant, 500))
+    assert run.miss_share < 1e-3
+
+
+def test_gaps_have_the_variation_they_are_named_for() -> None:
+    for cv in (1, 2, 4):
+        trace = make(f"gamma{cv}", 1, 250, 0.004)
+        per_second = trace.counts[: len(trace.counts) // 250 * 250].reshape(-1, 250).sum(axis=1)
+        assert per_second.mean() == pytest.approx(500, rel=0.05)
+        assert per_second.var() / per_second.mean() == pytest.approx(cv**2, rel=0.3)
+
+
+def test_a_csv_of_counts_is_a_trace(tmp_path: Path) -> None:
+    path = tmp_path / "counts.csv"
+    path.write_text("second,count\n0,100\n1,300\n")
+    trace = make(str(path), 1, 0, 0.004)
+    assert trace.seconds == 2
+    assert trace.counts[:250].sum() == pytest.approx(100, abs=40)
+    path.write_text("second,count\n0,many\n")
+    with pytest.raises(ValueError, match="last column must hold counts"):
+        make(str(path), 1, 0, 0.004)
+
+
+def test_what_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="no trace or file 'flash11'"):
+        make("flash11", 1, 500, 0.004)
+    with pytest.raises(ConfigError, match="no policy 'best'"):
+        maker("best")
