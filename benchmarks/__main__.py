@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 
 from benchmarks import servers
@@ -67,7 +68,7 @@ def main() -> None:
     if args.command == "autoscaling":
         from benchmarks.autoscaling import autoscaling
 
-        autoscaling(args.out, args.budget, args.only, f"python -m benchmarks {' '.join(sys.argv[1:])}")
+        autoscaling(args.out, args.budget, args.only, f"python -m benchmarks {shlex.join(sys.argv[1:])}")
         return
     names = args.servers.split(";")
     known = {*servers.COMMANDS, *(servers.LIMITS if args.command == "speed" else ())}

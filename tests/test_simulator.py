@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import log
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from cluster.baselines import Knative, Kubernetes, Oracle, Ours, Static
 from cluster.latency import Line
+from cluster.observations import Observation
 from cluster.scaling import StageSpec
 from cluster.simulator import Plant, simulate
 from cluster.traces import Trace, make
@@ -59,14 +61,23 @@ def test_replicas_count_from_the_request_and_serve_after_the_start_up() -> None:
     assert 4 < ready_at < 9
 
 
-def test_no_more_replicas_than_there_is_room_for() -> None:
+def test_the_policy_notices_that_there_is_no_room_and_stops_asking() -> None:
     plant = funnel(most=100)
     limited = Plant(plant.specs, plant.lines, placeable={"candidates": 5, "scoring": 12, "ranking": 5})
     trace = make("flash10", 1, 500, plant.step_s)
-    ours = Ours(limited.specs)
-    run = simulate(trace, ours, limited, 1, base_replicas(plant, 500))
+    rooms = []
+
+    class Watched(Ours):
+        def decide(self, seen: Observation) -> Mapping[str, int]:
+            decision = self.policy.decide(seen)["scoring"]
+            rooms.append((decision.room, decision.target))
+            return super().decide(seen)
+
+    run = simulate(trace, Watched(limited.specs), limited, 1, base_replicas(plant, 500))
     assert run.ready[:, 1].max() == 12
-    assert any(d.room is not None or d.target <= 40 for d in ours.policy._decisions.values())
+    found = [target for room, target in rooms if room == 12]
+    assert found, "the policy has not noticed"
+    assert max(found) <= 13, "it may try one more"
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
