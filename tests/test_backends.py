@@ -54,7 +54,8 @@ def packaged(artifact: Artifact, dataset_folder: Path, tmp_path_factory: pytest.
     with ArtifactWriter(path) as writer:
         writer.keep(artifact)
         asked = [pair for pair in COMBINATIONS if pair != ("compiled", "fp32")]
-        packaging.package(writer, load(str(dataset_folder)), small_args("").stages, asked, Console(quiet=True))
+        held_out = packaging.hold_out(writer.preview(), load(str(dataset_folder)), small_args("").stages)
+        packaging.package(writer, held_out, asked, Console(quiet=True))
     return Artifact.open(str(path))
 
 
@@ -173,7 +174,7 @@ def test_compiled_fp32_passes_the_gate_and_serves(packaged: Artifact) -> None:
 def test_the_gate_measures_what_the_model_answers(
     artifact: Artifact, dataset_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held_out = packaging._held_out(artifact, load(str(dataset_folder)), small_args("").stages)
+    held_out = packaging.hold_out(artifact, load(str(dataset_folder)), small_args("").stages)
     same = packaging._gate(artifact, held_out, "eager", "fp32", "cpu")
     assert same.overlap > 0.999
     assert same.loss == pytest.approx(0, abs=1e-3)
@@ -191,7 +192,7 @@ def test_the_gate_measures_what_the_model_answers(
 
 
 def test_held_out_requests_never_know_what_they_are_judged_by(artifact: Artifact, dataset_folder: Path) -> None:
-    held_out = packaging._held_out(artifact, load(str(dataset_folder)), small_args("").stages)
+    held_out = packaging.hold_out(artifact, load(str(dataset_folder)), small_args("").stages)
     assert len(held_out.count_R) > 100
     for (profiles, candidates), wanted_BK in zip(held_out.batches, held_out.wanted, strict=True):
         for b in range(len(wanted_BK)):
@@ -258,7 +259,8 @@ def test_without_a_compiler_packaging_says_so_and_eager_stands_in(
     console = Console(record=True, width=200)
     with ArtifactWriter(tmp_path / "made") as writer:
         writer.keep(artifact)
-        packaging.package(writer, load(str(dataset_folder)), small_args("").stages, [("compiled", "fp32")], console)
+        held_out = packaging.hold_out(writer.preview(), load(str(dataset_folder)), small_args("").stages)
+        packaging.package(writer, held_out, [("compiled", "fp32")], console)
     assert "compiled-fp32: not made: no C++ compiler (no-such-compiler) where the artifact" in console.export_text()
     scorer = Scorer(Artifact.open(str(tmp_path / "made")), ScorerConfig(backend="compiled"))
     assert scorer.running.backend == "eager"

@@ -249,7 +249,7 @@ async def test_live_traffic_can_become_the_reference_and_then_is_no_drift(
     recommender: Recommender, clock: Clock, artifact: Artifact, tmp_path: Path
 ) -> None:
     """All ask for 20 items, which training did not assume."""
-    users = [*USERS, *(f"new-{n}" for n in range(150))]
+    users = [*USERS, *(f"new-{n}" for n in range(200))]
     await ask(recommender, users, n=20)
     live = tmp_path / "live.parquet"
     rows = clock.actor.monitor.recent()
