@@ -231,6 +231,11 @@ class Cluster:
             if replica["state"] == "RUNNING"
         ]
 
+    def controller_log(self) -> str:
+        """What Serve's controller has logged."""
+        logs = self._folder.glob("session_latest/logs/serve/controller_*.log")
+        return "".join(path.read_text("utf-8", errors="replace") for path in logs)
+
     def recommend(self, user_id: str, **fields: Any) -> dict[str, Any]:
         """An answer over HTTP; it must be 200."""
         answer = self.client.post("/v1/recommend", json={"user_id": user_id, "deadline_ms": 10_000} | fields)

@@ -25,5 +25,6 @@ def test_the_scorer_scales_up_under_load_and_down_after_it(cluster: Cluster, con
     wait_for("one Scorer", lambda: scorers(cluster) == 1)
     with Load(cluster.url, rate=60, clients=10, body={"deadline_ms": 10_000}) as load:
         wait_for("more Scorers", lambda: scorers(cluster) >= 2)
+    wait_for("the reason in the controller's log", lambda: "autoscaling Scorer: 1 → " in cluster.controller_log())
     load.assert_all_answered(at_least=20)
     wait_for("one Scorer again", lambda: scorers(cluster) == 1)
