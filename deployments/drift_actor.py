@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,14 @@ _NAME = re.compile(r"drift-\d{8}T\d{6}")
 
 
 class DriftActor:
-    """One per application and code version; a new model comes with a new one, and so with its reference."""
+    """One per application and code version; a new model comes with a new one, and so with its reference.
 
-    def __init__(self, artifact: str, config: DriftConfig) -> None:
+    `settings`: a DriftConfig as a dict.
+    """
+
+    def __init__(self, artifact: str, settings: Mapping[str, Any]) -> None:
         opened = Artifact.open(artifact)
-        self._config = config
+        self._config = config = DriftConfig.model_validate(settings)
         self._reference_file = opened.path(FILE)
         reference = Reference.of(from_table(opened.table(FILE)))
         self.monitor = DriftMonitor(reference, config, opened.model_version, len(Catalogue.load(opened)), time.time())

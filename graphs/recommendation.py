@@ -82,7 +82,8 @@ def _drift(config: RecommenderArgs, artifact: str) -> list[dict[Any, Any] | Depl
     actor = DeploymentActorConfig(
         name=DRIFT,
         actor_class=ray.remote(DriftActor),
-        init_args=(artifact, config.drift),
+        # Plain values: handles of other applications read this too, and have none of our classes.
+        init_args=(artifact, config.drift.model_dump(mode="json")),
         actor_options={"num_cpus": 0},
     )
     return [actor]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ray.serve.config import DeploymentActorConfig
 
 from deployments.errors import ConfigError
 from graphs.config import STAGES, RecommenderArgs, parse_args
+from graphs.recommendation import _drift
 from graphs.serving import environment, load, recommender_args
 
 CONFIG = "serve_config.yaml"
@@ -122,3 +125,14 @@ def test_what_the_environment_sets_wins_over_serve_env(monkeypatch: pytest.Monke
     flags = environment()
     assert flags["RAY_worker_niceness"] == "7"
     assert flags["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
+
+
+def test_what_handles_of_other_applications_read_of_the_drift_actor_is_plain() -> None:
+    """Serve sends it to every handle, and a caller need not have our code."""
+    args = parse_args(RecommenderArgs, {"artifact": "x"})
+    (actor,) = _drift(args, "x")
+    assert isinstance(actor, DeploymentActorConfig)
+    artifact, settings = actor.init_args
+    assert artifact == "x"
+    assert json.loads(json.dumps(settings)) == settings
+    assert _drift(parse_args(RecommenderArgs, {"artifact": "x", "drift": {"enabled": False}}), "x") == []

@@ -39,12 +39,12 @@ class Clock:
             {
                 "window_s": 1e6,
                 "longest_window_s": 1e6,
-                "sampling": {"every_s": 60},
+                "sampling": {"every_s": 60, "rows_per_draw": 400},
                 "verdicts": {"min_rows": 40},
                 "deep": {"folder": str(folder), "keep": 1},
             }
         )
-        self.actor = DriftActor(str(artifact.folder), self.config)
+        self.actor = DriftActor(str(artifact.folder), self.config.model_dump(mode="json"))
         self.alive = True
         self.stuck = False
         self.samples: list[Sample] = []
@@ -264,7 +264,7 @@ async def test_live_traffic_can_become_the_reference_and_then_is_no_drift(
     assert new.model_version != artifact.model_version
     (sent,) = clock.samples
     for version, verdict in ((artifact, "DRIFT"), (new, "OK")):
-        judged = DriftActor(str(version.folder), clock.config).monitor
+        judged = DriftActor(str(version.folder), clock.config.model_dump(mode="json")).monitor
         for window in range(3):
             judged.add(replace(sent, model_version=version.model_version), window * 1e6)
             judged.tick(judged._window.began + 1e6)
