@@ -13,6 +13,9 @@ from math import exp, isfinite
 
 CLIP = 3.0
 
+_CREDIBLE = 1e6
+"""Requests per batch, or seconds: a report of more is a fault of the reporter, and its square might not be finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -58,6 +61,8 @@ class LatencyModel:
         if batches < 1 or items < batches or busy_s <= 0:
             return
         x, y, weight = items / batches, busy_s / batches, min(batches, 200.0)
+        if max(x, y) > _CREDIBLE:
+            return
         residual = y - self.line.seconds(x)
         clipped = max(-CLIP * self._usual, min(CLIP * self._usual, residual))
         self._usual = max(1e-6, 0.95 * self._usual + 0.05 * min(abs(residual), 4 * self._usual))

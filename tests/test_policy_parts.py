@@ -6,7 +6,7 @@ import random
 from math import inf, nan
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster.arrivals import Arrivals
@@ -97,6 +97,7 @@ def test_a_slower_model_is_noticed() -> None:
     assert model.line.seconds(32) == pytest.approx(3 * 0.042, rel=0.15)
 
 
+@example([(1.5, 5.533799526299743e278, 1.0, 0.0)])
 @given(st.lists(st.tuples(*[st.floats(allow_nan=True, allow_infinity=True)] * 4), max_size=20))
 def test_a_line_never_falls(garbage: list[tuple[float, float, float, float]]) -> None:
     model = LatencyModel(Line(0.01, 0.001))
