@@ -12,8 +12,8 @@ def scorers(cluster: Cluster) -> int:
 
 def test_the_scorer_scales_up_under_load_and_down_after_it(cluster: Cluster, config: Config) -> None:
     config = changed(config, stages__scoring__max_replicas=3, cache__candidates_ttl_s=0)
-    # A Scorer of the small model computes some 10,000 requests/s in full batches. It is told to carry 5 of them, so that
-    # a load which two cores can make asks for three.
+    # A Scorer of the small model computes some 10,000 requests/s in full batches. It is told to carry 5 of them, so
+    # that a load which two cores can make asks for three.
     application(config, "recommender")["autoscaling_policy"]["policy_kwargs"] = {
         "slo_ms": 500,
         "spare": 0,
