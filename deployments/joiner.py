@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deployments.batcher import Batcher, BatcherConfig
@@ -101,7 +101,24 @@ def _joined(calls: Sequence[_Call]) -> dict[int, Batch]:
     columns: list[Any] = [type(parts[0]).concat(parts) for parts in zip(*(c.batches for c in calls), strict=True)]
     answer = calls[0].method(*columns)
     ends = list(itertools.accumulate(call.rows for call in calls))
-    return {id(c): answer.take(slice(end - c.rows, end)) for c, end in zip(calls, ends, strict=True)}
+    return {id(c): _own(answer, slice(end - c.rows, end), c.batches) for c, end in zip(calls, ends, strict=True)}
+
+
+def _own(answer: Batch, rows: slice, inputs: Sequence[Batch]) -> Batch:
+    """The rows of one call, as wide as its own inputs: a dimension that both have was padded to the widest call's."""
+    widths = {
+        letters[1]: getattr(batch, name).shape[1]
+        for batch in inputs
+        for name, letters in batch._columns()
+        if letters[1:]
+    }
+    own = answer.take(rows)
+    columns = {
+        name: getattr(own, name)[:, : widths[letters[1]]]
+        for name, letters in own._columns()
+        if letters[1:] and letters[1] in widths
+    }
+    return replace(own, **columns)
 
 
 def _alone(call: _Call) -> Batch | Exception:

@@ -101,3 +101,12 @@ async def test_a_caller_that_has_gone_leaves_the_others_their_answers() -> None:
     assert [a.scores_BK[0, 0] for a in kept] == [0, 2, 6]  # type: ignore[attr-defined]
     with pytest.raises(asyncio.CancelledError):
         await calls[2]
+
+
+async def test_an_answer_is_as_wide_as_its_callers_own_batch() -> None:
+    """The joined call is as wide as the widest; what comes back must fit what the caller holds."""
+    stage = Doubling()
+    narrow, wide = (ScoreBatch("v", np.ones((2, width), np.float32)) for width in (3, 7))
+    answers = await ask_while_busy(stage, narrow, wide)
+    assert stage.calls == [1, 4]
+    assert [a.scores_BK.shape for a in answers] == [(2, 3), (2, 7)]  # type: ignore[union-attr]
