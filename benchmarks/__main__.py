@@ -11,7 +11,8 @@ from benchmarks.drift import calibrate
 from benchmarks.growth import growth
 from benchmarks.scoring import scoring
 from benchmarks.speed import REFERENCE, paced, speed
-from benchmarks.workloads import WORKLOADS
+from benchmarks.traffic import traffic
+from benchmarks.workloads import UNKNOWN, WORKLOADS
 
 DEFAULT = [
     servers.LIMITS[1],
@@ -54,7 +55,16 @@ def main() -> None:
     study = commands.add_parser("autoscaling", help="policies in the simulator, tuned alike, on held-out seeds")
     study.add_argument("--budget", type=int, default=12, help="random configurations per policy and scenario")
     study.add_argument("--only", default="", help="scenarios whose title holds this")
+    sent = commands.add_parser("traffic", help="normal or shifted traffic for a running application; writes nothing")
+    sent.add_argument("--url", default="http://127.0.0.1:8000")
+    sent.add_argument("--rate", type=float, default=30, help="requests per second")
+    sent.add_argument("--seconds", type=float, default=180)
+    sent.add_argument("--new", type=float, default=UNKNOWN, help="share of the requests from unknown users")
+    sent.add_argument("--n", type=int, default=10, help="items asked for")
     args = parser.parse_args()
+    if args.command == "traffic":
+        traffic(args.config, args.url, args.rate, args.seconds, args.new, args.n)
+        return
     if args.command == "growth":
         growth(args.out, [int(count) for count in args.items.split(",")])
         return

@@ -78,15 +78,17 @@ def config(base: str, name: str, folder: Path) -> str:
     return str(path)
 
 
-def bodies(artifact: Artifact, folder: Path, zipf: float, count: int = 20_000, seed: int = 1) -> Path:
-    """Requests of 10 items, one a line: users of the artifact, and a share of unknown ones."""
+def bodies(
+    artifact: Artifact, folder: Path, zipf: float, count: int = 20_000, seed: int = 1, new: float = UNKNOWN, n: int = 10
+) -> Path:
+    """Requests of `n` items, one a line: users of the artifact, and a share `new` of unknown ones."""
     rng = np.random.default_rng(seed)
     users = artifact.table(HISTORIES).column("user_id").unique()
     share_U = 1 / np.arange(1, len(users) + 1) ** zipf
     drawn = rng.permutation(len(users))[rng.choice(len(users), count, p=share_U / share_U.sum())]
     names = users.take(drawn.tolist()).to_pylist()
-    new = rng.random(count) < UNKNOWN
+    new_C = rng.random(count) < new
     path = folder / "bodies.jsonl"
-    lines = [orjson.dumps({"user_id": f"new-{i}" if new[i] else user, "n": 10}) for i, user in enumerate(names)]
+    lines = [orjson.dumps({"user_id": f"new-{i}" if new_C[i] else user, "n": n}) for i, user in enumerate(names)]
     path.write_bytes(b"\n".join(lines))
     return path

@@ -94,6 +94,21 @@ class ValkeySupervisor:
         self._watcher = threading.Thread(target=self._watch, name="valkey-watch", daemon=True)
         self._watcher.start()
 
+    def refuse_taken_port(self) -> None:
+        """Before anything is started.
+
+        Raises:
+            ValkeyError: somebody else listens on the port.
+        """
+        lock = self._lock() if self._folder.exists() else -1
+        if lock is None:
+            return  # held by the server that `start` will adopt
+        try:
+            self._probe()
+        finally:
+            if lock >= 0:
+                os.close(lock)
+
     def check(self) -> None:
         """Returns once the server answers, starting it if it is dead.
 
@@ -189,14 +204,17 @@ class ValkeySupervisor:
             return None
         return lock
 
-    def _launch(self, lock: int) -> None:
-        config = self._config
+    def _probe(self) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((config.host, config.port))
+                probe.bind((self._config.host, self._config.port))
             except OSError as error:
                 raise self._taken(str(error)) from error
+
+    def _launch(self, lock: int) -> None:
+        config = self._config
+        self._probe()
         settings = {
             "bind": config.host,
             "port": config.port,

@@ -7,7 +7,8 @@ from typing import Any
 
 from ray import serve
 
-from cluster.valkey import ValkeyConfig
+from cluster.valkey import ValkeyConfig, ValkeyError, ValkeySupervisor
+from deployments.errors import ConfigError
 from deployments.store_server import StoreServer
 from graphs.config import parse_args
 from graphs.refusal import in_one_sentence
@@ -17,9 +18,13 @@ def build(args: dict[str, Any]) -> serve.Application:
     """`Store` (the one replica that runs the server).
 
     Raises:
-        ConfigError: a key or value is wrong; field, value, remedy.
+        ConfigError: a key or value is wrong, or the port is taken; field, value, remedy.
     """
     with in_one_sentence():
         config = parse_args(ValkeyConfig, args)
+        try:
+            ValkeySupervisor(config).refuse_taken_port()
+        except ValkeyError as error:
+            raise ConfigError(f"args.port: {error}") from error
     deployed = serve.deployment(name="Store", num_replicas=1, ray_actor_options={"num_cpus": 0.1})
     return deployed(StoreServer).bind(config)

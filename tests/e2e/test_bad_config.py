@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def test_an_altered_artifact_is_refused_and_the_file_named(artifact_path: str, t
 def test_a_wrong_key_or_value_of_the_store_is_said_in_one_sentence() -> None:
     with pytest.raises(ConfigError, match=r"^[^\n]*args\.port = 0: [^\n]*; args\.prot is not a known key; [^\n]*$"):
         store.build({"prot": 6390, "port": 0})
+
+
+def test_a_taken_port_of_the_store_is_said_in_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for folder in (tmp_path, tmp_path / "new"):
+            with pytest.raises(
+                ConfigError, match=rf"^args\.port: port {port} on 127\.0\.0\.1 is taken .*set a free one$"
+            ):
+                store.build({"port": port, "data_dir": str(folder)})
 
 
 def test_serve_status_shows_the_sentence_and_what_runs_stays_as_it_is(served: Cluster, config: Config) -> None:
