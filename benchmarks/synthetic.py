@@ -19,7 +19,8 @@ from deployments.candidates import CandidateConfig, CandidateGenerator
 from deployments.flow import Query, request_batch
 from deployments.funnel import HISTORIES
 from deployments.messages import Array, Floats, HistoryBatch, RequestBatch
-from deployments.models.artifact import Artifact, ArtifactWriter
+from deployments.models.artifact import Artifact
+from deployments.models.artifact_writer import ArtifactWriter
 from deployments.models.features import RankingFeatures, feature_names
 from deployments.models.ranker import DCNv2
 from deployments.models.two_tower import UserTower

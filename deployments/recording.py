@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, get_type_hints
 
 from deployments.messages import Batch, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch
-from deployments.models.artifact import Artifact, ArtifactWriter
+from deployments.models.artifact import Artifact
+from deployments.models.artifact_writer import ArtifactWriter
 from deployments.stage import Stage
 
 FILE = "recorded.safetensors"

@@ -18,7 +18,8 @@ from deployments.errors import ConfigError
 from deployments.flow import Query, request_batch
 from deployments.messages import Batch, Bools, CandidateBatch, Floats, HistoryBatch, ProfileBatch, RequestBatch
 from deployments.models import gates
-from deployments.models.artifact import Artifact, ArtifactWriter
+from deployments.models.artifact import Artifact
+from deployments.models.artifact_writer import ArtifactWriter
 from deployments.models.backends import (
     Backend,
     Precision,

@@ -19,7 +19,8 @@ from deployments.errors import DataError
 from deployments.flow import Query, request_batch
 from deployments.measures import WHOLE, Measures, Served, basis
 from deployments.messages import HistoryBatch, Ints, ProfileBatch
-from deployments.models.artifact import Artifact, ArtifactWriter
+from deployments.models.artifact import Artifact
+from deployments.models.artifact_writer import ArtifactWriter
 from deployments.models.gates import PLAIN
 from deployments.models.user_features import UserFeatures
 from deployments.profiles import Profiles

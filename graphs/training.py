@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deployments.funnel import HISTORIES
-from deployments.models.artifact import Artifact, ArtifactWriter
+from deployments.models.artifact import Artifact
+from deployments.models.artifact_writer import ArtifactWriter
 from deployments.models.gates import PLAIN, allowed
 from deployments.scoring import WEIGHTS
 from graphs import baselines

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from deployments.errors import ArtifactError
-from deployments.models.artifact import MANIFEST, Artifact, ArtifactWriter
+from deployments.models.artifact import MANIFEST, Artifact
+from deployments.models.artifact_writer import ArtifactWriter
 
 
 def write(folder: Path, value: float = 1.0, **metrics: float) -> Artifact:

@@ -19,7 +19,8 @@ from deployments.candidates import CandidateConfig, CandidateGenerator
 from deployments.errors import ConfigError
 from deployments.messages import Batch, CandidateBatch, ProfileBatch, RankedBatch, RequestBatch, ScoreBatch
 from deployments.models import backends, gates, tensorrt
-from deployments.models.artifact import Artifact, ArtifactWriter
+from deployments.models.artifact import Artifact
+from deployments.models.artifact_writer import ArtifactWriter
 from deployments.models.backends import Backend, Precision, Running, start
 from deployments.models.fused import FusedDCNv2
 from deployments.models.gates import Gate

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from deployments.messages import Array, Bools
-from deployments.models.artifact import Artifact, ArtifactWriter
+from deployments.models.artifact import Artifact
+from deployments.models.artifact_writer import ArtifactWriter
 from deployments.models.index import WHOLE, Part, Vectors
 from graphs.fit.index import DEPTH, TARGET, choose_index
 

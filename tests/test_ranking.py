@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from deployments.errors import ConfigError
 from deployments.messages import PAD, CandidateBatch, RankedBatch, RequestBatch, ScoreBatch, pad_columns
-from deployments.models.artifact import Artifact, ArtifactWriter
+from deployments.models.artifact import Artifact
+from deployments.models.artifact_writer import ArtifactWriter
 from deployments.ranking import Ranker, RankerConfig
 from tests.contracts.stage_contract import StageContract
 

@@ -21,7 +21,8 @@ import torch
 from deployments.candidates import CandidateConfig, CandidateGenerator
 from deployments.flow import Query, request_batch
 from deployments.messages import Array, Bools, CandidateBatch, Floats, HistoryBatch, ProfileBatch
-from deployments.models.artifact import Artifact, ArtifactWriter
+from deployments.models.artifact import Artifact
+from deployments.models.artifact_writer import ArtifactWriter
 from deployments.models.features import RankingFeatures
 from deployments.models.ranker import DCNv2
 from deployments.models.user_features import UserFeatures

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.messages import Array, Floats
-from deployments.models.artifact import ArtifactWriter
+from deployments.models.artifact_writer import ArtifactWriter
 from deployments.models.user_features import FEATURES, IDS
 from graphs.datasets import Dataset, Interactions
 from graphs.fit import item_to_item
