@@ -1,4 +1,7 @@
-"""Backends and precisions of the scoring stage: the contract on each, the gate, and what stands in for what."""
+"""Backends and precisions of the scoring stage: the contract on each, the gate, and what stands in for what.
+
+Longer than 300 lines: packaging takes seconds, so one artifact with every combination serves all of these tests.
+"""
 
 from __future__ import annotations
 
