@@ -24,7 +24,7 @@ local threads = {{}}
 function setup(thread) threads[#threads + 1] = thread end
 function request()
   at = at % #bodies + 1
-  return wrk.format("POST", "/v1/recommend", {{["Content-Type"] = "application/json"}}, bodies[at])
+  return wrk.format("POST", nil, {{["Content-Type"] = "application/json"}}, bodies[at])
 end
 function response(status, headers, body)
   if status == 200 and not string.find(body, '"degraded":[]', 1, true) then degraded = degraded + 1 end
@@ -64,7 +64,17 @@ def closed_loop(url: str, bodies: Path, clients: int, seconds: float, offset: in
         raise SystemExit("wrk is missing; install it: apt-get install wrk")
     script = bodies.with_suffix(".lua")
     script.write_text(_LUA.format(bodies=bodies, offset=offset))
-    command = [wrk, "-t1", f"-c{clients}", f"-d{seconds:.0f}s", "--timeout", "10s", "-s", str(script), url]
+    command = [
+        wrk,
+        "-t1",
+        f"-c{clients}",
+        f"-d{seconds:.0f}s",
+        "--timeout",
+        "10s",
+        "-s",
+        str(script),
+        f"{url}/v1/recommend",
+    ]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60).stdout
     return Load(**json.loads(output.strip().splitlines()[-1]))
 

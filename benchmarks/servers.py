@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +116,21 @@ def server(name: str, base: str, folder: Path) -> Iterator[str]:
         "OMP_NUM_THREADS": "1",
         "MOSEC_PORT": str(PORT),
     }
-    with (folder / "server.log").open("w") as log:
+    with launched(words, flags, folder / "server.log", ["/" if "mosec" in name else "/v1/health/ready"]):
+        yield URL
+
+
+@contextlib.contextmanager
+def launched(words: Sequence[str], flags: Mapping[str, str], log_file: Path, ready: Sequence[str]) -> Iterator[None]:
+    """Runs the command, once every path in `ready` answers, until the block ends."""
+    with log_file.open("w") as log:
         process = subprocess.Popen(
             [str(BIN / words[0]), *words[1:]], env=flags, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            _wait(process, folder / "server.log", "/" if "mosec" in name else "/v1/health/ready")
-            yield URL
+            for path in ready:
+                _wait(process, log_file, path)
+            yield
         finally:
             _stop(process)
 

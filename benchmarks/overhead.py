@@ -1,0 +1,65 @@
+"""What watching for drift costs: the same application with and without it, side by side in one cluster, in turns."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import tempfile
+from pathlib import Path
+
+import yaml
+from rich.progress import track
+
+from benchmarks import servers, workloads
+from benchmarks.load import closed_loop
+from benchmarks.speed import made_by
+from deployments.models.artifact import Artifact
+from graphs.results import write_section
+from graphs.serving import environment, load, recommender_args
+
+CLIENTS = 64
+WATCHED, UNWATCHED = "/", "/unwatched"
+
+
+def overhead(base: str, out: str, pairs: int, seconds: float) -> None:
+    """Closed loop on either in turns, the first of a pair alternating; writes the section."""
+    ratios, rates = [], []
+    with tempfile.TemporaryDirectory(prefix="rfb") as name:
+        folder = Path(name)
+        artifact = Artifact.open(recommender_args(load(base)).artifact)
+        bodies = workloads.bodies(artifact, folder, zipf=0)
+        words = ["python", "-m", "graphs", "serve", str(_both(base, folder))]
+        ready = [f"{prefix.rstrip('/')}/v1/health/ready" for prefix in (WATCHED, UNWATCHED)]
+        with (
+            servers.store(folder, str(artifact.folder)),
+            servers.launched(words, environment(), folder / "server.log", ready),
+        ):
+            for pair in track(range(-1, pairs), "overhead"):  # the first is not counted: warm
+                found = {}
+                for prefix in (WATCHED, UNWATCHED)[:: 1 if pair % 2 else -1]:
+                    result = closed_loop(f"{servers.URL}{prefix.rstrip('/')}", bodies, CLIENTS, seconds, 1000 * pair)
+                    if result.errors:
+                        raise SystemExit(f"{prefix}: {result.errors} errors under load")
+                    found[prefix] = result.per_second
+                if pair >= 0:
+                    ratios.append(found[WATCHED] / found[UNWATCHED])
+                    rates.append(found[UNWATCHED])
+    low, high = min(ratios), max(ratios)
+    text = (
+        "The configuration as shipped and the same with drift.enabled: false, two applications in one cluster, "
+        f"{CLIENTS} clients on either in turns, {pairs} pairs of {seconds:g} s.\n\n"
+        f"**Throughput with drift watched is {statistics.median(ratios):.3f} of that without** (median; {low:.3f} to "
+        f"{high:.3f}; without: {statistics.median(rates):.0f} requests/s)."
+    )
+    command = f"python -m benchmarks overhead --pairs {pairs} --seconds {seconds:g}"
+    write_section(out, "\n".join(["## Drift: what watching costs", "", made_by(command, artifact), "", text]))
+
+
+def _both(base: str, folder: Path) -> Path:
+    path = servers.config(base, folder, "both", plain=False)
+    loaded = yaml.safe_load(path.read_text("utf-8"))
+    other = copy.deepcopy(loaded["applications"][0]) | {"name": "unwatched", "route_prefix": UNWATCHED}
+    other["args"]["drift"] = {"enabled": False}
+    loaded["applications"].append(other)
+    path.write_text(yaml.safe_dump(loaded), "utf-8")
+    return path
