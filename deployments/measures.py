@@ -59,8 +59,15 @@ class Served:
     """Per row the first `stage:reason` of its answer, or WHOLE."""
 
 
+def thin(flow: Flow) -> Flow:
+    """Without what each source gives every candidate: most of the bytes, and nothing is measured from it."""
+    assert flow.candidates is not None
+    candidates = replace(flow.candidates, source_scores_BKS=flow.candidates.source_scores_BKS[:, :, :0])
+    return replace(flow, candidates=candidates)
+
+
 def served(flows: Sequence[Flow]) -> Served:
-    """Answered batches as one."""
+    """Answered batches, `thin`, as one."""
     parts = [_part(flow) for flow in flows]
     return Served(
         requests=RequestBatch.concat([p.requests for p in parts]),
@@ -87,7 +94,7 @@ def _part(flow: Flow) -> Served:
     return Served(
         requests=flow.requests,
         profiles=flow.profiles,
-        candidates=replace(flow.candidates, source_scores_BKS=flow.candidates.source_scores_BKS[:, :, :0]),
+        candidates=flow.candidates,
         scores=flow.scores,
         ranked=flow.ranked,
         asked_B=np.array([ticket.arrived for ticket in flow.tickets]),

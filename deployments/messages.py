@@ -70,10 +70,18 @@ class Batch:
 
 
 def _stack(parts: list[Array]) -> Array:
-    if parts[0].ndim > 1:
-        width = max(p.shape[1] for p in parts)
-        parts = [pad_columns(p, width) for p in parts]
-    return np.concatenate(parts)
+    if parts[0].ndim == 1 or len({p.shape[1] for p in parts}) == 1:
+        return np.concatenate(parts)
+    shape = (sum(map(len, parts)), max(p.shape[1] for p in parts), *parts[0].shape[2:])
+    stacked, row = np.full(shape, _filler(parts[0]), parts[0].dtype), 0
+    for part in parts:
+        stacked[row : row + len(part), : part.shape[1]] = part
+        row += len(part)
+    return stacked
+
+
+def _filler(array: Array) -> int:
+    return PAD if array.dtype.kind == "i" else 0
 
 
 def pad_columns(array: Array, width: int) -> Array:
@@ -81,9 +89,8 @@ def pad_columns(array: Array, width: int) -> Array:
     missing = width - array.shape[1]
     if missing <= 0:
         return array
-    fill = PAD if array.dtype.kind == "i" else 0
     widths = [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)
-    return np.pad(array, widths, constant_values=fill)
+    return np.pad(array, widths, constant_values=_filler(array))
 
 
 def same_model(*batches: Batch) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from deployments.errors import NoSuchReport, Unavailable
 from deployments.flow import Flow
-from deployments.measures import Measures, served
+from deployments.measures import Measures, served, thin
 from monitoring.drift import DriftConfig, Sample
 from monitoring.exposure import Feedback, Shown, followed
 from monitoring.metrics import FunnelMetrics
@@ -102,7 +102,7 @@ class Watch:
         rows = None
         if drawn:
             weights = np.array([weight for part in drawn for weight in part.weights])
-            rows = self._measures(served([part.batch.only(part.rows) for part in drawn]), weights)
+            rows = self._measures(served([thin(part.batch).only(part.rows) for part in drawn]), weights)
         users = [_hash(user) for part in drawn for user in part.users]
         return Sample(
             replica=self._replica,
