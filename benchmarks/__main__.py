@@ -63,8 +63,8 @@ def main() -> None:
     sent.add_argument("--new", type=float, default=UNKNOWN, help="share of the requests from unknown users")
     sent.add_argument("--n", type=int, default=10, help="items asked for")
     cost = commands.add_parser("overhead", help="throughput with and without drift watched, in turns")
-    cost.add_argument("--pairs", type=int, default=10)
-    cost.add_argument("--seconds", type=float, default=5)
+    cost.add_argument("--pairs", type=int, default=16)
+    cost.add_argument("--seconds", type=float, default=4)
     args = parser.parse_args()
     if args.command == "overhead":
         overhead(args.config, args.out, args.pairs, args.seconds)
