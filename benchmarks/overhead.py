@@ -58,8 +58,8 @@ def overhead(base: str, out: str, pairs: int, seconds: float) -> None:
         f"drift.enabled: false: two applications in one cluster, {CLIENTS} clients on either in turns, {pairs} pairs "
         f"of {seconds:g} s.\n\n"
         f"**With drift watched CPU time per request is {_spread(costs)} of that without, "
-        f"throughput {_spread(ratios)}** (medians and quartiles; without: {statistics.median(rates):.0f} requests/s). The time is that of the "
-        "application's replicas and of the drift actor."
+        f"throughput {_spread(ratios)}** (medians and quartiles; without: {statistics.median(rates):.0f} requests/s). "
+        "The time is that of the application's replicas and of the drift actor."
     )
     command = f"python -m benchmarks overhead --pairs {pairs} --seconds {seconds:g}"
     write_section(out, "\n".join(["## Drift: what watching costs", "", made_by(command, artifact), "", text]))
