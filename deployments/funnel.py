@@ -18,17 +18,20 @@ from deployments.catalogue import Catalogue
 from deployments.errors import StoreUnavailable
 from deployments.events import Event
 from deployments.fallbacks import PopularItems, cold_profiles
+from deployments.hub import MetricsConfig
 from deployments.measures import Measures
 from deployments.models.artifact import Artifact
 from deployments.models.user_features import UserFeatures
 from deployments.pipeline import Pipeline, PipelineConfig
 from deployments.reader import HistoryReader
+from deployments.reporter import Call as HubCall
+from deployments.reporter import Reporter
 from deployments.service import Recommender
 from deployments.stage import Place, Start
 from deployments.store import Store, StoreConfig
 from deployments.watch import Call, Watch
+from monitoring.counting import FunnelMetrics
 from monitoring.drift import DriftConfig
-from monitoring.metrics import FunnelMetrics
 
 log = logging.getLogger("rayfunnel.funnel")
 
@@ -57,10 +60,12 @@ def assemble(
     replica: str = "local",
     cache_scope: str = "",
     drift: tuple[DriftConfig, Call] | None = None,
+    hub: tuple[MetricsConfig, HubCall | None] = (MetricsConfig(), None),
 ) -> Recommender:
     """A recommender over `starts`: how to call each stage of the pipeline, and `similar`; `slots`: calls in flight.
     `replica`: the name its metrics carry; `cache_scope`: a digest of the configuration that candidates depend on;
-    `drift`: how to watch for it and how to call the actor, None: not at all.
+    `drift`: how to watch for it and how to call the actor, None: not at all; `hub`: the same for metrics, which this
+    process shows alone without one.
     """
     metrics = FunnelMetrics(replica)
     catalogue, user_features = Catalogue.load(artifact), UserFeatures(artifact)
@@ -98,6 +103,7 @@ def assemble(
         deadline_ms=config.pipeline.deadline_ms,
         model_version=artifact.model_version,
         metrics=metrics,
+        reporter=Reporter(metrics, hub[1], hub[0], lambda: pipeline.waiting),
         rule_names=rule_names,
         example_users=artifact.manifest.settings["example_users"],
         watch=watch,

@@ -51,7 +51,7 @@ class Operations(Protocol):
     async def health(self) -> dict[str, Any]: ...
     async def drift(self) -> dict[str, Any]: ...
     async def drift_page(self, name: str) -> str: ...
-    def metrics(self) -> bytes: ...
+    async def metrics(self) -> bytes: ...
     def example_users(self) -> list[str]: ...
 
 
@@ -94,8 +94,8 @@ def make_app(operations: Operations, config: HttpConfig) -> Door:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        """Prometheus text, of the ingress replica that answers."""
-        return Response(operations.metrics(), media_type=CONTENT_TYPE)
+        """Prometheus text: totals of the whole application."""
+        return Response(await operations.metrics(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/health/ready", responses={503: _PROBLEM})
     async def ready() -> Response:

@@ -20,6 +20,8 @@ from deployments.candidates import CandidateConfig
 from deployments.errors import FunnelError, InvalidRequest
 from deployments.funnel import FunnelConfig, assemble, seed
 from deployments.http_api import HttpConfig, make_app
+from deployments.hub import MetricsConfig
+from deployments.hub_server import hub_call
 from deployments.models.artifact import Artifact
 from deployments.replica import StageFactory, own_devices, remote, set_threads
 from deployments.shards import Gatherer
@@ -50,16 +52,18 @@ class IngressConfig:
     cache_scope: str
     candidates: CandidateConfig
     drift: DriftConfig
+    metrics: MetricsConfig
 
 
 @serve.ingress()
 class Ingress:
     """`recommend`, `rank`, `similar`, `record_events`: see the README's API table.
 
-    `stages`: per stage, the handle of its replicas, a handle per shard, or a factory to run it in this process.
+    `hub`: where metrics go; `stages`: per stage, the handle of its replicas, a handle per shard, or a factory to run it
+    in this process.
     """
 
-    def __init__(self, config: IngressConfig, **stages: Source) -> None:
+    def __init__(self, config: IngressConfig, hub: DeploymentHandle[Any], **stages: Source) -> None:
         own_devices()
         set_threads(config.threads)
         artifact = Artifact.open(config.artifact)
@@ -78,7 +82,9 @@ class Ingress:
             replica,
             config.cache_scope,
             (config.drift, _ask_drift),
+            (config.metrics, hub_call(hub)),
         )
+        self._recommender.reporter.start()
         self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
         if config.seed_histories:
             self._tasks.append(asyncio.ensure_future(seed(self._store, artifact)))
@@ -107,6 +113,11 @@ class Ingress:
     async def drift(self) -> Dict:
         """Whether live traffic has drifted: a verdict per signal."""
         return await _plainly(lambda _: self._recommender.drift(), {})
+
+    async def __del__(self) -> None:
+        """Called by Serve before it ends the replica: what was counted since the last snapshot is not lost."""
+        if hasattr(self, "_recommender"):
+            await self._recommender.reporter.close()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For Serve, which hands them to the autoscaling policy: here is where requests arrive."""

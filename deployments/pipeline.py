@@ -23,7 +23,7 @@ from deployments.flow import Answer, Flow, Query, Ticket, request_batch
 from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch
 from deployments.stage import Place
 from deployments.totals import Totals
-from monitoring.metrics import FunnelMetrics
+from monitoring.counting import FunnelMetrics
 
 log = logging.getLogger("rayfunnel.pipeline")
 
@@ -128,6 +128,7 @@ class Pipeline:
             self._batcher.put(ticket)
         except Overloaded:
             self._totals.add(shed=1)
+            self._metrics.shed()
             raise
         self._queued[query.what] = ticket
         spare_s = self._latest(query) - time.time()
@@ -264,7 +265,9 @@ class Pipeline:
         if ticket.done:
             return
         try:
-            self._answer(self._best_by_now(ticket))
+            flow = self._best_by_now(ticket)
+            self._answer(flow)
+            self._metrics.expired(flow.stage)
         except Exception as error:  # a bug of ours; nobody else would answer
             ticket.answer.set_exception(error)
 

@@ -14,16 +14,21 @@ import faiss
 import ray
 import torch
 from pydantic import BaseModel
+from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import DeadlineExceeded, StageFailed
+from deployments.hub import MetricsConfig
+from deployments.hub_server import hub_call
 from deployments.joiner import Joiner
 from deployments.messages import Batch
 from deployments.models.artifact import Artifact
 from deployments.recording import warm_up
+from deployments.reporter import Reporter
 from deployments.stage import Batches, Stage, Start
 from deployments.totals import Totals
+from monitoring.counting import FunnelMetrics
 
 HUNG_S = 60.0
 """A call that computes for longer than any deadline has hung."""
@@ -61,10 +66,20 @@ def set_threads(threads: int) -> None:
 class StageReplica:
     """Holds one stage; keeps its compute off the event loop. A deadline that passed in the queue is not started.
 
-    `slots`: batches computed at a time, others join meanwhile up to `max_rows`; `threads`: cores each may use.
+    `slots`: batches computed at a time, others join meanwhile up to `max_rows`; `threads`: cores each may use; `hub`:
+    where its metrics go.
     """
 
-    def __init__(self, factory: StageFactory, artifact: str, slots: int, max_rows: int, threads: int) -> None:
+    def __init__(
+        self,
+        factory: StageFactory,
+        artifact: str,
+        slots: int,
+        max_rows: int,
+        threads: int,
+        metrics: MetricsConfig,
+        hub: DeploymentHandle[Any],
+    ) -> None:
         own_devices()
         set_threads(threads)
         self._stage = factory.build(Artifact.open(artifact))
@@ -76,6 +91,11 @@ class StageReplica:
         self._running: dict[int, float] = {}
         self._totals, self._slots, self._max_rows = Totals(), slots, max_rows
         self._waiting = 0
+        context = serve.get_replica_context()
+        self._metrics = FunnelMetrics(context.replica_tag, context.deployment)
+        gpu = torch.cuda.is_available()
+        self._reporter = Reporter(self._metrics, hub_call(hub), metrics, lambda: self._waiting, gpu)
+        self._reporter.start()
 
     async def run(self, method: str, deadline: float, *batches: Batch) -> Batch:
         """Calls `method` of the stage. `deadline`: Unix seconds.
@@ -86,15 +106,19 @@ class StageReplica:
         rows = len(batches[0])
         self._totals.add(arrivals=rows)
         self._waiting += rows
+        outcome = "failed"
         try:
             answer = await self._joiner.call(self._methods[method], deadline, batches)
             self._totals.add(completions=rows)
+            outcome = "completed"
             return answer
         except DeadlineExceeded:
             self._totals.add(expired=rows)
+            outcome = "expired"
             raise
         finally:
             self._waiting -= rows
+            self._metrics.stage_requests(outcome, rows)
 
     def _timed(self, method: Callable[..., Batch]) -> Callable[..., Batch]:
         def timed(*batches: Batch) -> Batch:
@@ -103,14 +127,20 @@ class StageReplica:
             try:
                 return method(*batches)
             finally:
-                began = self._running.pop(thread)
-                self._totals.add(busy_s=time.monotonic() - began, batches=1, items=len(batches[0]))
+                took_s = time.monotonic() - self._running.pop(thread)
+                self._totals.add(busy_s=took_s, batches=1, items=len(batches[0]))
+                self._metrics.computed(len(batches[0]), took_s)
 
         return timed
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For Serve, which hands them to the autoscaling policy."""
         return self._totals.stats(self._waiting, self._slots, self._max_rows)
+
+    async def __del__(self) -> None:
+        """Called by Serve before it ends the replica: what was counted since the last snapshot is not lost."""
+        if hasattr(self, "_reporter"):
+            await self._reporter.close()
 
     def check_health(self) -> None:
         """For Serve: fails, so that the replica is replaced, if a call has hung."""

@@ -20,6 +20,7 @@ from deployments.fallbacks import partly
 from deployments.flow import Answer, Query, request_batch
 from deployments.messages import PAD, CandidateBatch, Ints
 from deployments.pipeline import Pipeline
+from deployments.reporter import Reporter
 from deployments.schemas import (
     EventBody,
     EventsRequest,
@@ -32,7 +33,7 @@ from deployments.schemas import (
 from deployments.stage import Place
 from deployments.store import Store
 from deployments.watch import Watch
-from monitoring.metrics import FunnelMetrics
+from monitoring.counting import FunnelMetrics
 
 log = logging.getLogger("rayfunnel.service")
 
@@ -80,6 +81,7 @@ class Recommender:
         deadline_ms: int,
         model_version: str,
         metrics: FunnelMetrics,
+        reporter: Reporter,
         rule_names: Sequence[str] = (),
         example_users: Sequence[str] = (),
         watch: Watch | None = None,
@@ -92,6 +94,7 @@ class Recommender:
         self._deadline_ms = deadline_ms
         self.model_version = model_version
         self._metrics = metrics
+        self.reporter = reporter
         self._rule_names = rule_names
         self._example_users = example_users
         self._watch, self._event_weight = watch, event_weight
@@ -211,9 +214,9 @@ class Recommender:
             for event, position in zip(shown, positions, strict=True)
         ]
 
-    def metrics(self) -> bytes:
-        """Prometheus' text exposition of this replica."""
-        return self._metrics.text(self._pipeline.waiting)
+    async def metrics(self) -> bytes:
+        """Prometheus' text exposition of the whole application."""
+        return await self.reporter.scrape()
 
     def stats(self) -> dict[str, float]:
         """Totals of the requests that the funnel had to compute, and its queue, for the autoscaling policy."""

@@ -4,7 +4,8 @@ One sorted set per user, `{app}:history:{user_id}`: score = timestamp, member = 
 never overwrites, so an event sent twice is stored once: a caller that got StoreUnavailable simply sends again.
 The promise holds as far back as the history reaches (`history_limit`).
 
-`{app}:version:{user_id}` is a token that changes with every recorded event, `{app}:candidates:{key}` a cache entry.
+`{app}:version:{user_id}` is a token that changes with every recorded event, `{app}:candidates:{key}` a cache entry,
+`{app}:kept:{name}` what one owner at a time keeps. Over 300 lines: the store and its twin are read side by side.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ PASSWORD_VARIABLE = "RAYFUNNEL_REDIS_PASSWORD"  # noqa: S105 - the variable's na
 CA_VARIABLE = "RAYFUNNEL_REDIS_CA"
 _CHUNK = 1000
 """Events per round trip while seeding."""
+_KEEP = """
+local owner = redis.call('HGET', KEYS[1], 'owner')
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'value', ARGV[2])
+return 1
+"""
 
 
 class StoreConfig(BaseModel):
@@ -103,6 +110,14 @@ class Store(Protocol):
         """Loads events in bulk unless `tag` (a hash of them) was loaded before; returns how many were new.
         Several processes may do so at once: each event still is stored once.
         """
+        ...
+
+    async def claim(self, name: str, owner: str) -> bytes | None:
+        """Makes `owner` the owner of what is kept under `name`, and returns that; None: nothing yet."""
+        ...
+
+    async def keep(self, name: str, owner: str, value: bytes) -> bool:
+        """Keeps `value` under `name`, unless another than `owner` has claimed it since; then False."""
         ...
 
     async def ping(self) -> None:
@@ -178,6 +193,18 @@ class RedisStore:
         await self._run([("SADD", key, tag)], timeout_ms, write=True)
         return stored
 
+    async def claim(self, name: str, owner: str) -> bytes | None:
+        """See `Store`."""
+        key = self._key("kept", name)
+        commands: list[tuple[Any, ...]] = [("HSET", key, "owner", owner), ("HGET", key, "value")]
+        found: bytes | None = (await self._run(commands, self._config.write_timeout_ms, write=True))[1]
+        return found
+
+    async def keep(self, name: str, owner: str, value: bytes) -> bool:
+        """See `Store`."""
+        command = ("EVAL", _KEEP, 1, self._key("kept", name), owner, value)
+        return bool((await self._run([command], self._config.write_timeout_ms, write=True))[0])
+
     async def ping(self) -> None:
         """See `Store`."""
         await self._run([("PING",)], self._config.timeout_ms)
@@ -220,6 +247,7 @@ class MemoryStore:
         self._versions: dict[str, bytes] = {}
         self._entries: dict[str, tuple[float, bytes | None]] = {}
         self._tags: set[str] = set()
+        self._kept: dict[str, tuple[str, bytes | None]] = {}
 
     async def histories(self, user_ids: Sequence[str], keys: Sequence[str] = ()) -> Histories:
         """See `Store`."""
@@ -256,6 +284,21 @@ class MemoryStore:
         stored = 0 if tag in self._tags else await self.record(list(events))
         self._tags.add(tag)
         return stored
+
+    async def claim(self, name: str, owner: str) -> bytes | None:
+        """See `Store`."""
+        await self._answer(self._config.write_timeout_ms)
+        _, value = self._kept.get(name, ("", None))
+        self._kept[name] = owner, value
+        return value
+
+    async def keep(self, name: str, owner: str, value: bytes) -> bool:
+        """See `Store`."""
+        await self._answer(self._config.write_timeout_ms)
+        if self._kept.get(name, (owner, None))[0] != owner:
+            return False
+        self._kept[name] = owner, value
+        return True
 
     async def ping(self) -> None:
         """See `Store`."""

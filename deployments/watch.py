@@ -18,9 +18,9 @@ import numpy as np
 from deployments.errors import NoSuchReport, Unavailable
 from deployments.flow import Flow
 from deployments.measures import Measures, served, thin
+from monitoring.counting import FunnelMetrics
 from monitoring.drift import DriftConfig, Sample
 from monitoring.exposure import Feedback, Shown, followed
-from monitoring.metrics import FunnelMetrics
 from monitoring.sampling import Row, Sampler
 
 log = logging.getLogger("rayfunnel.watch")

@@ -11,6 +11,7 @@ from deployments.candidates import CandidateConfig, CandidateGenerator
 from deployments.errors import ConfigError
 from deployments.funnel import FunnelConfig
 from deployments.http_api import HttpConfig
+from deployments.hub import MetricsConfig
 from deployments.profiles import ProfileConfig, Profiles
 from deployments.ranking import Ranker, RankerConfig
 from deployments.scoring import Scorer, ScorerConfig
@@ -126,6 +127,7 @@ class RecommenderArgs(FunnelConfig):
     seed_histories: bool = True
     http: HttpConfig = HttpConfig()
     drift: DriftConfig = DriftConfig()
+    metrics: MetricsConfig = MetricsConfig()
     ingress: IngressArgs = IngressArgs()
     stages: Stages = Stages()
 

@@ -18,12 +18,13 @@ from ray.serve.config import AutoscalingConfig, DeploymentActorConfig
 from deployments.drift_actor import DriftActor
 from deployments.errors import ArtifactError, ConfigError, StoreUnavailable
 from deployments.funnel import FunnelConfig
+from deployments.hub_server import MetricsHub
 from deployments.ingress import DRIFT, Ingress, IngressConfig
 from deployments.models.artifact import Artifact
 from deployments.replica import StageFactory, StageReplica
 from deployments.shards import CandidateShard, ShardConfig
 from deployments.store import RedisStore
-from graphs.config import STAGES, CandidateArgs, RecommenderArgs, StageArgs, parse_args
+from graphs.config import STAGES, RecommenderArgs, StageArgs, parse_args
 from graphs.refusal import in_one_sentence
 from monitoring.reference import BASIS
 
@@ -43,9 +44,10 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
     # A link is followed here, once: replicas that start after a retraining load the model they were deployed with.
     artifact = str(Path(config.artifact).resolve()) if "://" not in config.artifact else config.artifact
     most_in_batcher = config.batcher.max_queue + config.batcher.in_flight * config.batcher.max_batch
-    stages = {name: _stage(name, getattr(config.stages, name), artifact, config.ingress.replicas) for name in STAGES}
+    hub = _hub(config)
+    stages = {name: _stage(name, config, artifact, hub) for name in STAGES}
     if config.stages.candidates.shards > 1:
-        stages["candidates"] = _shards(config.stages.candidates, artifact, config.ingress.replicas)
+        stages["candidates"] = _shards(config, artifact, hub)
     ingress: Any = serve.deployment(
         Ingress,
         name="Ingress",
@@ -69,10 +71,29 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
             cache_scope=_cache_scope(config),
             candidates=config.stages.candidates.config,
             drift=config.drift,
+            metrics=config.metrics,
         ),
+        hub=hub,
         **stages,
     )
     return application
+
+
+def _hub(config: RecommenderArgs) -> Any:
+    """The deployment that adds up what all replicas count. The totals so far are handed over in the store, so that the
+    new one may start beside the old.
+    """
+    deployment: Any = serve.deployment(
+        MetricsHub,
+        name="MetricsHub",
+        num_replicas=1,
+        max_ongoing_requests=1000,  # calls of a few bytes and milliseconds, from every replica
+        max_surge_percent=100,
+        health_check_period_s=2,
+        health_check_timeout_s=10,
+        ray_actor_options={"num_cpus": 0},
+    )
+    return deployment.bind(config.metrics, config.store)
 
 
 def _drift(config: RecommenderArgs, artifact: str) -> list[dict[Any, Any] | DeploymentActorConfig]:
@@ -120,35 +141,39 @@ async def _reach(store: RedisStore) -> None:
         await store.close()
 
 
-def _stage(name: str, args: StageArgs, artifact: str, n_callers: int) -> Any:
+def _stage(name: str, config: RecommenderArgs, artifact: str, hub: Any) -> Any:
     """The stage as a deployment, or as a factory for the ingress to build it."""
     title, stage = STAGES[name]
-    factory = StageFactory(stage, args.config)  # type: ignore[attr-defined]  # every kind of StageArgs has its own
+    args = getattr(config.stages, name)
+    factory = StageFactory(stage, args.config)
     if args.placement == "ingress":
         return factory
-    return _deployment(title, factory, args, artifact, n_callers)
+    return _deployment(title, factory, args, artifact, config, hub)
 
 
-def _shards(args: CandidateArgs, artifact: str, n_callers: int) -> list[Any]:
+def _shards(config: RecommenderArgs, artifact: str, hub: Any) -> list[Any]:
     """A deployment per part of the catalogue."""
-    shards = []
+    shards, args = [], config.stages.candidates
     for shard in range(args.shards):
-        config = ShardConfig(n_candidates=args.config.n_candidates, shard=shard, shards=args.shards)
+        part = ShardConfig(n_candidates=args.config.n_candidates, shard=shard, shards=args.shards)
         name = f"{STAGES['candidates'][0]}-{shard + 1}of{args.shards}"
-        shards.append(_deployment(name, StageFactory(CandidateShard, config), args, artifact, n_callers))
+        shards.append(_deployment(name, StageFactory(CandidateShard, part), args, artifact, config, hub))
     return shards
 
 
-def _deployment(name: str, factory: StageFactory, args: StageArgs, artifact: str, n_callers: int) -> Any:
+def _deployment(
+    name: str, factory: StageFactory, args: StageArgs, artifact: str, config: RecommenderArgs, hub: Any
+) -> Any:
     deployment: Any = serve.deployment(
         StageReplica,
         name=name,
         **_replicas(args.replicas, args.min_replicas, args.max_replicas, args.max_replicas > 0),
-        max_ongoing_requests=2 * args.slots * n_callers,
+        max_ongoing_requests=2 * args.slots * config.ingress.replicas,
         max_surge_percent=100,
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
     )
-    return deployment.bind(factory, artifact, args.concurrency, args.max_rows, _threads(args.num_cpus))
+    threads = _threads(args.num_cpus)
+    return deployment.bind(factory, artifact, args.concurrency, args.max_rows, threads, config.metrics, hub)
 
 
 def _autoscaled(config: RecommenderArgs) -> bool:

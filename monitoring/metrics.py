@@ -113,7 +113,9 @@ STAGE_COMPUTE = _histogram(
     SECONDS,
     "deployment",
 )
-STAGE_BATCH = _histogram("rayfunnel_stage_batch_size", "Requests that a replica computes together.", SIZES, "deployment")
+STAGE_BATCH = _histogram(
+    "rayfunnel_stage_batch_size", "Requests that a replica computes together.", SIZES, "deployment"
+)
 STAGE_WAITING = _gauge(
     "rayfunnel_stage_queue_depth", "Requests that wait or are computed in the replicas of a stage.", "sum", "deployment"
 )
@@ -158,4 +160,6 @@ AGE = _gauge("rayfunnel_snapshot_age_seconds", "Age of the oldest fresh snapshot
 STORE_UP = _gauge("rayfunnel_store_up", "1 if the store answers the hub, else 0.", "hub")
 HUB_UP = _gauge("rayfunnel_hub_up", "1; 0 in an answer that the ingress replica made without the hub.", "hub")
 HUB_STARTED = _gauge("rayfunnel_hub_started_timestamp_seconds", "When the hub's process started, Unix seconds.", "hub")
-FOLDED = _counter("rayfunnel_folded_replicas_total", "Replicas that have ended and whose counts are kept in the totals.")
+FOLDED = _counter(
+    "rayfunnel_folded_replicas_total", "Replicas that have ended and whose counts are kept in the totals."
+)
