@@ -140,3 +140,16 @@ class StoreContract:
         await asyncio.sleep(0.1)
         assert list((await store.histories(["u1"], ["k2"])).cached) == [None]
         await store.cache({}, ttl_s=1)
+
+    async def test_what_is_kept_is_handed_to_the_next_owner_and_the_last_one_can_no_longer_change_it(
+        self, open_store: OpenStore
+    ) -> None:
+        old, new = open_store(), open_store()
+        assert await old.keep("n", "old", b"lost"), "nobody had claimed it"
+        assert await old.claim("n", "old") == b"lost"
+        assert await old.keep("n", "old", b"\x00one")
+        assert await new.claim("n", "new") == b"\x00one"
+        assert not await old.keep("n", "old", b"two")
+        assert await new.keep("n", "new", b"three")
+        assert await old.claim("n", "old") == b"three"
+        assert await old.claim("another", "old") is None
