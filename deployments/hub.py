@@ -137,8 +137,7 @@ class HubKeeper:
             if not self._restored:
                 state = await self._store.claim(self._name, self._owner)
                 self._restored = True
-                if state:
-                    self._hub.restore(zlib.decompress(state))
+                self._hub.restore(zlib.decompress(state) if state else b"")
             if not await self._store.keep(self._name, self._owner, zlib.compress(self._hub.state(), 1)):
                 self._lost_at = time.monotonic()
                 log.info("another hub has taken over the metrics of the application")
@@ -149,3 +148,4 @@ class HubKeeper:
             self._store_up = False
         except (ValueError, zlib.error) as error:
             log.error("the totals so far can't be read and start anew: %s", error)
+            self._hub.restore(b"")

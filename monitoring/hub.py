@@ -29,17 +29,25 @@ class _Heard:
 class Hub:
     """`fresh_s`: how long after its last snapshot a replica counts as ready; its gauges are left out afterwards.
     `fold_after_s`: how long it must have been silent to be folded. `now` is the caller's clock, seconds.
+    Nothing is folded before `restore`.
     """
 
     def __init__(self, fresh_s: float, fold_after_s: float) -> None:
         self._fresh_s, self._fold_after_s = fresh_s, fold_after_s
         self._heard: dict[str, _Heard] = {}
+        self._early: dict[tuple[str, int], _Heard] | None = {}
+        """What was heard of each process before `restore`, which goes through it; None: after it."""
         self._fold: Values = {}
         self._folded: dict[str, int] = {}
         self._folded_count = 0
 
     def report(self, snapshot: Snapshot, now: float) -> None:
         """A replica tells what it counted. Another process of the same name follows one that has ended."""
+        if self._early is not None:
+            before = self._early.get((snapshot.replica, snapshot.epoch))
+            if before is None or before.snapshot.sequence < snapshot.sequence:
+                self._early[snapshot.replica, snapshot.epoch] = _Heard(snapshot, now)
+            return
         known = self._heard.get(snapshot.replica)
         if self._folded.get(snapshot.replica, -1) >= snapshot.epoch:
             return  # it has ended; this one was held up on its way
@@ -71,10 +79,11 @@ class Hub:
     def totals(self, now: float, wanted: Mapping[str, int]) -> Totals:
         """What to show. `wanted`: replicas that each deployment should have."""
         counters = dict(self._fold)
-        for heard in self._heard.values():
+        all_heard = [*self._heard.values(), *(self._early or {}).values()]
+        for heard in all_heard:
             add(counters, heard.snapshot.counters)
         counters[series(m.FOLDED)] = float(self._folded_count)
-        fresh = [(h.snapshot, now - h.at) for h in self._heard.values() if h.at is not None]
+        fresh = [(h.snapshot, now - h.at) for h in all_heard if h.at is not None]
         fresh = [(snapshot, age_s) for snapshot, age_s in fresh if age_s <= self._fresh_s]
         gauges = merged([snapshot for snapshot, _ in fresh])
         for name in {*wanted, *(snapshot.deployment for snapshot, _ in fresh)}:
@@ -98,31 +107,23 @@ class Hub:
         )
 
     def restore(self, state: bytes) -> None:
-        """Takes over what another hub knew. What this one has heard and folded meanwhile counts once.
+        """Takes over what another hub knew, empty: nothing; what this one has heard meanwhile comes on top.
 
         Raises:
             ValueError: `state` is none.
         """
-        try:
-            read = orjson.loads(state)
-            fold, folded = _values(read["fold"]), {str(k): int(v) for k, v in read["folded"].items()}
-            count, known = int(read["folded_count"]), [_unpacked(packed) for packed in read["heard"]]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a hub's state: {error!r}") from error
-        for snapshot in known:
-            own = self._heard.get(snapshot.replica)
-            if own is None and self._folded.get(snapshot.replica, -1) < snapshot.epoch:
-                self._heard[snapshot.replica] = _Heard(snapshot, None)
-            elif own is not None and own.snapshot.epoch > snapshot.epoch:
-                add(fold, snapshot.counters)  # its successor was heard already
-                folded[snapshot.replica] = snapshot.epoch
-                count += 1
-        for replica, epoch in folded.items():
-            if replica in self._heard and self._heard[replica].snapshot.epoch <= epoch:
-                del self._heard[replica]
-        add(self._fold, fold)
-        self._folded_count += count
-        self._folded = folded | {k: max(v, folded.get(k, v)) for k, v in self._folded.items()}
+        if state:
+            try:
+                read = orjson.loads(state)
+                fold, folded = _values(read["fold"]), {str(k): int(v) for k, v in read["folded"].items()}
+                count, known = int(read["folded_count"]), [_unpacked(packed) for packed in read["heard"]]
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"not a hub's state: {error!r}") from error
+            self._fold, self._folded, self._folded_count = fold, folded, count
+            self._heard = {snapshot.replica: _Heard(snapshot, None) for snapshot in known}
+        early, self._early = self._early, None
+        for _, heard in sorted((early or {}).items()):
+            self.report(heard.snapshot, heard.at or 0.0)
 
 
 def merged(snapshots: list[Snapshot]) -> Values:

@@ -93,7 +93,6 @@ def test_after_2000_requests_through_churn_the_totals_are_what_the_client_counte
     served.submit(scaled(config, 1))  # down
     send(400)
     wait_for("one ingress replica", lambda: len(ingresses(served)) == 1)
-    print(f"down at {time.monotonic():.0f}")
     wait_for("all counts at the hub", lambda: answered(scrape(served)) - started == counted, within_s=10)
 
     assert counted == {200: 1800, 422: 200}
