@@ -68,7 +68,6 @@ def test_after_2000_requests_through_churn_the_totals_are_what_the_client_counte
     def send(count: int) -> None:
         with ThreadPoolExecutor(8) as pool:
             counted.update(pool.map(ask, range(count)))
-        print(f"{counted} at {time.monotonic():.0f}")
 
     def up(replicas: int) -> bool:
         return (
@@ -82,13 +81,11 @@ def test_after_2000_requests_through_churn_the_totals_are_what_the_client_counte
     send(400)
     served.submit(scaled(config, 2))  # up
     wait_for("two ingress replicas", lambda: up(2))
-    print(f"up at {time.monotonic():.0f}")
     send(800)
     wait_for("all counts at the hub", lambda: answered(scrape(served)) - started == counted)
     pid = ingresses(served)[0]
     os.kill(pid, signal.SIGKILL)
     wait_for("another ingress replica", lambda: pid not in ingresses(served) and up(2))
-    print(f"another at {time.monotonic():.0f}")
     send(400)
     served.submit(scaled(config, 1))  # down
     send(400)
