@@ -1,0 +1,50 @@
+"""Prometheus' files: what it scrapes, and the rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monitoring.alerts import serving, slo, watching
+from monitoring.alerts.rule import JOB, RAY_JOB, Alert
+from monitoring.alerts.values import AlertValues
+
+RULES = "rules.yaml"
+
+
+def alerts(values: AlertValues) -> list[Alert]:
+    """Every alert."""
+    return [*slo.alerts(values), *serving.alerts(values), *watching.alerts(values)]
+
+
+def rules(values: AlertValues) -> dict[str, Any]:
+    """The rules file."""
+
+    def rendered(found: list[Alert]) -> list[dict[str, Any]]:
+        return [alert.rule(values.runbook) for alert in found]
+
+    return {
+        "groups": [
+            {"name": "rayfunnel-slo", "rules": [*slo.records(values), *rendered(slo.alerts(values))]},
+            {"name": "rayfunnel-serving", "rules": rendered(serving.alerts(values))},
+            {"name": "rayfunnel-watching", "rules": rendered(watching.alerts(values))},
+        ]
+    }
+
+
+def config(values: AlertValues) -> dict[str, Any]:
+    """prometheus.yaml, beside the rules file."""
+    prometheus = values.prometheus
+    return {
+        "global": {
+            "scrape_interval": prometheus.interval,
+            "scrape_timeout": prometheus.timeout,
+            "evaluation_interval": prometheus.interval,
+            "external_labels": prometheus.external_labels,
+        },
+        "rule_files": [RULES],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": prometheus.alertmanagers}]}]},
+        "scrape_configs": [
+            {"job_name": JOB, "static_configs": [{"targets": prometheus.targets}]},
+            {"job_name": RAY_JOB, "file_sd_configs": [{"files": [prometheus.ray_targets_file]}]},
+        ],
+    }
