@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 CONFIG ?= serve_config.yaml
 ARTIFACT ?= artifacts/movielens
 
-.PHONY: help serve train test lint format bench clean
+VALUES ?= monitoring/alerts/laptop.yaml
+
+.PHONY: help serve monitor train test lint format bench clean
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -26,6 +28,9 @@ train: $(VENV)/.installed ## Train on MovieLens (again) and evaluate
 
 serve: $(VENV)/.installed $(ARTIFACT) ## Set up, train if there is no artifact, and serve on :8000
 	$(BIN)/python -m graphs serve $(CONFIG)
+
+monitor: $(VENV)/.installed ## Prometheus on :9090 and Alertmanager on :9093, beside `make serve`
+	$(BIN)/python -m monitoring.run --values $(VALUES)
 
 test: $(VENV)/.installed ## Everything that can be tested without a GPU
 	$(BIN)/python -m pytest

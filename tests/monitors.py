@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from monitoring import run
 
 Api = httpx.Client
 
@@ -52,25 +54,16 @@ def _ready(api: Api) -> bool:
         return False
 
 
-def alertmanager(folder: Path, port: int) -> Any:
-    """Runs Alertmanager on `folder`/alertmanager.yaml, without a cluster of them."""
-    options = [
-        "--config.file=alertmanager.yaml",
-        f"--storage.path={folder / 'alertmanager-data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--cluster.listen-address=",
-    ]
-    return _running([tool("prometheus-alertmanager"), *options], port, folder / "alertmanager.log")
+def alertmanager(folder: Path, port: int) -> AbstractContextManager[Api]:
+    """Runs Alertmanager on `folder`/alertmanager.yaml."""
+    tool("prometheus-alertmanager")
+    return _running(run.alertmanager(port), port, folder / "alertmanager.log")
 
 
-def prometheus(folder: Path, port: int) -> Any:
+def prometheus(folder: Path, port: int) -> AbstractContextManager[Api]:
     """Runs Prometheus on `folder`/prometheus.yaml."""
-    options = [
-        "--config.file=prometheus.yaml",
-        f"--storage.tsdb.path={folder / 'prometheus-data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    return _running([tool("prometheus"), *options], port, folder / "prometheus.log")
+    tool("prometheus")
+    return _running(run.prometheus(port), port, folder / "prometheus.log")
 
 
 def query(api: Api, expr: str) -> list[dict[str, Any]]:
