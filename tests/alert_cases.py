@@ -73,6 +73,7 @@ CANDIDATES = 'rayfunnel_degraded_total{reason="timeout",stage="candidates"}'
 VERDICT, SCORES = 'rayfunnel_drift_verdict{signal="request.user"}', 'rayfunnel_drift_verdict{signal="score.best"}'
 TOLD = "rayfunnel_drift_actor_timestamp_seconds"
 SENT, LOST = (f'rayfunnel_drift_rows_total{{outcome="{outcome}"}}' for outcome in ("sent", "lost"))
+WANTED, READY = (f'rayfunnel_replicas_{which}{{deployment="Scorer"}}' for which in ("wanted", "ready"))
 NODE = 'ip="10.0.0.1"'
 
 
@@ -167,20 +168,9 @@ CASES = [
     ),
     Case(
         "RayfunnelReplicasNotReady",
-        {
-            'rayfunnel_replicas_wanted{deployment="Scorer"}': 2,
-            'rayfunnel_replicas_ready{deployment="Scorer"}': 2,
-        },
-        {
-            'rayfunnel_replicas_wanted{deployment="Scorer"}': 2,
-            'rayfunnel_replicas_ready{deployment="Scorer"}': 1,
-        },
-        (
-            {
-                'rayfunnel_replicas_wanted{deployment="Scorer"}': 0,
-                'rayfunnel_replicas_ready{deployment="Scorer"}': 0,
-            },
-        ),
+        {WANTED: 2, READY: 2},
+        {WANTED: 2, READY: 1},
+        ({WANTED: 0, READY: 0},),
         value="2",
         labels={"deployment": "Scorer"},
     ),
@@ -299,14 +289,16 @@ CASES = [
         (),
     ),
     _gauge("RayfunnelHubDown", "rayfunnel_hub_up", 1, 0, 1),
-    _gauge(
-        "RayfunnelSnapshotsStale",
-        'rayfunnel_snapshot_age_seconds{deployment="Ranker"}',
-        1,
-        90,
-        14,
-        value="1m 30s",
-        labels={"deployment": "Ranker"},
+    Case(
+        "RayfunnelDeploymentSilent",
+        {WANTED: 2, 'rayfunnel_snapshot_age_seconds{deployment="Scorer"}': 1},
+        {WANTED: 2, 'rayfunnel_snapshot_age_seconds{deployment="Ranker"}': 1},
+        (
+            {WANTED: 0},
+            {'rayfunnel_replicas_wanted{deployment="MetricsHub"}': 1},
+        ),
+        value="2",
+        labels={"deployment": "Scorer"},
     ),
     _gauge("RayfunnelRaySilent", f"ray_node_cpu_count{{{NODE}}}", 8, None, 8),
 ]

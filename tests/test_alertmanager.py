@@ -73,7 +73,7 @@ def test_a_lost_node_silences_what_it_means_for_replicas_and_a_page_its_tickets(
         tell(
             api,
             labels_of(values, "RayfunnelReplicasNotReady", **scorer),
-            labels_of(values, "RayfunnelSnapshotsStale", **scorer),
+            labels_of(values, "RayfunnelDeploymentSilent", **scorer),
             labels_of(values, "RayfunnelMemoryHigh", **other),
             labels_of(values, "RayfunnelMemoryExhausted", **node),
             labels_of(values, "RayfunnelErrors"),
@@ -87,5 +87,5 @@ def test_a_lost_node_silences_what_it_means_for_replicas_and_a_page_its_tickets(
         tell(api, labels_of(values, "RayfunnelNodeDown", instance="10.0.0.1:8080") | {"cluster": "another"})
         assert inhibited(api, lambda found: found != silenced, within_s=1) == silenced
         tell(api, labels_of(values, "RayfunnelNodeDown", instance="10.0.0.1:8080"))
-        silenced |= {"RayfunnelReplicasNotReady", "RayfunnelSnapshotsStale", "RayfunnelMemoryExhausted"}
+        silenced |= {"RayfunnelReplicasNotReady", "RayfunnelDeploymentSilent", "RayfunnelMemoryExhausted"}
         assert inhibited(api, lambda found: found == silenced) == silenced

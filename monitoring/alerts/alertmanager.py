@@ -57,7 +57,7 @@ def _inhibitions() -> list[Config]:
         },
         {  # Without its metrics, what they would show is not known.
             "source_matchers": ['alertname=~"RayfunnelDown|RayfunnelSilent"'],
-            "target_matchers": ['alertname=~"RayfunnelDrift(Silent|Stale)|RayfunnelHubDown|RayfunnelSnapshotsStale"'],
+            "target_matchers": ['alertname=~"RayfunnelDrift(Silent|Stale)|RayfunnelHubDown|RayfunnelDeploymentSilent"'],
             "equal": ["cluster"],
         },
         {

@@ -11,6 +11,9 @@ Rule = dict[str, Any]
 JOB, RAY_JOB = "rayfunnel", "ray"
 """Of the scrapes: the application's own metrics, and those of Ray's nodes."""
 
+WANTED, READY = (f'rayfunnel_replicas_{which}{{deployment!="MetricsHub"}}' for which in ("wanted", "ready"))
+"""Replicas of each deployment that reports; the hub does not report to itself."""
+
 SERVING = 'operation=~"recommend|rank|similar"'
 """Selects the operations that somebody waits for."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monitoring.alerts.rule import RAY_JOB, SERVING, Alert, number, rate
+from monitoring.alerts.rule import RAY_JOB, READY, SERVING, WANTED, Alert, number, rate
 from monitoring.alerts.values import AlertValues, seconds
 
 
@@ -101,7 +101,7 @@ def _replicas(values: AlertValues) -> list[Alert]:
     found = [
         Alert(
             name="RayfunnelReplicasNotReady",
-            expr="rayfunnel_replicas_wanted != rayfunnel_replicas_ready",
+            expr=f"{WANTED} != {READY}",
             for_=replicas.for_,
             severity="ticket",
             concern="replicas",

@@ -172,7 +172,6 @@ class MonitorValues(Values):
     """Whether what watches is there itself."""
 
     for_: Duration = Field(alias="for")
-    snapshot_age_s: float = Field(gt=0)
 
 
 class Email(Values):

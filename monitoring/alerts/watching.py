@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monitoring.alerts.rule import JOB, Alert, number, rate
+from monitoring.alerts.rule import JOB, WANTED, Alert, number, rate
 from monitoring.alerts.values import AlertValues
 from monitoring.metrics import VERDICTS
 
@@ -107,13 +107,13 @@ def _monitor(values: AlertValues) -> list[Alert]:
             description="GET /metrics shows what the answering replica knows last; totals stand still.",
         ),
         Alert(
-            name="RayfunnelSnapshotsStale",
-            expr=f"rayfunnel_snapshot_age_seconds > {number(monitor.snapshot_age_s)}",
+            name="RayfunnelDeploymentSilent",
+            expr=f"{WANTED} > 0 unless on (deployment) rayfunnel_snapshot_age_seconds",
             for_=monitor.for_,
             severity="ticket",
             concern="hub",
-            summary="A replica of {{ $labels.deployment }} does not report",
-            description="Its last snapshot is {{ $value | humanizeDuration }} old.",
+            summary="No replica of {{ $labels.deployment }} reports to the metrics hub",
+            description="{{ $value | humanize }} are wanted.",
             labels={"scope": "replica"},
         ),
         Alert(

@@ -229,7 +229,7 @@ def _resources() -> list[Panel]:
             "Age of snapshots",
             "s",
             (("{{deployment}}", "rayfunnel_snapshot_age_seconds"),),
-            "Of the replica that has not reported for longest.",
+            "Of the replica that reported longest ago.",
         ),
         Panel(
             "Metrics hub",

@@ -149,6 +149,11 @@ class Cluster:
         """What the environment of this cluster's processes holds, and of no other's."""
         return f"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT={self._environment['RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT']}\0"
 
+    @property
+    def metrics_targets(self) -> Path:
+        """Where Ray lists its own metrics endpoints for Prometheus."""
+        return self._folder / "prom_metrics_service_discovery.json"
+
     def _left_over(self) -> Iterator[int]:
         """Processes of this cluster, known by their environment, that did not end with it."""
         mark = self.mark

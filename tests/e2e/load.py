@@ -21,6 +21,8 @@ class Load:
     clients: int = 10
     longest_s: float = 90.0
     body: dict[str, Any] = field(default_factory=dict)
+    prefix: str = "u"
+    """Of the user ids; 80 of them take turns."""
     answers: list[tuple[float, int | str, dict[str, Any]]] = field(default_factory=list)
     """(Unix seconds, status or error, the body of a 200)."""
     longest_wait_s: float = 0.0
@@ -46,7 +48,9 @@ class Load:
                 sent += 1
                 began = time.monotonic()
                 try:
-                    answer = client.post("/v1/recommend", json={"user_id": f"u{(sent * 7 + number) % 80}"} | self.body)
+                    answer = client.post(
+                        "/v1/recommend", json={"user_id": f"{self.prefix}{(sent * 7 + number) % 80}"} | self.body
+                    )
                     body = answer.json() if answer.status_code == 200 else {"text": answer.text}
                     self.answers.append((time.time(), answer.status_code, body))
                 except httpx.HTTPError as error:
