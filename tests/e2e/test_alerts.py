@@ -98,7 +98,9 @@ def test_a_stopped_store_is_told_by_mail_and_call_and_so_is_its_return(watched: 
         os.kill(pid, signal.SIGCONT)
     wait_for("its end", lambda: watched.told("resolved", "RayfunnelStoreDown", severity="page"))
     mail = watched.mails.mails[watched.mails.subjects.index("[FIRING] RayfunnelStoreDown (rayfunnel)")]
-    assert "#rayfunnelstoredown" in str(mail.get_payload())
+    text = mail.get_body(("plain",))
+    assert text is not None
+    assert "README.md#rayfunnelstoredown" in text.get_content()
 
 
 def test_many_new_users_are_told_as_drift_of_the_inputs(watched: Watched) -> None:
@@ -136,7 +138,6 @@ def test_every_expression_of_rules_and_dashboards_names_series_that_exist(watche
         def all_there() -> bool:
             nonlocal missing
             missing = nothing(missing)
-            assert len(missing) < 20 or missing, missing
             return not missing
 
         try:
