@@ -28,7 +28,7 @@ class SecretKey(Strict):
 
 
 class RedisAt(Strict):
-    """A Redis. `redis_url`: `redis://[user@]host:port/db`, `rediss://…` with TLS; `password`, `ca`: where they are kept."""
+    """A Redis. `redis_url`: redis://[user@]host:port/db, rediss:// with TLS; `password`, `ca`: where they are kept."""
 
     redis_url: str
     password: SecretKey | None = None

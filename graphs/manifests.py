@@ -20,7 +20,7 @@ from cluster.kuberay import GROUP_LABEL, Manifest, render
 from cluster.profile import Profile, WorkerGroup
 from deployments.errors import ConfigError
 from graphs.config import STAGES, RecommenderArgs, parse_args
-from graphs.serving import RECOMMENDER, STORE, checked, flags, load, read
+from graphs.serving import RECOMMENDER, STORE, checked, flags, load, read, recommender_args
 
 Config = dict[str, Any]
 
@@ -77,18 +77,17 @@ def serve_config(profile: Profile, config: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: it has no recommender, or the profile lays something wrong over it.
     """
-    config = copy.deepcopy(dict(config))
-    config["http_options"] = config.get("http_options", {}) | {"host": "0.0.0.0"}  # noqa: S104 - in the pod
-    config["applications"] = [app for app in config["applications"] if app.get("import_path") != STORE]
-    if not any(app.get("import_path") == RECOMMENDER for app in config["applications"]):
-        raise ConfigError(f"no application has the import_path {RECOMMENDER}; add one, as in serve_config.yaml")
-    for app in config["applications"]:
+    served: Config = copy.deepcopy(dict(config))
+    served["http_options"] = served.get("http_options", {}) | {"host": "0.0.0.0"}  # noqa: S104 - in the pod
+    served["applications"] = [app for app in served["applications"] if app.get("import_path") != STORE]
+    recommender_args(served)
+    for app in served["applications"]:
         if app.get("import_path") == RECOMMENDER:
             app["args"] = _args(profile, app.get("args", {}))
             if profile.policy and "autoscaling_policy" in app:
                 policy = app["autoscaling_policy"]
                 policy["policy_kwargs"] = policy.get("policy_kwargs", {}) | profile.policy
-    return checked(config, f"the config with the args of profile {profile.name}")
+    return checked(served, f"the config with the args of profile {profile.name}")
 
 
 def _args(profile: Profile, args: Config) -> Config:
