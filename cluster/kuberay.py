@@ -123,6 +123,7 @@ def _pod(profile: Profile, pod: Pod, container: Manifest, more: Manifest) -> Man
             "runAsUser": USER,
             "runAsGroup": USER,
             "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",  # not every file of the artifact, whenever a pod starts
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     } | more

@@ -184,6 +184,8 @@ class Cluster:
         finally:
             for node in self._nodes:
                 node.kill()
+            if self._nodes:  # a head without them would wait for them
+                self._process.kill()
             self._process.terminate()
             try:
                 self._process.wait(30)
