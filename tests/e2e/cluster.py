@@ -241,7 +241,11 @@ class Cluster:
             assert not failed, failed
             return set(shown) == names and all(app["status"] == "RUNNING" for app in shown.values())
 
-        wait_for(f"{', '.join(names)} deployed", there)
+        try:
+            wait_for(f"{', '.join(names)} deployed", there)
+        except AssertionError as error:
+            error.add_note("\n".join(self._messages()))
+            raise
         if "recommender" in names:
             self.wait_until_ready()
         self._deployed = config
@@ -272,6 +276,14 @@ class Cluster:
         """Per application what `serve status` shows, and more."""
         answer = self._api.get("/applications/")
         return answer.json()["applications"] if answer.is_success else {}
+
+    def _messages(self) -> Iterator[str]:
+        """What every application and deployment says of itself, for the one who debugs."""
+        for name, app in self.applications().items():
+            yield f"{name}: {app['status']} {app['message']}"
+            for deployment, details in app["deployments"].items():
+                states = [(replica["state"], replica["pid"]) for replica in details["replicas"]]
+                yield f"  {deployment}: {details['status']} {details['message']} {states}"
 
     def replicas(self, name: str = "recommender") -> list[Replica]:
         """The running replicas of an application, by deployment."""
