@@ -54,6 +54,10 @@ def _run(args: argparse.Namespace) -> int:
 
             load(args.config)
             print(f"{args.config}: every key and value is as it should be")
+        case "kuberay":
+            from graphs.manifests import write
+
+            write(args.profile, args.config, args.out)
         case "simulate":
             from graphs.simulation import report as simulate
 
@@ -94,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="the keys and values of a config file, without Ray")
     check.add_argument("config", nargs="?", default="serve_config.yaml")
+
+    kuberay = commands.add_parser("kuberay", help="a RayService for Kubernetes, from serve_config.yaml and a profile")
+    kuberay.add_argument("--profile", default="cpu", help="cpu, gpu (cluster/profiles/), or a file like them")
+    kuberay.add_argument("--config", default="serve_config.yaml")
+    kuberay.add_argument("--out", default="-", help="file to write; -: standard output")
 
     simulate = commands.add_parser("simulate", help="autoscaling policies under a trace, without a cluster")
     simulate.add_argument(

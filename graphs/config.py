@@ -42,20 +42,22 @@ class Strict(BaseModel):
 
 
 class IngressArgs(Strict):
-    """The Ingress deployment: `num_cpus` and `num_gpus` per replica."""
+    """The Ingress deployment: shares of a replica, and Ray's labels of the nodes that may hold one."""
 
     replicas: int = Field(1, ge=1)
     num_cpus: float = Field(0.5, gt=0)
     num_gpus: Gpus = 0
+    node_labels: dict[str, str] = {}
 
 
 class StageArgs(Strict):
     """Where a stage runs; its own numbers are under `config`.
 
-    `placement`: `replica` = a deployment of its own, `ingress` = in the ingress process. The next four describe a
-    replica. `slots`: batches an ingress replica keeps under way at this stage; `concurrency`: computed at a time in one
-    replica; those that wait meanwhile are joined, up to `max_rows` requests. `min_replicas`, `max_replicas`: bounds of
-    the autoscaling policy, which starts from `replicas`; max_replicas 0: no autoscaling.
+    `placement`: `replica` = a deployment of its own, `ingress` = in the ingress process. The others describe a replica.
+    `num_cpus`, `num_gpus`: its shares; `node_labels`: Ray's labels of the nodes that may hold it. `slots`: batches an
+    ingress replica keeps under way at this stage; `concurrency`: computed at a time in one replica; those that wait
+    meanwhile are joined, up to `max_rows` requests. `min_replicas`, `max_replicas`: bounds of the autoscaling policy,
+    which starts from `replicas`; max_replicas 0: no autoscaling.
     """
 
     placement: Literal["replica", "ingress"] = "replica"
@@ -64,6 +66,7 @@ class StageArgs(Strict):
     max_replicas: int = Field(0, ge=0)
     num_cpus: float = Field(0.3, gt=0)
     num_gpus: Gpus = 0
+    node_labels: dict[str, str] = {}
     concurrency: int = Field(2, ge=1)
     max_rows: int = Field(256, ge=1)
     slots: int = Field(8, ge=1)
@@ -135,8 +138,8 @@ class RecommenderArgs(FunnelConfig):
 ArgsT = TypeVar("ArgsT", bound=BaseModel)
 
 
-def parse_args(model: type[ArgsT], args: Mapping[str, Any]) -> ArgsT:
-    """`args` as `model`.
+def parse_args(model: type[ArgsT], args: Mapping[str, Any], root: str = "args") -> ArgsT:
+    """`args` as `model`; `root`: how messages call it.
 
     Raises:
         ConfigError: one sentence naming every wrong field and value.
@@ -144,14 +147,14 @@ def parse_args(model: type[ArgsT], args: Mapping[str, Any]) -> ArgsT:
     try:
         return model.model_validate(args)
     except ValidationError as error:
-        raise ConfigError("; ".join(map(_explain, error.errors(include_url=False)))) from None
+        raise ConfigError("; ".join(_explain(one, root) for one in error.errors(include_url=False))) from None
 
 
-def _explain(error: Any) -> str:
-    field = ".".join(str(part) for part in error["loc"])
+def _explain(error: Any, root: str) -> str:
+    field = ".".join(str(part) for part in (root, *error["loc"]))
     if error["type"] == "extra_forbidden":
-        return f"args.{field} is not a known key; remove it or mend its spelling"
+        return f"{field} is not a known key; remove it or mend its spelling"
     if error["type"] == "missing":
-        return f"args.{field} is missing; add it"
+        return f"{field} is missing; add it"
     value = "(not shown)" if field.endswith("redis_url") else repr(error["input"])
-    return f"args.{field} = {value}: {error['msg']}"
+    return f"{field} = {value}: {error['msg']}"

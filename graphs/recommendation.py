@@ -24,7 +24,7 @@ from deployments.models.artifact import Artifact
 from deployments.replica import StageFactory, StageReplica
 from deployments.shards import CandidateShard, ShardConfig
 from deployments.store import RedisStore
-from graphs.config import STAGES, RecommenderArgs, StageArgs, parse_args
+from graphs.config import STAGES, IngressArgs, RecommenderArgs, StageArgs, parse_args
 from graphs.refusal import in_one_sentence
 from monitoring.reference import BASIS
 
@@ -54,7 +54,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         **_replicas(config.ingress.replicas, config.ingress.replicas, config.ingress.replicas, _autoscaled(config)),
         max_ongoing_requests=most_in_batcher + 256,  # so that the batcher's bound is met first
         max_surge_percent=100,  # a redeploy starts the new replicas before it stops the old ones
-        ray_actor_options={"num_cpus": config.ingress.num_cpus, "num_gpus": config.ingress.num_gpus},
+        ray_actor_options=_actor(config.ingress),
         deployment_actors=_drift(config, artifact),
     )
     application: Application = ingress.bind(
@@ -91,7 +91,7 @@ def _hub(config: RecommenderArgs) -> Any:
         max_surge_percent=100,
         health_check_period_s=2,
         health_check_timeout_s=10,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=_actor(config.ingress) | {"num_cpus": 0, "num_gpus": 0},
     )
     return deployment.bind(config.metrics, config.store)
 
@@ -105,7 +105,8 @@ def _drift(config: RecommenderArgs, artifact: str) -> list[dict[Any, Any] | Depl
         actor_class=ray.remote(DriftActor),
         # Plain values: handles of other applications read this too, and have none of our classes.
         init_args=(artifact, config.drift.model_dump(mode="json")),
-        actor_options={"num_cpus": 0},
+        # Beside the Ingress in this too: without a share of a CPU it might else go to a head that runs no replicas.
+        actor_options=_actor(config.ingress) | {"num_cpus": 0, "num_gpus": 0},
     )
     return [actor]
 
@@ -170,10 +171,16 @@ def _deployment(
         **_replicas(args.replicas, args.min_replicas, args.max_replicas, args.max_replicas > 0),
         max_ongoing_requests=2 * args.slots * config.ingress.replicas,
         max_surge_percent=100,
-        ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
+        ray_actor_options=_actor(args),
     )
     threads = _threads(args.num_cpus)
     return deployment.bind(factory, artifact, args.concurrency, args.max_rows, threads, config.metrics, hub)
+
+
+def _actor(args: IngressArgs | StageArgs) -> dict[str, Any]:
+    """Ray's options of a replica: its shares, and the nodes that it may run on."""
+    options: dict[str, Any] = {"num_cpus": args.num_cpus, "num_gpus": args.num_gpus}
+    return options | ({"label_selector": args.node_labels} if args.node_labels else {})
 
 
 def _autoscaled(config: RecommenderArgs) -> bool:

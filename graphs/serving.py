@@ -22,16 +22,34 @@ from cluster.valkey import ValkeyConfig
 from deployments.errors import ConfigError
 from graphs.config import RecommenderArgs, parse_args
 
-RECOMMENDER = "graphs.recommendation:build"
-ARGS: dict[str, type[BaseModel]] = {RECOMMENDER: RecommenderArgs, "graphs.store:build": ValkeyConfig}
+RECOMMENDER, STORE = "graphs.recommendation:build", "graphs.store:build"
+ARGS: dict[str, type[BaseModel]] = {RECOMMENDER: RecommenderArgs, STORE: ValkeyConfig}
 """What the `args:` of each of our import paths must be."""
+
+
+def flags() -> dict[str, str]:
+    """The flags of cluster/serve.env."""
+    lines = (line.strip() for line in ENV_FILE.read_text("utf-8").splitlines())
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def environment() -> dict[str, str]:
     """This process's environment over the flags of cluster/serve.env (what is set already wins)."""
-    lines = (line.strip() for line in ENV_FILE.read_text("utf-8").splitlines())
-    flags = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    return flags | os.environ
+    return flags() | os.environ
+
+
+def read(path: str | Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        ConfigError: the file is missing, or is no YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name an existing file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def load(path: str) -> dict[str, Any]:
@@ -40,12 +58,15 @@ def load(path: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, is no YAML, or holds a wrong key or value.
     """
-    try:
-        config = yaml.safe_load(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name an existing file") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return checked(read(path), path)
+
+
+def checked(config: Any, path: str) -> dict[str, Any]:
+    """A Serve config, once the args of our applications are checked; `path`: where it is from.
+
+    Raises:
+        ConfigError: a wrong key or value.
+    """
     if not isinstance(config, dict) or not isinstance(config.get("applications"), list):
         raise ConfigError(f"{path}: `applications` must be a list, as in the serve_config.yaml of this repository")
     for application in config["applications"]:
@@ -61,7 +82,7 @@ def _check_ports(config: Mapping[str, Any]) -> None:
     ports = [
         parse_args(ValkeyConfig, app.get("args", {})).port
         for app in config["applications"]
-        if app.get("import_path") == "graphs.store:build"
+        if app.get("import_path") == STORE
     ]
     for app in config["applications"]:
         if app.get("import_path") == RECOMMENDER:

@@ -63,6 +63,14 @@ def free_port() -> int:
                 return port
 
 
+def marked(mark: str) -> Iterator[int]:
+    """Processes that hold `mark` in their environment."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                yield int(folder.name)
+
+
 @dataclass(frozen=True)
 class Replica:
     """One replica as Serve shows it."""
@@ -72,10 +80,36 @@ class Replica:
     pid: int
 
 
-class Cluster:
-    """`ray start` in a process of its own, with the flags of cluster/serve.env; 8 CPUs and 2 GPUs in name only."""
+class Node:
+    """A further `ray start` on this machine, with CPUs and GPUs in name only, that can be lost like a machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], mark: str) -> None:
+        self._process, self._mark = process, mark
+
+    def pids(self) -> set[int]:
+        """All of its processes."""
+        return set(marked(self._mark))
+
+    def kill(self) -> None:
+        """SIGKILL to all of them at once: nothing on it says goodbye."""
+        while pids := self.pids():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._process.poll()
+            time.sleep(0.05)
+        self._process.wait()
+
+
+class Cluster:
+    """`ray start` in a process of its own, with the flags of cluster/serve.env; its CPUs and GPUs exist in name only.
+
+    `flags`: more environment of its Ray processes.
+    """
+
+    def __init__(self, cpus: int = 8, gpus: int = 2, flags: dict[str, str] | None = None) -> None:
+        self._shares = {"num-cpus": cpus, "num-gpus": gpus}
+        self._nodes: list[Node] = []
         self._folder = Path(tempfile.mkdtemp(prefix="rf", dir="/tmp"))  # short: sockets lie deep below it
         self.store_folder = self._folder / "store"
         self.gcs_port, self._dashboard_port = free_port(), free_port()
@@ -98,6 +132,7 @@ class Cluster:
             # How long an old ingress replica lives on, for load balancers on other machines to leave it: 30 s.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
         }
+        self._environment |= flags or {}
 
     def __enter__(self) -> Self:
         options = {
@@ -106,34 +141,58 @@ class Cluster:
             "dashboard-port": self._dashboard_port,
             "dashboard-agent-listen-port": free_port(),
             "ray-client-server-port": free_port(),
-            "num-cpus": 8,
-            "num-gpus": 2,
+            "object-store-memory": 100_000_000,
+            "temp-dir": self._folder,
+        } | self._shares
+        self._process = self._start("--head", options, self._environment)
+        wait_for("the cluster's dashboard", lambda: self._running() and self._api.get("/applications/").is_success)
+        return self
+
+    def _start(self, how: str, options: dict[str, Any], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        ray = Path(sys.executable).with_name("ray")
+        command = [str(ray), "start", how, "--block", *(f"--{name}={value}" for name, value in options.items())]
+        with (self._folder / "ray.log").open("a") as log:
+            return subprocess.Popen(
+                command, env=environment, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def add_node(self, cpus: int, gpus: int = 0, **labels: str) -> Node:
+        """One more node; returns at once."""
+        options = {
+            "node-ip-address": "127.0.0.1",
+            "num-cpus": cpus,
+            "num-gpus": gpus,
+            "labels": ",".join(f"rayfunnel.io/{name}={value}" for name, value in labels.items()),
+            "dashboard-agent-listen-port": free_port(),
+            "min-worker-port": 0,  # any free one: the head's workers take theirs from the default range
+            "max-worker-port": 0,
             "object-store-memory": 100_000_000,
             "temp-dir": self._folder,
         }
-        ray = Path(sys.executable).with_name("ray")
-        command = [str(ray), "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
-        with (self._folder / "ray.log").open("w") as log:
-            self._process = subprocess.Popen(
-                command, env=self._environment, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
-            )
-        wait_for("the cluster's dashboard", lambda: self._running() and self._api.get("/applications/").is_success)
-        return self
+        name = f"{self.gcs_port}/{len(self._nodes) + 1}"
+        process = self._start(f"--address={self.address}", options, self._environment | {"RAYFUNNEL_NODE": name})
+        self._nodes.append(Node(process, f"RAYFUNNEL_NODE={name}\0"))
+        return self._nodes[-1]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            with contextlib.suppress(httpx.HTTPError):
-                self.shut_down()
+            if not self._nodes:  # else there are replicas on nodes that end now, at once
+                with contextlib.suppress(httpx.HTTPError):
+                    self.shut_down()
         finally:
+            for node in self._nodes:
+                node.kill()
+            if self._nodes:  # a head without them would wait for them
+                self._process.kill()
             self._process.terminate()
             try:
                 self._process.wait(30)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            for pid in self._left_over():
+            for pid in marked(self.mark):  # what did not end with it
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.client.close()
@@ -153,14 +212,6 @@ class Cluster:
     def metrics_targets(self) -> Path:
         """Where Ray lists its own metrics endpoints for Prometheus."""
         return self._folder / "prom_metrics_service_discovery.json"
-
-    def _left_over(self) -> Iterator[int]:
-        """Processes of this cluster, known by their environment, that did not end with it."""
-        mark = self.mark
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if mark.encode() in (folder / "environ").read_bytes():
-                    yield int(folder.name)
 
     def config(self, artifact: str) -> Config:
         """serve_config.yaml on this cluster's ports, over the small artifact, with a share of a GPU for the Scorer."""
@@ -195,7 +246,11 @@ class Cluster:
             assert not failed, failed
             return set(shown) == names and all(app["status"] == "RUNNING" for app in shown.values())
 
-        wait_for(f"{', '.join(names)} deployed", there)
+        try:
+            wait_for(f"{', '.join(names)} deployed", there)
+        except AssertionError as error:
+            error.add_note("\n".join(self._messages()))
+            raise
         if "recommender" in names:
             self.wait_until_ready()
         self._deployed = config
@@ -226,6 +281,14 @@ class Cluster:
         """Per application what `serve status` shows, and more."""
         answer = self._api.get("/applications/")
         return answer.json()["applications"] if answer.is_success else {}
+
+    def _messages(self) -> Iterator[str]:
+        """What every application and deployment says of itself, for the one who debugs."""
+        for name, app in self.applications().items():
+            yield f"{name}: {app['status']} {app['message']}"
+            for deployment, details in app["deployments"].items():
+                states = [(replica["state"], replica["pid"]) for replica in details["replicas"]]
+                yield f"  {deployment}: {details['status']} {details['message']} {states}"
 
     def replicas(self, name: str = "recommender") -> list[Replica]:
         """The running replicas of an application, by deployment."""

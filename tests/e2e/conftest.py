@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.cluster import Cluster, Config
+from tests.e2e.own_redis import OwnRedis
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,12 @@ def served(cluster: Cluster, config: Config) -> Cluster:
     """The cluster with `config` running."""
     cluster.deploy(config)
     return cluster
+
+
+@pytest.fixture(scope="module")
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
+    """A server that keeps its data over a restart."""
+    server = OwnRedis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()

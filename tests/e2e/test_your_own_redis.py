@@ -4,58 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
-from cluster.valkey import _binary
 from deployments.models.artifact import Artifact
 from deployments.service import Recommender
-from tests.e2e.cluster import Cluster, Config, application, changed, free_port, wait_for
+from tests.e2e.cluster import Cluster, Config, application, changed, wait_for
+from tests.e2e.own_redis import OwnRedis
 from tests.e2e.test_answers import assert_alike, in_one_process, mixed_calls, over_http, states
-
-
-class OwnRedis:
-    """A server that keeps its data over a restart."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port, self._folder = free_port(), folder
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        options = {"port": self.port, "bind": "127.0.0.1", "dir": self._folder, "appendonly": "yes", "save": ""}
-        command = [str(_binary()), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        with redis.Redis(port=self.port) as client:
-            wait_for("the test's Redis", lambda: _answers(client))
-
-    def stop(self) -> None:
-        if self.process:
-            os.kill(self.process.pid, signal.SIGCONT)
-            self.process.terminate()
-            self.process.wait(10)
-            self.process = None
-
-
-def _answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
-    server = OwnRedis(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture
