@@ -117,6 +117,11 @@ class StagePlan:
     max_replicas: int
 
     @property
+    def least(self) -> int:
+        """Replicas that must have room: a stage that scales to zero comes back."""
+        return max(1, self.min_replicas)
+
+    @property
     def fraction(self) -> float:
         """For `num_gpus`."""
         return self.units / UNITS
@@ -165,7 +170,7 @@ def plan(needs: Sequence[Need], gpus: Sequence[Gpu]) -> Plan:
     if isinstance(loads, str):
         raise _too_few(loads, sized, gpus)
     counts = _filled(sized, loads)
-    twice = [replace(stage, min_replicas=2 * stage.min_replicas) for stage in sized]
+    twice = [replace(stage, min_replicas=2 * stage.least) for stage in sized]
     return Plan(
         tuple(replace(stage, max_replicas=counts[stage.need.stage]) for stage in sized),
         tuple(loads),
@@ -190,7 +195,7 @@ def _sized(need: Need, smallest: Gpu, gpus: Sequence[Gpu]) -> StagePlan:
     if need.compute * UNITS > units + 1e-6:
         raise DoesNotFit(
             need.stage,
-            f"fraction {need.fraction:g} is less than its compute, {need.compute:g} of a GPU; raise it, or lower compute",
+            f"fraction {need.fraction:g} is less than its compute of {need.compute:g}; raise it, or lower compute",
         )
     if need.row:
         rows = min(rows, (room - fixed) // need.row)
@@ -199,8 +204,8 @@ def _sized(need: Need, smallest: Gpu, gpus: Sequence[Gpu]) -> StagePlan:
         remedy = f"raise it to {least:g}" if least <= 1 else _larger(need.bytes(1), smallest, gpus)
         raise DoesNotFit(
             need.stage,
-            f"fraction {need.fraction:g} of a {smallest.name} is {_size(room)}, and a replica needs "
-            f"{_size(need.bytes(1))} for a batch of one; {remedy}",
+            f"fraction {need.fraction:g} of a {smallest.name} is {size(room)}, and a replica needs "
+            f"{size(need.bytes(1))} for a batch of one; {remedy}",
         )
     return StagePlan(need, units, rows, need.min_replicas, need.max_replicas)
 
@@ -211,9 +216,9 @@ def _too_large(need: Need, smallest: Gpu, gpus: Sequence[Gpu]) -> DoesNotFit:
     remedy = f"lower the batch limit to {rows}, or " if rows else ""
     return DoesNotFit(
         need.stage,
-        f"a replica needs {_size(need.bytes(need.rows))} (weights {_size(need.weights)}, context "
-        f"{_size(need.context)}, {need.rows} rows of {_size(need.row)}), and a {smallest.name} has {_size(smallest.memory)}; "
-        f"{remedy}{_larger(need.bytes(need.rows), smallest, gpus)}",
+        f"a replica needs {size(need.bytes(need.rows))} (weights {size(need.weights)}, context "
+        f"{size(need.context)}, {need.rows} rows of {size(need.row)}), and a {smallest.name} has "
+        f"{size(smallest.memory)}; {remedy}{_larger(need.bytes(need.rows), smallest, gpus)}",
         rows=rows,
     )
 
@@ -221,14 +226,14 @@ def _too_large(need: Need, smallest: Gpu, gpus: Sequence[Gpu]) -> DoesNotFit:
 def _larger(wanted: int, smallest: Gpu, gpus: Sequence[Gpu]) -> str:
     if any(gpu.memory >= wanted for gpu in gpus):
         return f"leave the {smallest.name} out"
-    return f"use GPUs of {_size(wanted)} or more"
+    return f"use GPUs of {size(wanted)} or more"
 
 
 def _too_few(stage: str, sized: Sequence[StagePlan], gpus: Sequence[Gpu]) -> DoesNotFit:
     """`stage` did not get its minimum; how many GPUs more would do."""
     short = next(plan for plan in sized if plan.need.stage == stage)
     smallest = min(gpus, key=lambda gpu: gpu.memory)
-    low, high = 0, sum(plan.min_replicas for plan in sized)  # one GPU each always does
+    low, high = 0, sum(plan.least for plan in sized)  # one GPU each always does
     while high - low > 1:
         middle = (low + high) // 2
         if isinstance(_minima(sized, [*gpus, *[smallest] * middle]), str):
@@ -237,9 +242,9 @@ def _too_few(stage: str, sized: Sequence[StagePlan], gpus: Sequence[Gpu]) -> Doe
             high = middle
     return DoesNotFit(
         stage,
-        f"its minimum of {short.min_replicas}, {short.fraction:g} of a GPU each, does not fit on {len(gpus)} "
+        f"its minimum of {short.least}, {short.fraction:g} of a GPU each, does not fit on {len(gpus)} "
         f"GPU{'s' * (len(gpus) > 1)} with the other stages' minima; add {high} GPU{'s' * (high > 1)}, or lower "
-        "min_replicas",
+        f"min_replicas{'' if short.least > 1 else ' of another stage'}",
         gpus=high,
     )
 
@@ -248,7 +253,7 @@ def _minima(sized: Sequence[StagePlan], gpus: Sequence[Gpu]) -> list[Load] | str
     """Every GPU with the minima on it; or the stage that found no room."""
     loads = [Load(gpu) for gpu in gpus]
     for stage in sorted(sized, key=lambda stage: (-stage.units, stage.need.stage)):
-        for _ in range(stage.min_replicas):
+        for _ in range(stage.least):
             if not _place(stage, loads):
                 return stage.need.stage
     return loads
@@ -256,10 +261,10 @@ def _minima(sized: Sequence[StagePlan], gpus: Sequence[Gpu]) -> list[Load] | str
 
 def _filled(sized: Sequence[StagePlan], loads: list[Load]) -> Counter[str]:
     """Fills `loads` up, one replica at a time, to the stage that has the fewest for its minimum; replicas by stage."""
-    counts = Counter({stage.need.stage: stage.min_replicas for stage in sized})
+    counts = Counter({stage.need.stage: stage.least for stage in sized})
     open_stages = list(sized)
     while open_stages:
-        stage = min(open_stages, key=lambda s: counts[s.need.stage] / max(1, s.min_replicas))
+        stage = min(open_stages, key=lambda s: counts[s.need.stage] / s.least)
         name = stage.need.stage
         if (stage.max_replicas and counts[name] >= stage.max_replicas) or not _place(stage, loads):
             open_stages.remove(stage)
@@ -293,7 +298,8 @@ def _place(stage: StagePlan, loads: list[Load]) -> bool:
     return True
 
 
-def _size(n: int) -> str:
+def size(n: int) -> str:
+    """For people."""
     if n >= GIB:
         return f"{n / GIB:.1f} GiB"
     return f"{n / MIB:.1f} MiB" if n >= MIB else f"{n / 1024:.1f} KiB"

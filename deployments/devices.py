@@ -84,8 +84,8 @@ def take_share(share: float) -> str:
         line += f", torch's memory capped at {cap * total / (1 << 30):.2f} GiB"
         if not (found.mps or found.mig):
             log.warning(
-                "a fraction of a GPU without MPS or MIG: replicas on it compute in turns, and none is held to its share "
-                "of the compute; start nvidia-cuda-mps-control on the node, or use MIG"
+                "a fraction of a GPU without MPS or MIG: replicas on it compute in turns, and none is held to its "
+                "share of the compute; start nvidia-cuda-mps-control on the node, or use MIG"
             )
     log.info(line)
     return line

@@ -29,6 +29,7 @@ class Limit:
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self._learned = False
+        self._failures = 0
         self._computing = 0
         self._changed = threading.Condition()
 
@@ -62,21 +63,25 @@ class Limit:
 
     def _attempt(self, method: Method, batches: tuple[Batch, ...]) -> Batch | None:
         """The answer; None if the memory ran out. What the failed call held is free by then."""
-        before = _times_out_of_memory()
         alone = self._count(1) == 1
         try:
             return method(*batches)
-        except torch.OutOfMemoryError:
-            pass
-        except RuntimeError:  # compiled code says "API call failed" of any error; torch's count says which it was
-            if _times_out_of_memory() <= before:
+        except RuntimeError as error:
+            counted = self._counted_again()
+            # Compiled code says "API call failed" of any error; torch's own count says whether it was this one.
+            if not (counted or isinstance(error, torch.OutOfMemoryError)):
                 raise
         finally:
             alone = self._count(-1) == 0 and alone
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # does nothing where CUDA has not started
         self._lower(len(batches[0]), alone)
         return None
+
+    def _counted_again(self) -> bool:
+        """Whether torch has counted an allocation that failed since this was asked last."""
+        statistics: dict[str, Any] = torch.cuda.memory_stats()  # empty where CUDA has not started
+        before, self._failures = self._failures, int(statistics.get("num_ooms", 0))
+        return self._failures > before
 
     def _count(self, change: int) -> int:
         """Calls under way now."""
@@ -86,17 +91,10 @@ class Limit:
             return self._computing
 
     def _lower(self, rows: int, alone: bool) -> None:
-        """To half of what did not fit. Beside another call that may have taken the memory, to half the limit at most."""
+        """To half of what did not fit. Beside another call, whose fault it may be: to half the limit."""
         with self._changed:
             half = max(1, rows // 2 if alone else max(rows, self.rows) // 2)
             if self._learned and half >= self.rows:
                 return
             self.rows, self._learned = min(self.rows, half), True
         log.warning("out of GPU memory with %d rows: from now on at most %d are computed together", rows, self.rows)
-
-
-def _times_out_of_memory() -> int:
-    if not torch.cuda.is_initialized():
-        return 0
-    statistics: dict[str, Any] = torch.cuda.memory_stats()
-    return int(statistics.get("num_ooms", 0))

@@ -47,7 +47,8 @@ class StageFactory:
 
 def own_devices() -> None:
     """Bounds this process to the GPU share that Ray gave its replica; without one the node's GPUs are hidden."""
-    take_share(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
+    context: Any = ray.get_runtime_context()
+    take_share(context.get_assigned_resources().get("GPU", 0.0))
 
 
 class StageReplica:

@@ -133,8 +133,8 @@ class RecommenderArgs(FunnelConfig):
 ArgsT = TypeVar("ArgsT", bound=BaseModel)
 
 
-def parse_args(model: type[ArgsT], args: Mapping[str, Any]) -> ArgsT:
-    """`args` as `model`.
+def parse_args(model: type[ArgsT], args: Mapping[str, Any], where: str = "args.") -> ArgsT:
+    """`args` as `model`. `where`: what comes before a field's name in an error.
 
     Raises:
         ConfigError: one sentence naming every wrong field and value.
@@ -142,14 +142,14 @@ def parse_args(model: type[ArgsT], args: Mapping[str, Any]) -> ArgsT:
     try:
         return model.model_validate(args)
     except ValidationError as error:
-        raise ConfigError("; ".join(map(_explain, error.errors(include_url=False)))) from None
+        raise ConfigError("; ".join(_explain(each, where) for each in error.errors(include_url=False))) from None
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, where: str) -> str:
     field = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"args.{field} is not a known key; remove it or mend its spelling"
+        return f"{where}{field} is not a known key; remove it or mend its spelling"
     if error["type"] == "missing":
-        return f"args.{field} is missing; add it"
+        return f"{where}{field} is missing; add it"
     value = "(not shown)" if field.endswith("redis_url") else repr(error["input"])
-    return f"args.{field} = {value}: {error['msg']}"
+    return f"{where}{field} = {value}: {error['msg']}"

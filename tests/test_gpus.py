@@ -61,6 +61,7 @@ def test_no_gpu_is_over_capacity_and_every_stage_is_within_its_bounds(needs: lis
         placed += load.replicas
     for stage in made.stages:
         assert stage.need.min_replicas == stage.min_replicas <= stage.max_replicas == placed[stage.need.stage]
+        assert stage.max_replicas >= 1
         assert 1 <= stage.rows <= stage.need.rows
         assert not stage.need.max_replicas or stage.max_replicas <= stage.need.max_replicas
 
@@ -127,9 +128,9 @@ def test_a_redeploy_has_room_only_where_the_minima_fit_twice() -> None:
     [
         ([Need("scoring", 20 * GIB, 0, 0, 1, 0.1)], r"scoring: a replica needs 20.0 GiB .* use GPUs of 20.0 GiB"),
         ([Need("scoring", GIB, 64 * MIB, 0, 512, 0.1)], r"scoring: .* lower the batch limit to 224, or use GPUs of"),
-        ([Need("scoring", GIB, 0, 0, 1, 0.4, min_replicas=5)], r"scoring: its minimum of 5 .* add 2 GPUs, or"),
+        ([Need("scoring", GIB, 0, 0, 1, 0.4, min_replicas=5)], r"scoring: its minimum of 5, .* add 2 GPUs, or"),
         ([Need("scoring", 4 * GIB, 0, 0, 1, 0.1, fraction=0.25)], r"scoring: fraction 0.25 of a .* raise it to 0.27"),
-        ([Need("scoring", GIB, 0, 0, 1, 0.5, fraction=0.25)], r"scoring: fraction 0.25 is less than .* 0.5 .* raise it"),
+        ([Need("scoring", GIB, 0, 0, 1, 0.5, fraction=0.25)], r"scoring: fraction 0.25 is less than .* raise it"),
         (
             [Need("a", GIB, 0, 0, 1, 0.6), Need("b", GIB, 0, 0, 1, 0.6)],
             r"b: its minimum of 1, 0.6 .* 1 GPU with .* add 1 GPU, or",

@@ -119,10 +119,8 @@ async def test_joined_calls_of_several_callers_are_each_answered() -> None:
 
 
 def test_every_stage_answers_in_parts_as_it_does_whole(artifact: Artifact) -> None:
-    profiles_stage, generator = (
-        Profiles(artifact, ProfileConfig()),
-        CandidateGenerator(artifact, CandidateConfig(n_candidates=60)),
-    )
+    profiles_stage = Profiles(artifact, ProfileConfig())
+    generator = CandidateGenerator(artifact, CandidateConfig(n_candidates=60))
     scorer, ranker = Scorer(artifact, ScorerConfig()), Ranker(artifact, RankerConfig())
     asked = requests(artifact.model_version, 14)
     profiles: ProfileBatch = profiles_stage(histories(artifact.model_version, 14))

@@ -1,7 +1,7 @@
 """Says which GPUs replicas were given: their own words, asked over Ray. Runs as a program until its stdin ends.
 
-argv: the cluster's address. Per line of stdin, replica ids of the deployment named first; per line of stdout, for each of
-them {"gpus": Ray's ids, "visible": what CUDA would see, "share": the fraction}.
+argv: the cluster's address. Per line of stdin, replica ids of the deployment named first; per line of stdout, for
+each {"gpus": Ray's ids, "visible": what CUDA would see, "share": the fraction}.
 """
 
 import json
@@ -10,6 +10,8 @@ import sys
 
 import ray
 
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what Ray prints is no answer
 ray.init(address=sys.argv[1], log_to_driver=False, namespace="serve")
 
 
@@ -26,4 +28,4 @@ def devices(_: object) -> dict[str, object]:
 for line in sys.stdin:
     deployment, *replica_ids = json.loads(line)
     actors = [ray.get_actor(f"SERVE_REPLICA::recommender#{deployment}#{replica}") for replica in replica_ids]
-    print(json.dumps(ray.get([actor.__ray_call__.remote(devices) for actor in actors], timeout=30)), flush=True)
+    print(json.dumps(ray.get([a.__ray_call__.remote(devices) for a in actors], timeout=30)), file=answers, flush=True)

@@ -99,6 +99,8 @@ def test_scorers_share_a_gpu_by_fractions_and_where_there_is_no_room_the_policy_
         stages__scoring__max_replicas=8,
         stages__scoring__num_cpus=0.1,
         stages__ranking__num_gpus=1,  # one GPU is taken, one is left
+        stages__candidates__placement="ingress",
+        drift__enabled=False,
         cache__candidates_ttl_s=0,
     )
     # As in test_autoscaling.py: a load that two cores can make asks for more Scorers than there is room for.
@@ -109,7 +111,7 @@ def test_scorers_share_a_gpu_by_fractions_and_where_there_is_no_room_the_policy_
         "stable_s": 5,
         "panic_s": 5,
         "startup_s": 1,
-        "pending_expiry_s": 3,
+        "pending_expiry_s": 2,
     }
     cluster.deploy(config)
     wait_for("four Scorers", lambda: count(cluster, "Scorer") == 4)
