@@ -1,7 +1,8 @@
-"""A GPU's memory is bounded, and a batch that does not fit costs nobody an answer: it is computed in halves."""
+"""A GPU's memory is bounded, and a batch that does not fit costs nobody an answer: it is computed in parts."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -40,26 +41,29 @@ class Limit:
             torch.OutOfMemoryError: not even one row fits.
         """
 
-        def whole_or_halves(*batches: Batch) -> Batch:
+        def whole_or_parts(*batches: Batch) -> Batch:
             rows = len(batches[0])
             if self._learned and rows > self.rows:
-                return halves(rows, batches)
+                return parts(rows, batches)
             answer = self._attempt(method, batches)
             if answer is not None:
                 return answer
             if rows > 1:
-                return halves(rows, batches)
+                return parts(rows, batches)
             with self._changed:
                 self._changed.wait_for(lambda: self._computing == 0, _WAIT_S)
             return method(*batches)
 
-        def halves(rows: int, batches: tuple[Batch, ...]) -> Batch:
-            middle = rows // 2
-            first = whole_or_halves(*(batch.take(slice(0, middle)) for batch in batches))
-            second = whole_or_halves(*(batch.take(slice(middle, rows)) for batch in batches))
-            return type(first).concat([first, second])
+        def parts(rows: int, batches: tuple[Batch, ...]) -> Batch:
+            count = max(2, -(-rows // self.rows))
+            ends = [rows * part // count for part in range(count + 1)]
+            answers = [
+                whole_or_parts(*(batch.take(slice(begin, end)) for batch in batches))
+                for begin, end in itertools.pairwise(ends)
+            ]
+            return type(answers[0]).concat(answers)
 
-        return whole_or_halves
+        return whole_or_parts
 
     def _attempt(self, method: Method, batches: tuple[Batch, ...]) -> Batch | None:
         """The answer; None if the memory ran out. What the failed call held is free by then."""

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 
+from deployments import replica
 from deployments.candidates import CandidateConfig, CandidateGenerator
 from deployments.devices import CONTEXT_BYTES, memory_cap, sharing, take_share
 from deployments.joiner import Joiner
 from deployments.memory import Limit
-from deployments.messages import Batch, ProfileBatch, ScoreBatch
+from deployments.messages import Batch, CandidateBatch, ProfileBatch, ScoreBatch
 from deployments.models.artifact import Artifact
 from deployments.profiles import ProfileConfig, Profiles
 from deployments.ranking import Ranker, RankerConfig
@@ -141,6 +142,33 @@ def test_every_stage_answers_in_parts_as_it_does_whole(artifact: Artifact) -> No
             left, right = getattr(parts, name), getattr(whole, name)
             assert left.shape == right.shape, name
             np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+class CrampedScorer(Scorer):
+    """The Scorer on a device that holds three rows."""
+
+    def __call__(self, profiles: ProfileBatch, candidates: CandidateBatch) -> ScoreBatch:
+        if len(profiles) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().__call__(profiles, candidates)
+
+
+async def test_a_replica_whose_scorer_runs_out_of_memory_answers_every_row_and_reports_the_batches_it_can_take(
+    artifact: Artifact, artifact_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "own_devices", lambda: None)  # which asks Ray
+    profiles = Profiles(artifact, ProfileConfig())(histories(artifact.model_version, 14))
+    candidates = CandidateGenerator(artifact, CandidateConfig(n_candidates=60))(
+        requests(artifact.model_version, 14), profiles
+    )
+    factory = replica.StageFactory(CrampedScorer, ScorerConfig())
+    shell = replica.StageReplica(factory, artifact_path, slots=1, max_rows=256, threads=1)
+    answers = await asyncio.gather(*(shell.run("__call__", time.time() + 30, profiles, candidates) for _ in range(5)))
+    whole = Scorer(artifact, ScorerConfig())(profiles, candidates)
+    for answer in answers:
+        np.testing.assert_allclose(answer.scores_BK, whole.scores_BK, rtol=1e-4, atol=1e-4)  # type: ignore[attr-defined]
+    stats = shell.record_autoscaling_stats()
+    assert (stats["arrivals"], stats["completions"], stats["max_batch"]) == (70, 70, 2)
 
 
 def test_the_memory_cap_leaves_room_for_what_torch_does_not_count() -> None:
