@@ -73,9 +73,11 @@ def report(config_path: str, gpus: list[str], needs_path: str, out: str, merged:
     cards = [card for nodes in [*map(_nodes, gpus), *declared.gpus] for card in _cards(nodes)]
     if not cards:
         raise ConfigError("no GPUs to plan for; name them, as in --gpus L4:2 (two nodes) or T4:1x4 (one with four)")
-    known = needs(args, declared)
     try:
+        known = needs(args, declared)
         made = plan([need for need, _ in known], cards)
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(str(error)) from None
     over = overlay(config, args, made)

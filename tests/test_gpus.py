@@ -154,6 +154,7 @@ def test_a_refusal_names_the_stage_and_the_remedy(wrong: list[Need], said: str) 
         {"compute": 1.5},
         {"fraction": float("nan")},
         {"fraction": 2.0},
+        {"fraction": 0.00001},
         {"min_replicas": -1},
         {"min_replicas": 3, "max_replicas": 2},
     ],
