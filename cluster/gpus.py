@@ -86,9 +86,7 @@ class Need:
         if not (isfinite(self.fraction) and 0 <= self.fraction <= 1):
             raise ValueError(f"{self.stage}: fraction is {self.fraction}; it must be in (0, 1], or 0 to have it chosen")
         if abs(self.fraction * UNITS - round(self.fraction * UNITS)) > 1e-6:
-            raise ValueError(
-                f"{self.stage}: fraction {self.fraction} must be a multiple of {1 / UNITS}, as Ray counts"
-            )
+            raise ValueError(f"{self.stage}: fraction {self.fraction} must be a multiple of {1 / UNITS}, as Ray counts")
         if self.min_replicas < 0 or (self.max_replicas and self.max_replicas < max(1, self.min_replicas)):
             raise ValueError(
                 f"{self.stage}: replicas {self.min_replicas}..{self.max_replicas}; it must be 0 ≤ min ≤ max, or max 0"

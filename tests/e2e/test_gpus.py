@@ -128,17 +128,15 @@ def test_scorers_share_a_gpu_by_fractions_and_where_there_is_no_room_the_policy_
         assert count(cluster, "Scorer") == 4
     load.assert_all_answered(at_least=10)
 
-    five = with_deployments(
-        config, Ranker={"ray_actor_options": {"num_cpus": 0.1}}, Scorer={"autoscaling_config": bounds(5, 5)}
-    )
-    cluster.submit(five)
+    freed = {"ray_actor_options": {"num_cpus": 0.1}}
+    cluster.submit(with_deployments(config, Ranker=freed, Scorer={"autoscaling_config": bounds(5, 5)}))
     wait_for("five Scorers", lambda: count(cluster, "Scorer") == 5)
     assert on_gpus(devices_of("Scorer")) == {shared: 4, other: 1}
 
-    cluster.submit(with_deployments(five, Scorer={"autoscaling_config": bounds(1, 1)}))
+    cluster.submit(with_deployments(config, Ranker=freed, Scorer={"autoscaling_config": bounds(1, 1)}))
     wait_for("one Scorer", lambda: count(cluster, "Scorer") == 1)
     large = {"ray_actor_options": {"num_cpus": 0.1, "num_gpus": 0.6}}
-    cluster.submit(with_deployments(five, Scorer=large | {"autoscaling_config": bounds(3, 3)}))
+    cluster.submit(with_deployments(config, Ranker=freed, Scorer=large | {"autoscaling_config": bounds(3, 3)}))
 
     def two_large() -> bool:
         devices = devices_of("Scorer")
