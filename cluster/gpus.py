@@ -8,6 +8,7 @@ share of the smallest, since Ray may choose any. Pure: standard library alone; b
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,16 +23,9 @@ STEP = 100
 MOST_GPUS = 1_000
 
 MEMORY_GIB = {
-    "T4": 14.5,
-    "V100": 15.5,
-    "A10G": 22.0,
-    "L4": 22.0,
-    "A100-40GB": 39.0,
-    "L40S": 44.0,
-    "A100-80GB": 79.0,
-    "H100": 78.0,
-    "H200": 139.0,
-}
+    "T4": 14.5, "V100": 15.5, "A10G": 22.0, "L4": 22.0, "L40S": 44.0, "A100-40GB": 39.0, "A100-80GB": 79.0,
+    "H100": 78.0, "H200": 139.0,
+}  # fmt: skip
 """What processes can have of each type's memory, rounded down."""
 
 
@@ -83,10 +77,9 @@ class Need:
             raise ValueError(f"{self.stage}: a batch of {self.rows} rows; it must be at least 1")
         if not (isfinite(self.compute) and 0 < self.compute <= 1):
             raise ValueError(f"{self.stage}: compute is {self.compute}; it must be a share of one GPU, in (0, 1]")
-        if not (isfinite(self.fraction) and 0 <= self.fraction <= 1):
-            raise ValueError(f"{self.stage}: fraction is {self.fraction}; it must be in (0, 1], or 0 to have it chosen")
-        if abs(self.fraction * UNITS - round(self.fraction * UNITS)) > 1e-6:
-            raise ValueError(f"{self.stage}: fraction {self.fraction} must be a multiple of {1 / UNITS}, as Ray counts")
+        on_grid = isfinite(self.fraction) and abs(self.fraction * UNITS - round(self.fraction * UNITS)) < 1e-6
+        if not (on_grid and 0 <= self.fraction <= 1):
+            raise ValueError(f"{self.stage}: fraction {self.fraction} must be a multiple of {1 / UNITS} up to 1, or 0")
         if self.min_replicas < 0 or (self.max_replicas and self.max_replicas < max(1, self.min_replicas)):
             raise ValueError(
                 f"{self.stage}: replicas {self.min_replicas}..{self.max_replicas}; it must be 0 ≤ min ≤ max, or max 0"
@@ -195,10 +188,8 @@ def _sized(need: Need, smallest: Gpu, gpus: Sequence[Gpu]) -> StagePlan:
         return StagePlan(need, units, rows, need.min_replicas, need.max_replicas)
     room = units * smallest.memory // UNITS
     if need.compute * UNITS > units + 1e-6:
-        raise DoesNotFit(
-            need.stage,
-            f"fraction {need.fraction:g} is less than its compute of {need.compute:g}; raise it, or lower compute",
-        )
+        wrong = f"fraction {need.fraction:g} is less than its compute of {need.compute:g}; raise it, or lower compute"
+        raise DoesNotFit(need.stage, wrong)
     if need.row:
         rows = min(rows, (room - fixed) // need.row)
     if rows < 1 or fixed > room:
@@ -235,19 +226,18 @@ def _too_few(stage: str, sized: Sequence[StagePlan], gpus: Sequence[Gpu]) -> Doe
     """`stage` did not get its minimum; how many GPUs more would do."""
     short = next(plan for plan in sized if plan.need.stage == stage)
     smallest = min(gpus, key=lambda gpu: gpu.memory)
-    low, high = 0, sum(plan.least for plan in sized)  # one GPU each always does
-    while high - low > 1:
-        middle = (low + high) // 2
-        if isinstance(_minima(sized, [*gpus, *[smallest] * middle]), str):
-            low = middle
-        else:
-            high = middle
+    most = sum(plan.least for plan in sized)  # one GPU each always does
+
+    def enough(more: int) -> bool:
+        return not isinstance(_minima(sized, [*gpus, *[smallest] * more]), str)
+
+    more = 1 + bisect_left(range(1, most), True, key=enough)
     return DoesNotFit(
         stage,
         f"its minimum of {short.least}, {short.fraction:g} of a GPU each, does not fit on {len(gpus)} "
-        f"GPU{'s' * (len(gpus) > 1)} with the other stages' minima; add {high} GPU{'s' * (high > 1)}, or lower "
+        f"GPU{'s' * (len(gpus) > 1)} with the other stages' minima; add {more} GPU{'s' * (more > 1)}, or lower "
         f"min_replicas{'' if short.least > 1 else ' of another stage'}",
-        gpus=high,
+        gpus=more,
     )
 
 

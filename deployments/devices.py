@@ -15,6 +15,8 @@ from pathlib import Path
 import faiss
 import torch
 
+from deployments.errors import ConfigError
+
 log = logging.getLogger("ray.serve")  # where an operator looks for what a replica says of itself
 
 CONTEXT_BYTES = 512 << 20
@@ -66,6 +68,9 @@ def take_share(share: float) -> str:
     """Bounds this process to `share` of its GPU (before the first allocation on it), and logs what was found; the line.
 
     Without a share the node's GPUs are hidden: Ray 2.60 leaves them visible. Whole GPUs are not bounded.
+
+    Raises:
+        ConfigError: the share is too small for CUDA to start in.
     """
     if not share:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -80,6 +85,8 @@ def take_share(share: float) -> str:
     if share < 1:
         total = torch.cuda.get_device_properties(0).total_memory
         cap = memory_cap(share, total)
+        if cap <= 0:
+            raise ConfigError(f"num_gpus {share:g} is less than the memory that CUDA itself takes (512 MiB); raise it")
         torch.cuda.set_per_process_memory_fraction(cap, 0)
         line += f", torch's memory capped at {cap * total / (1 << 30):.2f} GiB"
         if not (found.mps or found.mig):

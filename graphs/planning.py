@@ -54,10 +54,11 @@ class NodesOfGpus(Strict):
 
 
 class Declared(Strict):
-    """The file given as `--needs`. `context_mib`: what CUDA takes in every process outside torch's allocator."""
+    """The file given as `--needs`. `context_mib`: what CUDA takes in every process outside torch's allocator;
+    replicas leave 512."""
 
     gpus: tuple[NodesOfGpus, ...] = ()
-    context_mib: float = Field(CONTEXT_BYTES / MIB, ge=0, le=1e6, allow_inf_nan=False)
+    context_mib: float = Field(CONTEXT_BYTES / MIB, ge=CONTEXT_BYTES / MIB, le=1e6, allow_inf_nan=False)
     stages: dict[str, StageNeeds] = Field(default_factory=dict)
 
 

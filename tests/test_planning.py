@@ -99,7 +99,7 @@ def test_a_small_fraction_lowers_the_batches_of_the_stage_and_of_the_ingress(run
 def test_stages_share_gpus_of_a_type_of_ones_own(run: Any) -> None:
     needs = {
         "gpus": [{"type": "lab", "gib": 24, "nodes": 1, "per_node": 2}],
-        "context_mib": 300,
+        "context_mib": 600,
         "stages": {
             "scoring": {"compute": 0.2, "min_replicas": 2},
             "candidates": {"weights_mib": 9000, "row_kib": 64, "compute": 0.5, "max_replicas": 1},
