@@ -20,6 +20,7 @@ import torch
 from deployments import replica
 from deployments.candidates import CandidateConfig, CandidateGenerator
 from deployments.devices import CONTEXT_BYTES, memory_cap, sharing, take_share
+from deployments.errors import ConfigError
 from deployments.joiner import Joiner
 from deployments.memory import Limit
 from deployments.messages import Batch, CandidateBatch, ProfileBatch, ScoreBatch
@@ -195,3 +196,36 @@ def test_a_replica_without_a_share_sees_no_gpu_and_one_on_a_logical_gpu_says_so(
     assert "GPU 1: 0.25 given by Ray, but torch sees no CUDA device" in take_share(0.25)
     take_share(0)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+class Card:
+    """What torch would say of a GPU with 16 GiB, and what it is told."""
+
+    total_memory = 16 << 30
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capped: list[tuple[float, int]] = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: self)
+        monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: self.capped.append(given))
+
+
+def test_a_fraction_caps_torch_s_memory_and_warns_where_nothing_keeps_replicas_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = Card(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    with caplog.at_level("INFO", "ray.serve"):
+        line = take_share(0.25)
+        assert "neither MPS nor MIG, torch's memory capped at 3.50 GiB" in line
+        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+        caplog.clear()
+        (tmp_path / "control").touch()
+        take_share(0.5)
+        take_share(1.0)
+        assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
+    assert card.capped == [(0.25 - 0.5 / 16, 0), (0.5 - 0.5 / 16, 0)], "a whole GPU is not capped"
+    with pytest.raises(ConfigError, match=r"num_gpus 0.01 is less than .* raise it"):
+        take_share(0.01)

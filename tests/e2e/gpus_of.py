@@ -27,5 +27,9 @@ def devices(_: object) -> dict[str, object]:
 
 for line in sys.stdin:
     deployment, *replica_ids = json.loads(line)
-    actors = [ray.get_actor(f"SERVE_REPLICA::recommender#{deployment}#{replica}") for replica in replica_ids]
-    print(json.dumps(ray.get([a.__ray_call__.remote(devices) for a in actors], timeout=30)), file=answers, flush=True)
+    try:
+        actors = [ray.get_actor(f"SERVE_REPLICA::recommender#{deployment}#{replica}") for replica in replica_ids]
+        found = ray.get([actor.__ray_call__.remote(devices) for actor in actors], timeout=30)
+    except (ValueError, ray.exceptions.RayActorError):
+        found = []  # one of them has just ended
+    print(json.dumps(found), file=answers, flush=True)

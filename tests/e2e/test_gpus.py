@@ -51,24 +51,21 @@ def devices_of(cluster: Cluster) -> Iterator[Devices]:
         program.wait(30)
 
 
-def bounds(least: int, most: int) -> dict[str, Any]:
-    """An autoscaling config as graphs/recommendation.py makes it."""
-    return {
-        "min_replicas": least,
-        "initial_replicas": least,
-        "max_replicas": most,
-        "metrics_interval_s": 0.5,
-        "look_back_period_s": 2,
-        "upscale_delay_s": 0,
-        "downscale_delay_s": 0,
-    }
+def with_shares(config: Config, ranker: float, scorer: float, least: int, most: int) -> Config:
+    """A copy with these shares of a GPU, and bounds of the Scorers as graphs/recommendation.py makes them.
 
-
-def with_deployments(config: Config, **deployments: dict[str, Any]) -> Config:
-    """A copy with these settings of single deployments."""
+    Serve restarts a deployment whose share changed, and no other, as long as the same ones have an autoscaling config.
+    """
     config = copy.deepcopy(config)
+    bounds = {"min_replicas": least, "initial_replicas": least, "max_replicas": most}
+    own = {"metrics_interval_s": 0.5, "look_back_period_s": 2, "upscale_delay_s": 0, "downscale_delay_s": 0}
     application(config, "recommender")["deployments"] = [
-        {"name": name, **settings} for name, settings in deployments.items()
+        {"name": "Ranker", "ray_actor_options": {"num_cpus": 0.1, "num_gpus": ranker}},
+        {
+            "name": "Scorer",
+            "ray_actor_options": {"num_cpus": 0.1, "num_gpus": scorer},
+            "autoscaling_config": bounds | own,
+        },
     ]
     return config
 
@@ -93,12 +90,7 @@ def test_scorers_share_a_gpu_by_fractions_and_where_there_is_no_room_the_policy_
 ) -> None:
     config = changed(
         config,
-        stages__scoring__num_gpus=0.25,
-        stages__scoring__replicas=4,
-        stages__scoring__min_replicas=4,
         stages__scoring__max_replicas=8,
-        stages__scoring__num_cpus=0.1,
-        stages__ranking__num_gpus=1,  # one GPU is taken, one is left
         stages__candidates__placement="ingress",
         drift__enabled=False,
         cache__candidates_ttl_s=0,
@@ -113,7 +105,7 @@ def test_scorers_share_a_gpu_by_fractions_and_where_there_is_no_room_the_policy_
         "startup_s": 1,
         "pending_expiry_s": 2,
     }
-    cluster.deploy(config)
+    cluster.deploy(with_shares(config, 1, 0.25, 4, 8))  # one GPU is the Ranker's, one is left
     wait_for("four Scorers", lambda: count(cluster, "Scorer") == 4)
     four = devices_of("Scorer")
     assert [device["share"] for device in four] == [0.25] * 4
@@ -128,15 +120,13 @@ def test_scorers_share_a_gpu_by_fractions_and_where_there_is_no_room_the_policy_
         assert count(cluster, "Scorer") == 4
     load.assert_all_answered(at_least=10)
 
-    freed = {"ray_actor_options": {"num_cpus": 0.1}}
-    cluster.submit(with_deployments(config, Ranker=freed, Scorer={"autoscaling_config": bounds(5, 5)}))
+    cluster.submit(with_shares(config, 0, 0.25, 5, 5))
     wait_for("five Scorers", lambda: count(cluster, "Scorer") == 5)
     assert on_gpus(devices_of("Scorer")) == {shared: 4, other: 1}
 
-    cluster.submit(with_deployments(config, Ranker=freed, Scorer={"autoscaling_config": bounds(1, 1)}))
+    cluster.submit(with_shares(config, 0, 0.25, 1, 1))
     wait_for("one Scorer", lambda: count(cluster, "Scorer") == 1)
-    large = {"ray_actor_options": {"num_cpus": 0.1, "num_gpus": 0.6}}
-    cluster.submit(with_deployments(config, Ranker=freed, Scorer=large | {"autoscaling_config": bounds(3, 3)}))
+    cluster.submit(with_shares(config, 0, 0.6, 3, 3))
 
     def two_large() -> bool:
         devices = devices_of("Scorer")
