@@ -17,13 +17,15 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.candidates import CandidateConfig
+from deployments.devices import set_threads
 from deployments.errors import FunnelError, InvalidRequest
 from deployments.funnel import FunnelConfig, assemble, seed
 from deployments.http_api import HttpConfig, make_app
 from deployments.hub import MetricsConfig
 from deployments.hub_server import hub_call
+from deployments.memory import Limit
 from deployments.models.artifact import Artifact
-from deployments.replica import StageFactory, own_devices, remote, set_threads
+from deployments.replica import StageFactory, own_devices, remote
 from deployments.shards import Gatherer
 from deployments.stage import Start, local, scattered
 from deployments.store import RedisStore
@@ -135,10 +137,10 @@ def _starts(stages: Mapping[str, Source], artifact: Artifact, config: IngressCon
     for name, source in stages.items():
         slots = config.slots[name]
         if isinstance(source, StageFactory):
-            stage = source.build(artifact)
-            starts[name] = local(stage, slots)
+            stage, guarded = source.build(artifact), Limit(config.funnel.batcher.max_batch).guarded
+            starts[name] = local(guarded(stage), slots)
             if name == "candidates":
-                starts["similar"] = local(stage.similar, slots)  # type: ignore[attr-defined]
+                starts["similar"] = local(guarded(stage.similar), slots)  # type: ignore[attr-defined]
         elif isinstance(source, list):
             gatherer = Gatherer(artifact, config.candidates)
             asked = [remote(shard.deployment_name, shard) for shard in source]

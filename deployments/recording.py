@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_type_hints
 
+from deployments.memory import Limit
 from deployments.messages import Batch, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch
 from deployments.models.artifact import Artifact
 from deployments.models.artifact_writer import ArtifactWriter
@@ -44,5 +45,6 @@ def warm_up(stage: Stage, artifact: Artifact) -> None:
     kinds = [kind for name, kind in get_type_hints(type(stage).__call__).items() if name != "return"]
     if any(kind not in recorded for kind in kinds):
         return
+    call = Limit(REQUESTS).guarded(stage)
     for size in SIZES:
-        stage(*(recorded[kind].take(slice(size)) for kind in kinds))
+        call(*(recorded[kind].take(slice(size)) for kind in kinds))

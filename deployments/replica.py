@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,18 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import faiss
 import ray
-import torch
 from pydantic import BaseModel
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
+from deployments.devices import set_threads, take_share
 from deployments.errors import DeadlineExceeded, StageFailed
 from deployments.hub import MetricsConfig
 from deployments.hub_server import hub_call
 from deployments.joiner import Joiner
+from deployments.memory import Limit
 from deployments.messages import Batch
 from deployments.models.artifact import Artifact
 from deployments.recording import warm_up
@@ -52,15 +51,9 @@ class StageFactory:
 
 
 def own_devices() -> None:
-    """Hides the node's GPUs from a replica that was given none; Ray 2.60 leaves them visible."""
-    if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
-
-def set_threads(threads: int) -> None:
-    """Limits torch and Faiss in this process to the replica's share of the CPU."""
-    torch.set_num_threads(threads)
-    faiss.omp_set_num_threads(threads)
+    """Bounds this process to the GPU share that Ray gave its replica; without one the node's GPUs are hidden."""
+    context: Any = ray.get_runtime_context()
+    take_share(context.get_assigned_resources().get("GPU", 0.0))
 
 
 class StageReplica:
@@ -84,12 +77,15 @@ class StageReplica:
         set_threads(threads)
         self._stage = factory.build(Artifact.open(artifact))
         pool = ThreadPoolExecutor(slots, factory.stage.__name__, initializer=set_threads, initargs=(threads,))
+        self._limit = Limit(max_rows)
         self._methods = {
-            name: self._timed(getattr(self._stage, name)) for name in METHODS if hasattr(self._stage, name)
+            name: self._limit.guarded(self._timed(getattr(self._stage, name)))
+            for name in METHODS
+            if hasattr(self._stage, name)
         }
         self._joiner = Joiner(pool, slots, max_rows)
         self._running: dict[int, float] = {}
-        self._totals, self._slots, self._max_rows = Totals(), slots, max_rows
+        self._totals, self._slots = Totals(), slots
         self._waiting = 0
         context = serve.get_replica_context()
         self._metrics = FunnelMetrics(context.replica_tag, context.deployment)
@@ -135,7 +131,7 @@ class StageReplica:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For Serve, which hands them to the autoscaling policy."""
-        return self._totals.stats(self._waiting, self._slots, self._max_rows)
+        return self._totals.stats(self._waiting, self._slots, self._limit.rows)
 
     async def __del__(self) -> None:
         """Called by Serve before it ends the replica: what was counted since the last snapshot is not lost."""

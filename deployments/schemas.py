@@ -16,6 +16,9 @@ Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = bool | Number | Annotated[str, StringConstraints(max_length=256)]
 
+MOST_GIVEN = 500
+"""Items that one request may have ranked."""
+
 
 class Body(BaseModel):
     """Strict: no unknown field, no silent conversion."""
@@ -50,7 +53,7 @@ class RecommendRequest(Ranking):
 class RankRequest(Ranking):
     """The given items, best first for a user."""
 
-    item_ids: list[Id] = Field(min_length=1, max_length=500)
+    item_ids: list[Id] = Field(min_length=1, max_length=MOST_GIVEN)
 
 
 class SimilarRequest(Body):

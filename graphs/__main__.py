@@ -58,6 +58,10 @@ def _run(args: argparse.Namespace) -> int:
             from graphs.manifests import write
 
             write(args.profile, args.config, args.out)
+        case "plan":
+            from graphs.planning import report as plan
+
+            plan(args.config, args.gpus, args.needs, args.out, args.merged)
         case "simulate":
             from graphs.simulation import report as simulate
 
@@ -103,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     kuberay.add_argument("--profile", default="cpu", help="cpu, gpu (cluster/profiles/), or a file like them")
     kuberay.add_argument("--config", default="serve_config.yaml")
     kuberay.add_argument("--out", default="-", help="file to write; -: standard output")
+    plan = commands.add_parser("plan", help="how the stages share GPUs, as a table and an overlay for the config file")
+    plan.add_argument("config", nargs="?", default="serve_config.yaml")
+    plan.add_argument("--gpus", action="append", default=[], help="TYPE:NODES or TYPE:NODESxGPUS; more than once")
+    plan.add_argument("--needs", default="", help="YAML with what is known of stages, GPUs and CUDA's context")
+    plan.add_argument("--out", default="", help="file for the overlay")
+    plan.add_argument("--merged", default="", help="file for the config with the overlay in it")
 
     simulate = commands.add_parser("simulate", help="autoscaling policies under a trace, without a cluster")
     simulate.add_argument(

@@ -138,8 +138,8 @@ class RecommenderArgs(FunnelConfig):
 ArgsT = TypeVar("ArgsT", bound=BaseModel)
 
 
-def parse_args(model: type[ArgsT], args: Mapping[str, Any], root: str = "args") -> ArgsT:
-    """`args` as `model`; `root`: how messages call it.
+def parse_args(model: type[ArgsT], args: Mapping[str, Any], where: str = "args.") -> ArgsT:
+    """`args` as `model`. `where`: what comes before a field's name in an error.
 
     Raises:
         ConfigError: one sentence naming every wrong field and value.
@@ -147,14 +147,14 @@ def parse_args(model: type[ArgsT], args: Mapping[str, Any], root: str = "args") 
     try:
         return model.model_validate(args)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(one, root) for one in error.errors(include_url=False))) from None
+        raise ConfigError("; ".join(_explain(each, where) for each in error.errors(include_url=False))) from None
 
 
-def _explain(error: Any, root: str) -> str:
-    field = ".".join(str(part) for part in (root, *error["loc"]))
+def _explain(error: Any, where: str) -> str:
+    field = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{field} is not a known key; remove it or mend its spelling"
+        return f"{where}{field} is not a known key; remove it or mend its spelling"
     if error["type"] == "missing":
-        return f"{field} is missing; add it"
+        return f"{where}{field} is missing; add it"
     value = "(not shown)" if field.endswith("redis_url") else repr(error["input"])
-    return f"{field} = {value}: {error['msg']}"
+    return f"{where}{field} = {value}: {error['msg']}"

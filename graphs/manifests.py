@@ -56,7 +56,7 @@ def load_profile(name: str) -> Profile:
     content = read(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no keys; write it like cluster/profiles/cpu.yaml")
-    return parse_args(Profile, content, "profile")
+    return parse_args(Profile, content, "profile.")
 
 
 def manifest_of(profile: Profile, config: Mapping[str, Any]) -> Manifest:

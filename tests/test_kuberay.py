@@ -57,7 +57,7 @@ def profile(name: str = "gpu", **changes: Any) -> Profile:
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = value
-    return parse_args(Profile, content, "profile")
+    return parse_args(Profile, content, "profile.")
 
 
 def serve_of(manifest: Manifest) -> dict[str, Any]:

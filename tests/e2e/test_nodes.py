@@ -47,7 +47,7 @@ def rendered(cluster: Cluster, artifact: str, redis_url: str) -> Config:
         "policy": {"spare": 0, "utilisation": 0.0005, "stable_s": 300, "startup_s": 5},
         "args": {"cache": {"candidates_ttl_s": 0}, "stages": {"scoring": scoring}},
     }
-    config = serve_config(parse_args(Profile, content, "profile"), cluster.config(artifact))
+    config = serve_config(parse_args(Profile, content, "profile."), cluster.config(artifact))
     config["http_options"]["host"] = "127.0.0.1"
     config["proxy_location"] = "HeadOnly"  # the nodes share one machine, and its ports
     return changed(config, http__demo=True)  # by which the harness sees the histories
