@@ -28,7 +28,9 @@ from deployments.stage import Place, Start
 from deployments.store import Store, StoreConfig
 from deployments.watch import Call, Watch
 from monitoring.drift import DriftConfig
+from monitoring.logs import LogConfig
 from monitoring.metrics import FunnelMetrics
+from monitoring.request_log import Pseudonyms, RequestLog
 
 log = logging.getLogger("rayfunnel.funnel")
 
@@ -45,6 +47,7 @@ class FunnelConfig(BaseModel):
     batcher: BatcherConfig = BatcherConfig()
     store: StoreConfig = StoreConfig()
     cache: CacheConfig = CacheConfig()
+    logs: LogConfig = LogConfig()
 
 
 def assemble(
@@ -57,11 +60,14 @@ def assemble(
     replica: str = "local",
     cache_scope: str = "",
     drift: tuple[DriftConfig, Call] | None = None,
+    pseudonyms: Pseudonyms | None = None,
 ) -> Recommender:
     """A recommender over `starts`: how to call each stage of the pipeline, and `similar`; `slots`: calls in flight.
     `replica`: the name its metrics carry; `cache_scope`: a digest of the configuration that candidates depend on;
-    `drift`: how to watch for it and how to call the actor, None: not at all.
+    `drift`: how to watch for it and how to call the actor, None: not at all; `pseudonyms`: what stands for users in
+    logs and samples.
     """
+    pseudonyms = pseudonyms or Pseudonyms.random()
     metrics = FunnelMetrics(replica)
     catalogue, user_features = Catalogue.load(artifact), UserFeatures(artifact)
     places = {name: Place(name, start, slots[name]) for name, start in starts.items()}
@@ -73,7 +79,7 @@ def assemble(
 
     watch = None
     if drift and drift[0].enabled:
-        watch = Watch(Measures.load(artifact), drift[1], drift[0], artifact.model_version, replica, metrics)
+        watch = Watch(Measures.load(artifact), drift[1], drift[0], artifact.model_version, replica, metrics, pseudonyms)
 
     pipeline = Pipeline(
         places=places,
@@ -98,6 +104,7 @@ def assemble(
         deadline_ms=config.pipeline.deadline_ms,
         model_version=artifact.model_version,
         metrics=metrics,
+        request_log=RequestLog(config.logs, pseudonyms, artifact.model_version),
         rule_names=rule_names,
         example_users=artifact.manifest.settings["example_users"],
         watch=watch,

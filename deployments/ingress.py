@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,11 +21,13 @@ from deployments.errors import FunnelError, InvalidRequest
 from deployments.funnel import FunnelConfig, assemble, seed
 from deployments.http_api import HttpConfig, make_app
 from deployments.models.artifact import Artifact
+from deployments.own_logs import replica_logs
 from deployments.replica import StageFactory, own_devices, remote, set_threads
 from deployments.shards import Gatherer
 from deployments.stage import Start, local, scattered
 from deployments.store import RedisStore
 from monitoring.drift import DriftConfig
+from monitoring.request_log import Pseudonyms
 
 log = logging.getLogger("rayfunnel.ingress")
 
@@ -50,6 +52,8 @@ class IngressConfig:
     cache_scope: str
     candidates: CandidateConfig
     drift: DriftConfig
+    log_key: bytes = field(repr=False)
+    """Key of the users' hashes, where the environment names none."""
 
 
 @serve.ingress()
@@ -60,6 +64,7 @@ class Ingress:
     """
 
     def __init__(self, config: IngressConfig, **stages: Source) -> None:
+        replica_logs(config.funnel.logs)
         own_devices()
         set_threads(config.threads)
         artifact = Artifact.open(config.artifact)
@@ -78,6 +83,7 @@ class Ingress:
             replica,
             config.cache_scope,
             (config.drift, _ask_drift),
+            Pseudonyms.of(config.log_key),
         )
         self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
         if config.seed_histories:
@@ -143,7 +149,7 @@ def _starts(stages: Mapping[str, Source], artifact: Artifact, config: IngressCon
 
 def _report(task: asyncio.Future[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        log.error("a task of the ingress ended: %r", error)
+        log.error("a task of the ingress ended", exc_info=error)
 
 
 async def _plainly(operation: Callable[[Mapping[str, Any]], Awaitable[Dict]], request: Dict) -> Dict:

@@ -5,6 +5,7 @@ HTTP, handle → Ingress [ validate → batch → profile ] → CandidateGenerat
 
 import asyncio
 import hashlib
+import secrets
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, DeploymentActorConfig
 
-from deployments.drift_actor import DriftActor
+from deployments.drift_host import LoggedDriftActor
 from deployments.errors import ArtifactError, ConfigError, StoreUnavailable
 from deployments.funnel import FunnelConfig
 from deployments.ingress import DRIFT, Ingress, IngressConfig
@@ -23,7 +24,7 @@ from deployments.models.artifact import Artifact
 from deployments.replica import StageFactory, StageReplica
 from deployments.shards import CandidateShard, ShardConfig
 from deployments.store import RedisStore
-from graphs.config import STAGES, CandidateArgs, RecommenderArgs, StageArgs, parse_args
+from graphs.config import STAGES, RecommenderArgs, StageArgs, parse_args
 from graphs.refusal import in_one_sentence
 from monitoring.reference import BASIS
 
@@ -43,9 +44,9 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
     # A link is followed here, once: replicas that start after a retraining load the model they were deployed with.
     artifact = str(Path(config.artifact).resolve()) if "://" not in config.artifact else config.artifact
     most_in_batcher = config.batcher.max_queue + config.batcher.in_flight * config.batcher.max_batch
-    stages = {name: _stage(name, getattr(config.stages, name), artifact, config.ingress.replicas) for name in STAGES}
+    stages = {name: _stage(name, config, artifact) for name in STAGES}
     if config.stages.candidates.shards > 1:
-        stages["candidates"] = _shards(config.stages.candidates, artifact, config.ingress.replicas)
+        stages["candidates"] = _shards(config, artifact)
     ingress: Any = serve.deployment(
         Ingress,
         name="Ingress",
@@ -59,7 +60,11 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         IngressConfig(
             artifact=artifact,
             funnel=FunnelConfig(
-                pipeline=config.pipeline, batcher=config.batcher, store=config.store, cache=config.cache
+                pipeline=config.pipeline,
+                batcher=config.batcher,
+                store=config.store,
+                cache=config.cache,
+                logs=config.logs,
             ),
             http=config.http,
             slots={name: getattr(config.stages, name).slots for name in STAGES},
@@ -69,6 +74,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
             cache_scope=_cache_scope(config),
             candidates=config.stages.candidates.config,
             drift=config.drift,
+            log_key=secrets.token_bytes(32),
         ),
         **stages,
     )
@@ -81,9 +87,9 @@ def _drift(config: RecommenderArgs, artifact: str) -> list[dict[Any, Any] | Depl
         return []
     actor = DeploymentActorConfig(
         name=DRIFT,
-        actor_class=ray.remote(DriftActor),
+        actor_class=ray.remote(LoggedDriftActor),
         # Plain values: handles of other applications read this too, and have none of our classes.
-        init_args=(artifact, config.drift.model_dump(mode="json")),
+        init_args=(artifact, config.drift.model_dump(mode="json"), config.logs.model_dump(mode="json")),
         actor_options={"num_cpus": 0},
     )
     return [actor]
@@ -120,22 +126,24 @@ async def _reach(store: RedisStore) -> None:
         await store.close()
 
 
-def _stage(name: str, args: StageArgs, artifact: str, n_callers: int) -> Any:
+def _stage(name: str, config: RecommenderArgs, artifact: str) -> Any:
     """The stage as a deployment, or as a factory for the ingress to build it."""
     title, stage = STAGES[name]
-    factory = StageFactory(stage, args.config)  # type: ignore[attr-defined]  # every kind of StageArgs has its own
+    args: StageArgs = getattr(config.stages, name)
+    factory = StageFactory(stage, args.config, config.logs)  # type: ignore[attr-defined]  # every StageArgs has one
     if args.placement == "ingress":
         return factory
-    return _deployment(title, factory, args, artifact, n_callers)
+    return _deployment(title, factory, args, artifact, config.ingress.replicas)
 
 
-def _shards(args: CandidateArgs, artifact: str, n_callers: int) -> list[Any]:
+def _shards(config: RecommenderArgs, artifact: str) -> list[Any]:
     """A deployment per part of the catalogue."""
-    shards = []
+    args, shards = config.stages.candidates, []
     for shard in range(args.shards):
-        config = ShardConfig(n_candidates=args.config.n_candidates, shard=shard, shards=args.shards)
+        own = ShardConfig(n_candidates=args.config.n_candidates, shard=shard, shards=args.shards)
         name = f"{STAGES['candidates'][0]}-{shard + 1}of{args.shards}"
-        shards.append(_deployment(name, StageFactory(CandidateShard, config), args, artifact, n_callers))
+        factory = StageFactory(CandidateShard, own, config.logs)
+        shards.append(_deployment(name, factory, args, artifact, config.ingress.replicas))
     return shards
 
 
