@@ -154,6 +154,7 @@ def install(config: LogConfig, fields: Mapping[str, str], file: Path | None = No
     logging.getLogger("rayfunnel").setLevel(config.level)
     logging.captureWarnings(True)
     threading.excepthook = _thread_ended
+    logging.getLogger("rayfunnel.logs").info("logging from %s on, to stderr: %s", config.level, config.stderr)
 
 
 def _thread_ended(args: threading.ExceptHookArgs) -> None:

@@ -141,7 +141,7 @@ def test_installing_takes_over_rays_file_past_its_buffer_and_writes_to_stderr_as
         ours.getChild("x").info("ours")
         ours.getChild("x").warning("ours too")
         written = [json.loads(line) for line in (tmp_path / "replica.log").read_text().splitlines()]
-        assert [line["message"] for line in written] == ["ours", "ours too"]
+        assert [line["message"] for line in written[1:]] == ["ours", "ours too"]
         assert json.loads(stderr.getvalue())["message"] == "ours too"
         ray.handlers[0].flush()
         started = json.loads((tmp_path / "replica.log").read_text().splitlines()[-1])
