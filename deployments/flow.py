@@ -92,6 +92,8 @@ class Flow:
     requests: RequestBatch
     size: int
     batch_id: str = ""
+    began: float = field(default_factory=time.time)
+    """Unix seconds; then it left the queue."""
     stage: str = "queue"
     profiles: ProfileBatch | None = None
     candidates: CandidateBatch | None = None

@@ -16,7 +16,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, DeploymentActorConfig
 
-from deployments.drift_host import LoggedDriftActor
+from deployments.drift_host import DriftActor
 from deployments.errors import ArtifactError, ConfigError, StoreUnavailable
 from deployments.funnel import FunnelConfig
 from deployments.ingress import DRIFT, Ingress, IngressConfig
@@ -87,7 +87,7 @@ def _drift(config: RecommenderArgs, artifact: str) -> list[dict[Any, Any] | Depl
         return []
     actor = DeploymentActorConfig(
         name=DRIFT,
-        actor_class=ray.remote(LoggedDriftActor),
+        actor_class=ray.remote(DriftActor),
         # Plain values: handles of other applications read this too, and have none of our classes.
         init_args=(artifact, config.drift.model_dump(mode="json"), config.logs.model_dump(mode="json")),
         actor_options={"num_cpus": 0},

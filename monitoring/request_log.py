@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from monitoring import tracing
 from monitoring.logs import FIELDS, LogConfig, bound
 
 log = logging.getLogger("rayfunnel.requests")
@@ -62,6 +63,8 @@ class Travelled(Protocol):
     @property
     def batch_id(self) -> str: ...
     @property
+    def began(self) -> float: ...
+    @property
     def size(self) -> int: ...
     @property
     def timings_ms(self) -> Mapping[str, float]: ...
@@ -70,12 +73,13 @@ class Travelled(Protocol):
 class Request:
     """What is known of a request while it is answered."""
 
-    __slots__ = ("degraded", "events", "flow", "operation", "request_id", "trace_id", "user_id")
+    __slots__ = ("degraded", "events", "flow", "operation", "request_id", "span", "trace_id", "user_id")
 
     def __init__(self, operation: str) -> None:
         self.operation = operation
         self.request_id = uuid.uuid4().hex
-        self.trace_id = incoming_trace.get() or self.request_id
+        self.span = tracing.current_span()
+        self.trace_id = tracing.trace_id(self.span) if self.span else incoming_trace.get() or self.request_id
         self.user_id = ""
         self.degraded: Sequence[str] = ()
         self.flow: Travelled | None = None
@@ -142,7 +146,10 @@ class RequestLog:
         self._config, self._pseudonyms, self._model_version = config, pseudonyms, model_version
 
     def ended(self, request: Request, status: int, seconds: float, error: BaseException | None = None) -> None:
-        """The request was answered with `status`; `error`: why not as wished."""
+        """The request was answered with `status`; `error`: why not as wished. If it is traced, so are its stages."""
+        if request.span and (flow := request.flow):
+            facts: dict[str, str | int] = {"rayfunnel.batch.id": flow.batch_id, "rayfunnel.batch.size": flow.size}
+            tracing.stages(request.span, flow.began, flow.timings_ms, facts)
         config = self._config
         well = status < 400 and not request.degraded and seconds * 1e3 <= config.slow_ms
         if well and (config.success_share < 1 and random.random() >= config.success_share):  # noqa: S311
