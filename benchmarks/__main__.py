@@ -9,7 +9,7 @@ import sys
 from benchmarks import servers
 from benchmarks.drift import calibrate
 from benchmarks.growth import growth
-from benchmarks.overhead import overhead
+from benchmarks.overhead import ARGS, overhead
 from benchmarks.scoring import scoring
 from benchmarks.speed import REFERENCE, paced, speed
 from benchmarks.traffic import traffic
@@ -62,12 +62,13 @@ def main() -> None:
     sent.add_argument("--seconds", type=float, default=180)
     sent.add_argument("--new", type=float, default=UNKNOWN, help="share of the requests from unknown users")
     sent.add_argument("--n", type=int, default=10, help="items asked for")
-    cost = commands.add_parser("overhead", help="throughput with and without drift watched, in turns")
+    cost = commands.add_parser("overhead", help="throughput with and without drift watched, or logs, in turns")
+    cost.add_argument("--of", choices=ARGS, default="drift")
     cost.add_argument("--pairs", type=int, default=16)
     cost.add_argument("--seconds", type=float, default=4)
     args = parser.parse_args()
     if args.command == "overhead":
-        overhead(args.config, args.out, args.pairs, args.seconds)
+        overhead(args.config, args.out, args.pairs, args.seconds, args.of)
         return
     if args.command == "traffic":
         traffic(args.config, args.url, args.rate, args.seconds, args.new, args.n)

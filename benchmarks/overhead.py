@@ -1,4 +1,5 @@
-"""What watching for drift costs: the same application with and without it, side by side in one cluster, in turns.
+"""What watching for drift, or logging, costs: the same application with and without it, side by side in one cluster,
+in turns.
 
 Throughput on a small machine varies by more than what is asked for, so CPU time per request is measured, too.
 """
@@ -12,6 +13,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.progress import track
@@ -25,16 +27,26 @@ from graphs.serving import environment, load, recommender_args
 
 CLIENTS = 64
 WATCHED, UNWATCHED = "/", "/unwatched"
+_OFF: dict[str, Any] = {"drift": {"enabled": False}}
+_NO_LINES = _OFF | {"logs": {"success_share": 0, "slow_ms": 60_000}}
+ARGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "drift": ({}, _OFF),
+    "logs": (_OFF, _NO_LINES),
+    "every-line": (_OFF | {"logs": {"success_share": 1.0}}, _NO_LINES),
+}
+"""What is compared: `args:` of the one and the other, over those of the configuration."""
 
 
-def overhead(base: str, out: str, pairs: int, seconds: float) -> None:
-    """Closed loop on either in turns, the first of a pair alternating; writes the section."""
+def overhead(base: str, out: str, pairs: int, seconds: float, of: str = "drift") -> None:
+    """Closed loop on either in turns, the first of a pair alternating; writes the section on drift, and prints others.
+    `of`: see ARGS.
+    """
     ratios, costs, rates = [], [], []
     with tempfile.TemporaryDirectory(prefix="rfb") as name:
         folder = Path(name)
         artifact = Artifact.open(recommender_args(load(base)).artifact)
         bodies = workloads.bodies(artifact, folder, zipf=0)
-        words = ["python", "-m", "graphs", "serve", str(_both(base, folder))]
+        words = ["python", "-m", "graphs", "serve", str(_both(base, folder, *ARGS[of]))]
         ready = [f"{prefix.rstrip('/')}/v1/health/ready" for prefix in (WATCHED, UNWATCHED)]
         with (
             servers.store(folder, str(artifact.folder)),
@@ -53,6 +65,10 @@ def overhead(base: str, out: str, pairs: int, seconds: float) -> None:
                     ratios.append(found[WATCHED] / found[UNWATCHED])
                     costs.append(cpu_s[WATCHED] / cpu_s[UNWATCHED])
                     rates.append(found[UNWATCHED])
+    if of != "drift":
+        rate = statistics.median(rates)
+        print(f"{of}: CPU time per request {_spread(costs)}, throughput {_spread(ratios)} of {rate:.0f} requests/s")
+        return
     text = (
         "The configuration as shipped, but with a warm cache and a fixed number of replicas, and the same with "
         f"drift.enabled: false: two applications in one cluster, {CLIENTS} clients on either in turns, {pairs} pairs "
@@ -83,14 +99,15 @@ def _cpu_s(prefix: str) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
-def _both(base: str, folder: Path) -> Path:
+def _both(base: str, folder: Path, one: dict[str, Any], the_other: dict[str, Any]) -> Path:
     path = servers.config(base, folder, "both", plain=False)
     loaded = yaml.safe_load(path.read_text("utf-8"))
     args = loaded["applications"][0]["args"]
     args["cache"]["candidates_ttl_s"] = 3600  # warm throughout: entries that run out would favour whoever comes second
     args["stages"]["scoring"]["max_replicas"] = 0
     other = copy.deepcopy(loaded["applications"][0]) | {"name": "unwatched", "route_prefix": UNWATCHED}
-    other["args"]["drift"] = {"enabled": False}
+    args |= one
+    other["args"] |= the_other
     loaded["applications"].append(other)
     path.write_text(yaml.safe_dump(loaded), "utf-8")
     return path

@@ -129,8 +129,14 @@ class AutoscalingPolicy:
                 decision.target,
                 decision.reason,
                 " ".join(f"{key}={value}" for key, value in facts.items() if key not in ("stage", "target", "reason")),
+                extra={"ray_serve_extra_fields": _fields(facts)},
             )
         self._said[name] = said
+
+
+def _fields(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """For Ray's JSON lines, by their names in the Elastic Common Schema."""
+    return {"event.action": "autoscaling", **{f"rayfunnel.autoscaling.{key}": value for key, value in facts.items()}}
 
 
 def _reports(raw: Mapping[str, Any]) -> dict[str, Report]:

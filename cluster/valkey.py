@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("rayfunnel.valkey")
 
 _WATCH_S = 0.2
 _PATIENCE_S = 10.0

@@ -14,6 +14,8 @@ class FunnelError(Exception):
 
     status = 500
     title = "Internal error"
+    loggable = False
+    """Whether its text never holds what a caller sent, and so may stand in a log."""
 
     def problem(self) -> dict[str, Any]:
         """The RFC 9457 document."""
@@ -84,6 +86,7 @@ class Overloaded(Unavailable):
     """The bounded queue is full."""
 
     title = "Overloaded"
+    loggable = True
 
     def __init__(self, waiting: int) -> None:
         self.waiting = waiting
@@ -97,6 +100,7 @@ class StoreUnavailable(Unavailable):
     """The store did not take or give what was asked, in time."""
 
     title = "Store unavailable"
+    loggable = True
 
 
 class DeadlineExceeded(FunnelError):
@@ -104,6 +108,7 @@ class DeadlineExceeded(FunnelError):
 
     status = 504
     title = "Deadline exceeded"
+    loggable = True
 
 
 class StageFailed(FunnelError):
@@ -120,6 +125,8 @@ class StageFailed(FunnelError):
 class VersionMismatch(FunnelError):
     """Messages made with different models met in one stage."""
 
+    loggable = True
+
     def __init__(self, versions: Sequence[str]) -> None:
         self.versions = list(versions)
         super().__init__(f"one batch, several model versions: {', '.join(versions)}; a rollout is under way")
@@ -130,6 +137,8 @@ class VersionMismatch(FunnelError):
 
 class ConfigError(FunnelError, ValueError):
     """The configuration can't work. One sentence: the field, its value, the remedy."""
+
+    loggable = True
 
 
 class ArtifactError(ConfigError):

@@ -20,6 +20,7 @@ from deployments.messages import (
     ScoreBatch,
     Times,
 )
+from monitoring.request_log import Request, current_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Cached:
 class Ticket:
     """A request on its way through batcher and pipeline; the first answer wins."""
 
-    __slots__ = ("answer", "arrived", "cached", "flow", "query")
+    __slots__ = ("answer", "arrived", "cached", "flow", "query", "request")
 
     def __init__(self, query: Query) -> None:
         self.query = query
@@ -76,6 +77,7 @@ class Ticket:
         self.arrived = time.time()
         self.flow: Flow | None = None
         self.cached: Cached | None = None
+        self.request: Request | None = current_request()
 
     @property
     def done(self) -> bool:
@@ -89,6 +91,9 @@ class Flow:
     tickets: list[Ticket]
     requests: RequestBatch
     size: int
+    batch_id: str = ""
+    began: float = field(default_factory=time.time)
+    """Unix seconds; then it left the queue."""
     stage: str = "queue"
     profiles: ProfileBatch | None = None
     candidates: CandidateBatch | None = None

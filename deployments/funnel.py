@@ -32,6 +32,8 @@ from deployments.store import Store, StoreConfig
 from deployments.watch import Call, Watch
 from monitoring.counting import FunnelMetrics
 from monitoring.drift import DriftConfig
+from monitoring.logs import LogConfig
+from monitoring.request_log import Pseudonyms, RequestLog
 
 log = logging.getLogger("rayfunnel.funnel")
 
@@ -48,6 +50,7 @@ class FunnelConfig(BaseModel):
     batcher: BatcherConfig = BatcherConfig()
     store: StoreConfig = StoreConfig()
     cache: CacheConfig = CacheConfig()
+    logs: LogConfig = LogConfig()
 
 
 def assemble(
@@ -61,12 +64,14 @@ def assemble(
     cache_scope: str = "",
     drift: tuple[DriftConfig, Call] | None = None,
     hub: tuple[MetricsConfig, HubCall | None] = (MetricsConfig(), None),
+    pseudonyms: Pseudonyms | None = None,
 ) -> Recommender:
     """A recommender over `starts`: how to call each stage of the pipeline, and `similar`; `slots`: calls in flight.
     `replica`: the name its metrics carry; `cache_scope`: a digest of the configuration that candidates depend on;
     `drift`: how to watch for it and how to call the actor, None: not at all; `hub`: the same for metrics, which this
-    process shows alone without one.
+    process shows alone without one; `pseudonyms`: what stands for users in logs and samples.
     """
+    pseudonyms = pseudonyms or Pseudonyms.random()
     metrics = FunnelMetrics(replica)
     catalogue, user_features = Catalogue.load(artifact), UserFeatures(artifact)
     places = {name: Place(name, start, slots[name]) for name, start in starts.items()}
@@ -78,7 +83,7 @@ def assemble(
 
     watch = None
     if drift and drift[0].enabled:
-        watch = Watch(Measures.load(artifact), drift[1], drift[0], artifact.model_version, replica, metrics)
+        watch = Watch(Measures.load(artifact), drift[1], drift[0], artifact.model_version, replica, metrics, pseudonyms)
 
     pipeline = Pipeline(
         places=places,
@@ -104,6 +109,7 @@ def assemble(
         model_version=artifact.model_version,
         metrics=metrics,
         reporter=Reporter(metrics, hub[1], hub[0], lambda: pipeline.waiting),
+        request_log=RequestLog(config.logs, pseudonyms, artifact.model_version),
         rule_names=rule_names,
         example_users=artifact.manifest.settings["example_users"],
         watch=watch,

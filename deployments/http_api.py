@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from deployments.errors import BodyTooLarge, FunnelError, Unavailable
 from deployments.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
 from monitoring.metrics import CONTENT_TYPE
+from monitoring.request_log import incoming_trace, trace_of
 
 log = logging.getLogger("rayfunnel.http")
 
@@ -222,6 +223,7 @@ class Door(FastAPI):
             await super().__call__(scope, receive, send)
             return
         operation, status = self.operations[path]
+        incoming_trace.set(trace_of(scope["headers"]))
         try:
             response = _json(await operation(await self._body(receive)), status)
         except ClientDisconnect:

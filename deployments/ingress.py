@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
@@ -25,11 +25,13 @@ from deployments.hub import MetricsConfig
 from deployments.hub_server import hub_call
 from deployments.memory import Limit
 from deployments.models.artifact import Artifact
+from deployments.own_logs import replica_logs
 from deployments.replica import StageFactory, own_devices, remote
 from deployments.shards import Gatherer
 from deployments.stage import Start, local, scattered
 from deployments.store import RedisStore
 from monitoring.drift import DriftConfig
+from monitoring.request_log import Pseudonyms
 
 log = logging.getLogger("rayfunnel.ingress")
 
@@ -55,6 +57,8 @@ class IngressConfig:
     candidates: CandidateConfig
     drift: DriftConfig
     metrics: MetricsConfig
+    log_key: bytes = field(repr=False)
+    """Key of the users' hashes, where the environment names none."""
 
 
 @serve.ingress()
@@ -66,6 +70,7 @@ class Ingress:
     """
 
     def __init__(self, config: IngressConfig, hub: DeploymentHandle[Any], **stages: Source) -> None:
+        replica_logs(config.funnel.logs)
         own_devices()
         set_threads(config.threads)
         artifact = Artifact.open(config.artifact)
@@ -85,6 +90,7 @@ class Ingress:
             config.cache_scope,
             (config.drift, _ask_drift),
             (config.metrics, hub_call(hub)),
+            Pseudonyms.of(config.log_key),
         )
         self._recommender.reporter.start()
         self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
@@ -156,7 +162,7 @@ def _starts(stages: Mapping[str, Source], artifact: Artifact, config: IngressCon
 
 def _report(task: asyncio.Future[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        log.error("a task of the ingress ended: %r", error)
+        log.error("a task of the ingress ended", exc_info=error)
 
 
 async def _plainly(operation: Callable[[Mapping[str, Any]], Awaitable[Dict]], request: Dict) -> Dict:

@@ -24,6 +24,8 @@ from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch
 from deployments.stage import Place
 from deployments.totals import Totals
 from monitoring.counting import FunnelMetrics
+from monitoring.logs import bound
+from monitoring.request_log import Batch, new_batch_id
 
 log = logging.getLogger("rayfunnel.pipeline")
 
@@ -156,7 +158,8 @@ class Pipeline:
             self._left(ticket)
         try:
             requests = request_batch([t.query for t in tickets], self._popular.model_version)
-            flow = Flow(list(tickets), requests, len(tickets))
+            flow = Flow(list(tickets), requests, len(tickets), new_batch_id())
+            bound.set(Batch(flow.batch_id, [ticket.request for ticket in tickets]))
             flow.timings_ms["queue"] = (now - min(t.arrived for t in tickets)) * 1e3
             for ticket in tickets:
                 ticket.flow = flow

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import torch
 from pydantic import BaseModel
 from ray import serve
 from ray.exceptions import RayActorError
@@ -23,11 +24,15 @@ from deployments.joiner import Joiner
 from deployments.memory import Limit
 from deployments.messages import Batch
 from deployments.models.artifact import Artifact
+from deployments.own_logs import replica_logs
 from deployments.recording import warm_up
 from deployments.reporter import Reporter
 from deployments.stage import Batches, Stage, Start
 from deployments.totals import Totals
 from monitoring.counting import FunnelMetrics
+from monitoring.logs import LogConfig, bound
+from monitoring.request_log import Batch as BatchLines
+from monitoring.request_log import current_batch_id
 
 HUNG_S = 60.0
 """A call that computes for longer than any deadline has hung."""
@@ -38,10 +43,11 @@ METHODS = ("__call__", "similar")
 
 @dataclass(frozen=True)
 class StageFactory:
-    """How to build a stage: its class (called with the artifact and the config) and its config."""
+    """How to build a stage: its class, called with the artifact and the config; `logs`: how its replica logs."""
 
     stage: type[Any]
     config: BaseModel
+    logs: LogConfig
 
     def build(self, artifact: Artifact) -> Stage:
         """The stage, loaded and warmed up."""
@@ -73,6 +79,7 @@ class StageReplica:
         metrics: MetricsConfig,
         hub: DeploymentHandle[Any],
     ) -> None:
+        replica_logs(factory.logs)
         own_devices()
         set_threads(threads)
         self._stage = factory.build(Artifact.open(artifact))
@@ -93,12 +100,13 @@ class StageReplica:
         self._reporter = Reporter(self._metrics, hub_call(hub), metrics, lambda: self._waiting, gpu)
         self._reporter.start()
 
-    async def run(self, method: str, deadline: float, *batches: Batch) -> Batch:
-        """Calls `method` of the stage. `deadline`: Unix seconds.
+    async def run(self, method: str, deadline: float, batch_id: str, *batches: Batch) -> Batch:
+        """Calls `method` of the stage. `deadline`: Unix seconds; `batch_id`: what lines about it carry.
 
         Raises:
             DeadlineExceeded: it passed before the call's turn came.
         """
+        bound.set(BatchLines(batch_id))
         rows = len(batches[0])
         self._totals.add(arrivals=rows)
         self._waiting += rows
@@ -149,13 +157,14 @@ def remote(name: str, handle: DeploymentHandle[Any], method: str = "__call__") -
     """Calls the stage's replicas through `handle`. A call whose replica died is made once more, if there is time."""
 
     async def start(deadline: float, batches: Batches) -> Batch:
+        batch_id = current_batch_id()
         try:
-            return await handle.run.remote(method, deadline, *batches)  # type: ignore[no-any-return]
+            return await handle.run.remote(method, deadline, batch_id, *batches)  # type: ignore[no-any-return]
         except RayActorError:
             if time.time() >= deadline:
                 raise StageFailed(name, "lost", "its replica died and no time is left to ask another") from None
         try:
-            return await handle.run.remote(method, deadline, *batches)  # type: ignore[no-any-return]
+            return await handle.run.remote(method, deadline, batch_id, *batches)  # type: ignore[no-any-return]
         except RayActorError:
             raise StageFailed(name, "lost", "two of its replicas died during one call") from None
 

@@ -34,6 +34,8 @@ from deployments.stage import Place
 from deployments.store import Store
 from deployments.watch import Watch
 from monitoring.counting import FunnelMetrics
+from monitoring.logs import bound
+from monitoring.request_log import Request, RequestLog, current_request
 
 log = logging.getLogger("rayfunnel.service")
 
@@ -45,21 +47,34 @@ Operation = Callable[["Recommender", Body], Awaitable[dict[str, Any]]]
 
 
 def _counted(success: int) -> Callable[[Operation], Operation]:
-    """Reports the operation's status (`success`, or the error's) and its time to the metrics."""
+    """Reports the operation's status (`success`, or the error's) and its time to the metrics and to the log.
+
+    The request stays bound: whatever else is logged on its way out belongs to it.
+    """
 
     def decorate(operation: Operation) -> Operation:
         @functools.wraps(operation)
         async def counted(self: Recommender, body: Body) -> dict[str, Any]:
             began, status = time.perf_counter(), 500
+            failure: BaseException | None = None
+            request = Request(operation.__name__)
+            bound.set(request)
             try:
                 response = await operation(self, body)
                 status = success
                 return response
             except FunnelError as error:
-                status = error.status
+                status, failure = error.status, error
+                raise
+            except BaseException as error:
+                failure = error
+                if isinstance(error, asyncio.CancelledError):
+                    status = 499  # as nginx has it: the caller has gone
                 raise
             finally:
-                self._metrics.request(operation.__name__, status, time.perf_counter() - began)
+                seconds = time.perf_counter() - began
+                self._metrics.request(operation.__name__, status, seconds)
+                self._request_log.ended(request, status, seconds, failure)
 
         return counted
 
@@ -82,6 +97,7 @@ class Recommender:
         model_version: str,
         metrics: FunnelMetrics,
         reporter: Reporter,
+        request_log: RequestLog,
         rule_names: Sequence[str] = (),
         example_users: Sequence[str] = (),
         watch: Watch | None = None,
@@ -95,6 +111,7 @@ class Recommender:
         self.model_version = model_version
         self._metrics = metrics
         self.reporter = reporter
+        self._request_log = request_log
         self._rule_names = rule_names
         self._example_users = example_users
         self._watch, self._event_weight = watch, event_weight
@@ -104,6 +121,7 @@ class Recommender:
     async def recommend(self, body: Body) -> dict[str, Any]:
         """The n best items the user has not had yet."""
         request = parse(RecommendRequest, body)
+        asked = _asked_by(request.user_id)
         excluded, unknown = self._known(request.exclude_ids)
         query = Query(
             user_id=request.user_id,
@@ -114,12 +132,13 @@ class Recommender:
             filter=self.catalogue.validate(request.filters) if request.filters else None,
             context=request.context or None,
         )
-        return self._response(request, await self._pipeline.ask(query))
+        return self._response(asked, request, await self._pipeline.ask(query))
 
     @_counted(200)
     async def rank(self, body: Body) -> dict[str, Any]:
         """The given items, best first; those not in the catalogue are listed in `unknown_item_ids`."""
         request = parse(RankRequest, body)
+        asked = _asked_by(request.user_id)
         given, unknown = self._known(request.item_ids)
         if not len(given):
             raise InvalidRequest([("item_ids", f"none is in the catalogue (first: {unknown[0]!r})")])
@@ -131,12 +150,13 @@ class Recommender:
             unknown=len(unknown),
             context=request.context or None,
         )
-        return self._response(request, await self._pipeline.ask(query)) | {"unknown_item_ids": unknown}
+        return self._response(asked, request, await self._pipeline.ask(query)) | {"unknown_item_ids": unknown}
 
     @_counted(200)
     async def similar(self, body: Body) -> dict[str, Any]:
         """Items that go with one item, whoever asks."""
         request = parse(SimilarRequest, body)
+        asked = _asked_by("")
         seed = self.catalogue.positions([request.item_id])
         if seed[0] == PAD:
             raise UnknownItem("item_id", request.item_id)
@@ -148,18 +168,20 @@ class Recommender:
         kept = found.mask_BK[0]
         names = [found.sources[s] for s in found.source_BK[0][kept]]
         scores = found.retrieval_scores_BK[0][kept].tolist()
+        asked.degraded = partly("similar", found)
         return {
-            "request_id": uuid.uuid4().hex,
+            "request_id": asked.request_id,
             "item_id": request.item_id,
             "items": self._items(found.item_ids_BK[0][kept].tolist(), scores, names, request.metadata),
             "model_version": self.model_version,
-            "degraded": partly("similar", found),
+            "degraded": asked.degraded,
         }
 
     @_counted(202)
     async def record_events(self, body: Body) -> dict[str, Any]:
         """Stores events; returns once the store has them. `unknown_item_ids` are kept, but no model knows them."""
         request = parse(EventsRequest, body)
+        _asked_by("").events = len(request.events)
         now = time.time()
         events = [
             Event(
@@ -265,10 +287,11 @@ class Recommender:
         known = np.array(list(dict.fromkeys(positions[positions != PAD].tolist())), np.int32)
         return known, unknown
 
-    def _response(self, request: Ranking, answer: Answer) -> dict[str, Any]:
+    def _response(self, asked: Request, request: Ranking, answer: Answer) -> dict[str, Any]:
         self._metrics.answer(answer.degraded)
+        asked.degraded, asked.flow = answer.degraded, answer.flow
         response: dict[str, Any] = {
-            "request_id": uuid.uuid4().hex,
+            "request_id": asked.request_id,
             "user_id": request.user_id,
             "items": self._items(answer.items, answer.scores, answer.sources, request.metadata),
             "model_version": self.model_version,
@@ -317,6 +340,14 @@ class Recommender:
                 }
             )
         return reasons
+
+
+def _asked_by(user_id: str) -> Request:
+    """What is known of the request that is answered here, now that its body is."""
+    request = current_request()
+    assert request is not None, "operations are wrapped in _counted"
+    request.user_id = user_id
+    return request
 
 
 def _content_id(event: EventBody) -> str:

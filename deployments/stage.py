@@ -130,13 +130,18 @@ def scattered(name: str, starts: Sequence[Start], gather: Callable[..., Batch], 
         parts = [answer for answer in answers if isinstance(answer, Batch)]
         for answer in answers:
             if isinstance(answer, BaseException):
-                log.warning("without a part: %s", answer)
+                log.warning("without a part: %s", _reason(answer))
                 if not parts:
                     raise answer
         merge = functools.partial(gather, *batches, parts, len(places))
         return await asyncio.get_running_loop().run_in_executor(pool, merge)
 
     return start
+
+
+def _reason(error: BaseException) -> str:
+    """What may be logged of it: what a stage raised can say whom or what it was asked for."""
+    return f"{error.stage}: {error.reason}" if isinstance(error, StageFailed) else type(error).__name__
 
 
 def run_before(deadline: float, stage: Callable[..., Batch], batches: Batches) -> Batch:

@@ -230,7 +230,9 @@ class RedisStore:
             except TimeoutError:
                 raise StoreUnavailable(f"the store at {self._config.url} did not answer in {timeout_ms} ms") from None
             except (RedisError, OSError) as error:
-                raise StoreUnavailable(f"the store at {self._config.url} failed: {error}") from error
+                # A pipeline's error begins with the command, and so with its key, which holds the user's id.
+                why = str(error).rpartition(" of pipeline caused error: ")[2]
+                raise StoreUnavailable(f"the store at {self._config.url} failed: {why}") from error
 
 
 class MemoryStore:

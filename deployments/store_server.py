@@ -7,13 +7,16 @@ import os
 
 from cluster.valkey import ValkeyConfig, ValkeyError, ValkeySupervisor
 from deployments.errors import ConfigError
+from deployments.own_logs import replica_logs
 from deployments.store import PASSWORD_VARIABLE
+from monitoring.logs import LogConfig
 
 
 class StoreServer:
     """Owns the server. A killed one is back in a fraction of a second; one left by a killed owner is adopted."""
 
     def __init__(self, config: ValkeyConfig) -> None:
+        replica_logs(LogConfig())
         self._server = ValkeySupervisor(config, os.environ.get(PASSWORD_VARIABLE, ""))
         try:
             self._server.start()

@@ -7,10 +7,9 @@ lost and counted, and no recommendation waits for any of it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from deployments.measures import Measures, served, thin
 from monitoring.counting import FunnelMetrics
 from monitoring.drift import DriftConfig, Sample
 from monitoring.exposure import Feedback, Shown, followed
+from monitoring.request_log import Pseudonyms
 from monitoring.sampling import Row, Sampler
 
 log = logging.getLogger("rayfunnel.watch")
@@ -30,7 +30,9 @@ Call = Callable[..., Awaitable[Any]]
 
 
 class Watch:
-    """Belongs to one event loop. `call`: reaches the actor; raises whatever it likes."""
+    """Belongs to one event loop. `call`: reaches the actor; raises whatever it likes. `pseudonyms`: the same in every
+    replica, so that their samples can be told apart by user and no id leaves the ingress.
+    """
 
     def __init__(
         self,
@@ -40,7 +42,9 @@ class Watch:
         model_version: str,
         replica: str,
         metrics: FunnelMetrics,
+        pseudonyms: Pseudonyms,
     ) -> None:
+        self._pseudonyms = pseudonyms
         self._measures, self._call, self._config = measures, call, config
         self._model_version, self._replica, self._metrics = model_version, replica, metrics
         self._sampler: Sampler[Flow] = Sampler(_describe, lambda flow: len(flow.tickets), config.sampling)
@@ -92,7 +96,7 @@ class Watch:
         try:
             verdicts = await asyncio.wait_for(self._call("add", sample), self._config.sampling.every_s + 3)
         except Exception as error:
-            log.warning("the drift actor did not take a sample: %s: %s", type(error).__name__, str(error)[:200])
+            log.warning("the drift actor did not take a sample", exc_info=error)
             self._metrics.drift(None, lost=rows, dropped=self._sampler.dropped)
             return
         self._metrics.drift(verdicts, sent=rows, dropped=self._sampler.dropped)
@@ -103,7 +107,7 @@ class Watch:
         if drawn:
             weights = np.array([weight for part in drawn for weight in part.weights])
             rows = self._measures(served([thin(part.batch).only(part.rows) for part in drawn]), weights)
-        users = [_hash(user) for part in drawn for user in part.users]
+        users = [self._pseudonyms.number(str(user)) for part in drawn for user in part.users]
         return Sample(
             replica=self._replica,
             model_version=self._model_version,
@@ -136,12 +140,6 @@ def _describe(flow: Flow) -> list[Row | None]:
     users = [ticket.query.user_id for ticket in flow.tickets]
     # A warm-up request has no user.
     return [("new" if is_cold else "known", user) if user else None for is_cold, user in zip(cold, users, strict=True)]
-
-
-def _hash(user: Hashable) -> int:
-    """So that replicas' samples can be told apart by user and no id leaves the ingress."""
-    digest = hashlib.blake2b(str(user).encode("utf-8", "surrogatepass"), digest_size=8, person=b"rayfunnel drift")
-    return int.from_bytes(digest.digest(), "big")
 
 
 def _emptied(buffer: deque[Any]) -> list[Any]:

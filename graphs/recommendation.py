@@ -5,6 +5,7 @@ HTTP, handle → Ingress [ validate → batch → profile ] → CandidateGenerat
 
 import asyncio
 import hashlib
+import secrets
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, DeploymentActorConfig
 
-from deployments.drift_actor import DriftActor
+from deployments.drift_host import DriftActor
 from deployments.errors import ArtifactError, ConfigError, StoreUnavailable
 from deployments.funnel import FunnelConfig
 from deployments.hub_server import MetricsHub
@@ -61,7 +62,11 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         IngressConfig(
             artifact=artifact,
             funnel=FunnelConfig(
-                pipeline=config.pipeline, batcher=config.batcher, store=config.store, cache=config.cache
+                pipeline=config.pipeline,
+                batcher=config.batcher,
+                store=config.store,
+                cache=config.cache,
+                logs=config.logs,
             ),
             http=config.http,
             slots={name: getattr(config.stages, name).slots for name in STAGES},
@@ -72,6 +77,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
             candidates=config.stages.candidates.config,
             drift=config.drift,
             metrics=config.metrics,
+            log_key=secrets.token_bytes(32),
         ),
         hub=hub,
         **stages,
@@ -104,7 +110,7 @@ def _drift(config: RecommenderArgs, artifact: str) -> list[dict[Any, Any] | Depl
         name=DRIFT,
         actor_class=ray.remote(DriftActor),
         # Plain values: handles of other applications read this too, and have none of our classes.
-        init_args=(artifact, config.drift.model_dump(mode="json")),
+        init_args=(artifact, config.drift.model_dump(mode="json"), config.logs.model_dump(mode="json")),
         # Beside the Ingress in this too: without a share of a CPU it might else go to a head that runs no replicas.
         actor_options=_actor(config.ingress) | {"num_cpus": 0, "num_gpus": 0},
     )
@@ -146,7 +152,7 @@ def _stage(name: str, config: RecommenderArgs, artifact: str, hub: Any) -> Any:
     """The stage as a deployment, or as a factory for the ingress to build it."""
     title, stage = STAGES[name]
     args = getattr(config.stages, name)
-    factory = StageFactory(stage, args.config)
+    factory = StageFactory(stage, args.config, config.logs)
     if args.placement == "ingress":
         return factory
     return _deployment(title, factory, args, artifact, config, hub)
@@ -158,7 +164,8 @@ def _shards(config: RecommenderArgs, artifact: str, hub: Any) -> list[Any]:
     for shard in range(args.shards):
         part = ShardConfig(n_candidates=args.config.n_candidates, shard=shard, shards=args.shards)
         name = f"{STAGES['candidates'][0]}-{shard + 1}of{args.shards}"
-        shards.append(_deployment(name, StageFactory(CandidateShard, part), args, artifact, config, hub))
+        factory = StageFactory(CandidateShard, part, config.logs)
+        shards.append(_deployment(name, factory, args, artifact, config, hub))
     return shards
 
 

@@ -37,6 +37,7 @@ from deployments.stage import Stage, local
 from graphs import packaging
 from graphs.__main__ import main
 from graphs.datasets import load
+from monitoring.logs import LogConfig
 from tests.conftest import small_args
 from tests.contracts.stage_contract import StageContract
 from tests.test_model_stages import histories, requests
@@ -344,7 +345,7 @@ def test_a_replicas_stage_is_warmed_up_when_it_is_built(
         return plain(self, *batches)
 
     monkeypatch.setattr(stage, "__call__", counted)
-    StageFactory(stage, config).build(artifact)
+    StageFactory(stage, config, LogConfig()).build(artifact)
     assert rows == list(recording.SIZES)
 
 

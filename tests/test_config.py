@@ -132,7 +132,7 @@ def test_what_handles_of_other_applications_read_of_the_drift_actor_is_plain() -
     args = parse_args(RecommenderArgs, {"artifact": "x"})
     (actor,) = _drift(args, "x")
     assert isinstance(actor, DeploymentActorConfig)
-    artifact, settings = actor.init_args
+    artifact, settings, logs = actor.init_args
     assert artifact == "x"
-    assert json.loads(json.dumps(settings)) == settings
+    assert json.loads(json.dumps([settings, logs])) == [settings, logs]
     assert _drift(parse_args(RecommenderArgs, {"artifact": "x", "drift": {"enabled": False}}), "x") == []

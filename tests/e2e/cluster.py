@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import os
 import random
 import shutil
@@ -299,10 +300,20 @@ class Cluster:
             if replica["state"] == "RUNNING"
         ]
 
+    @property
+    def folder(self) -> Path:
+        """Everything that the cluster writes, but for the store's data and what a configuration puts elsewhere."""
+        return self._folder
+
+    @property
+    def logs(self) -> Path:
+        """Ray Serve's log files."""
+        return self._folder / "session_latest/logs/serve"
+
     def controller_log(self) -> str:
-        """What Serve's controller has logged."""
-        logs = self._folder.glob("session_latest/logs/serve/controller_*.log")
-        return "".join(path.read_text("utf-8", errors="replace") for path in logs)
+        """The messages that Serve's controller has logged."""
+        lines = (line for path in self.logs.glob("controller_*.log") for line in path.read_text("utf-8").splitlines())
+        return "\n".join(str(json.loads(line)["message"]) for line in lines)
 
     def recommend(self, user_id: str, **fields: Any) -> dict[str, Any]:
         """An answer over HTTP; it must be 200."""
