@@ -90,6 +90,8 @@ class Flow:
     requests: RequestBatch
     size: int
     stage: str = "queue"
+    quality: float = 1.0
+    """See `deployments.quality`."""
     profiles: ProfileBatch | None = None
     candidates: CandidateBatch | None = None
     scores: ScoreBatch | None = None
