@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cluster.foresight import Foresight
 from deployments import fallbacks
 from deployments.batcher import BatcherConfig
+from deployments.flow import Query, request_batch
 from deployments.funnel import FunnelConfig
 from deployments.messages import CandidateBatch
 from deployments.pipeline import PipelineConfig
@@ -114,8 +114,6 @@ def test_the_best_by_retrieval_are_kept_in_their_order() -> None:
         mask_BK,
         ("a", "b"),
     )
-    from deployments.flow import Query, request_batch
-
     requests = request_batch([Query("u", 2, 0.0)] * 3, "v")
     kept = fallbacks.best(requests, candidates, 0.25)
     assert kept.item_ids_BK.shape == (3, 10)
@@ -124,15 +122,3 @@ def test_the_best_by_retrieval_are_kept_in_their_order() -> None:
         assert kept.item_ids_BK[row].tolist() == sorted(np.argsort(-scores_BK[row])[:10].tolist())
     assert kept.mask_BK[1].sum() == 5, "padding goes first"
     assert fallbacks.best(requests, candidates, 1.0) is candidates
-
-
-def test_forecasts_that_do_not_come_true_are_trusted_less_and_those_that_do_are_not() -> None:
-    jumps, ramps = Foresight(0.3), Foresight(0.3)
-    for episode in range(10):
-        at = 100.0 * episode
-        jumps.update(at, 500.0, 500.0, 1000.0, 5.0)
-        jumps.update(at + 5, 500.0, 500.0, 0.0, 5.0)
-        ramps.update(at, 500.0, 500.0, 1000.0, 5.0)
-        ramps.update(at + 5, 1500.0, 1500.0, 0.0, 5.0)
-    assert jumps.trust < 0.05
-    assert ramps.trust == 1.0
