@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import tempfile
 import threading
@@ -36,6 +37,7 @@ from cluster.simulator import TICK_S, Plant, Run, Scaler, simulate
 from cluster.stability import Windows
 from cluster.traces import RATE_STEP_S, Trace
 from graphs.results import write_section
+from graphs.serving import environment
 
 SLO_S = 0.2
 BASE, TIMES = 20.0, 10.0
@@ -157,7 +159,7 @@ def live(base: str, policy: str, seed: int) -> Kept:
         path = config(base, folder, policy)
         artifact = yaml.safe_load(path.read_text("utf-8"))["applications"][0]["args"]["artifact"]
         bodies = [json.dumps({"user_id": str(user)}).encode() for user in range(1, 672)]
-        with servers.store(folder, artifact), servers.running(["serve", "run", str(path)], folder, "/v1/health/ready"):
+        with servers.store(folder, artifact), _serving(path, folder / "server.log"):
             log = (folder / "server.log").read_text()
             found = re.search(r"http://(127\.0\.0\.1:\d+)", log.split("dashboard", 1)[-1])
             address = found.group(1) if found else "127.0.0.1:8265"
@@ -166,6 +168,11 @@ def live(base: str, policy: str, seed: int) -> Kept:
                 began, answers = ask_all(servers.URL, bodies, schedule(seed))
             samples = [(at - began, *counts) for at, *counts in watch.samples if 0 <= at - began <= POINTS_S[-1]]
     return {"policy": policy, "seed": seed, "answers": answers, "samples": samples}
+
+
+def _serving(path: Path, log: Path) -> contextlib.AbstractContextManager[None]:
+    flags = environment() | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    return servers.launched(["serve", "run", str(path)], flags, log, ["/v1/health/ready"])
 
 
 def _settle(now: Callable[[], tuple[int, int, int]]) -> None:
