@@ -24,7 +24,7 @@ POINTS_S, LEVELS = (15.0, 25.0, 45.0, 47.0, 65.0), (1.0, TIMES, TIMES, 1.0, 1.0)
 LINE, MAX_BATCH, START, MOST = Line(0.02, 0.0225), 3, 2, 16
 
 STABLE_S = 10.0
-"""How long every policy waits before it gives replicas back; Serve's default is 600 s."""
+"""How long the tuned ones wait before they give replicas back; Serve's default is 600 s."""
 BUDGET, MOST_COST, TUNING, TUNED_FOR_S = 100, 500.0, (11, 12), 4.0
 """Random configurations of each, the most replica-seconds allowed, seeds, and the start-up time they are tuned for."""
 CHOSEN: dict[str, dict[str, float]] = {

@@ -74,6 +74,7 @@ def config(base: str, folder: Path, policy: str) -> Path:
     if policy == "rayfunnel":
         application["autoscaling_policy"]["policy_kwargs"] = {"slo_ms": 1e3 * SLO_S, "startup_s": 5, "panic_s": 10} | {
             "stable_s": STABLE_S,
+            "priors": {"Scorer": [1e3 * LINE.a, 1e3 * LINE.c]},
             **CHOSEN[policy],
         }
     else:
