@@ -66,6 +66,11 @@ def main() -> None:
     cost.add_argument("--of", choices=ARGS, default="drift")
     cost.add_argument("--pairs", type=int, default=16)
     cost.add_argument("--seconds", type=float, default=4)
+    crowd = commands.add_parser(
+        "flash", help="a live flash crowd: our policy and Serve's; the scorer's device emulated"
+    )
+    crowd.add_argument("--rounds", type=int, default=3, help="runs per policy to add to those kept; 0: only writes")
+    crowd.add_argument("--fresh", action="store_true", help="forget the runs kept")
     args = parser.parse_args()
     if args.command == "overhead":
         overhead(args.config, args.out, args.pairs, args.seconds, args.of)
@@ -87,6 +92,11 @@ def main() -> None:
         from benchmarks.autoscaling import autoscaling
 
         autoscaling(args.out, args.budget, args.only, f"python -m benchmarks {shlex.join(sys.argv[1:])}")
+        return
+    if args.command == "flash":
+        from benchmarks.flash import flash
+
+        flash(args.config, args.out, args.rounds, args.fresh, "python -m benchmarks flash")
         return
     names = args.servers.split(";")
     known = {*servers.COMMANDS, *(servers.LIMITS if args.command == "speed" else ())}

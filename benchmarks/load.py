@@ -106,12 +106,39 @@ def _open_loop(url: str, bodies: str, rate: float, seconds: float, seed: int) ->
 
 
 async def _scheduled(url: str, bodies: Sequence[bytes], times: np.ndarray) -> dict[str, float]:
+    began, answers = await _answers(url, bodies, times)
+    latencies, outcomes = [ms for _, ms, _ in answers], [outcome for _, _, outcome in answers]
+    p50, p99 = np.percentile(latencies, (50, 99))
+    took = time.time() - began
+    return asdict(Load(len(times), took, float(p50), float(p99), outcomes.count("error"), outcomes.count("degraded")))
+
+
+Answers = list[tuple[float, float, str]]
+"""Per request: when it was due, seconds from the start; ms until it was answered; `ok`, `degraded` or `error`."""
+
+
+def ask_all(url: str, bodies: Sequence[bytes], times: np.ndarray) -> tuple[float, Answers]:
+    """Requests at `times`, as in `open_loop`, from a process of its own; (Unix seconds of the start, the answers)."""
+    import multiprocessing
+
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found: tuple[float, Answers] = pool.apply(_ask_all, (url, bodies, times))
+    return found
+
+
+def _ask_all(url: str, bodies: Sequence[bytes], times: np.ndarray) -> tuple[float, Answers]:
+    import uvloop
+
+    return uvloop.run(_answers(url, bodies, times))
+
+
+async def _answers(url: str, bodies: Sequence[bytes], times: np.ndarray) -> tuple[float, Answers]:
     address = urlsplit(url)
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-    latencies, errors, degraded = [], 0, 0
+    answers: Answers = []
 
-    async def ask(due: float, body: bytes) -> None:
-        nonlocal errors, degraded
+    async def ask(at: float, body: bytes) -> None:
+        outcome = "ok"
         try:
             async with asyncio.timeout(10):
                 reader, writer = idle.pop() if idle else await asyncio.open_connection(address.hostname, address.port)
@@ -122,24 +149,22 @@ async def _scheduled(url: str, bodies: Sequence[bytes], times: np.ndarray) -> di
                 answer = await reader.readexactly(length)
                 idle.append((reader, writer))
             if b" 200 " not in lines[0]:
-                errors += 1
+                outcome = "error"
             elif b'"degraded":[]' not in answer:
-                degraded += 1
+                outcome = "degraded"
         except (OSError, TimeoutError, EOFError, StopIteration):
-            errors += 1
-        latencies.append((time.perf_counter() - due) * 1e3)
+            outcome = "error"
+        answers.append((float(at), (time.perf_counter() - began - at) * 1e3, outcome))
 
-    began = time.perf_counter() + 0.1
+    began, started = time.perf_counter() + 0.1, time.time() + 0.1
     tasks = []
     for number, at in enumerate(times):
         delay = began + at - time.perf_counter()
         if delay > 0:
             await asyncio.sleep(delay)
-        tasks.append(asyncio.ensure_future(ask(began + at, bodies[number % len(bodies)])))
+        tasks.append(asyncio.ensure_future(ask(at, bodies[number % len(bodies)])))
     await asyncio.gather(*tasks)
-    took = time.perf_counter() - began
     for _, writer in idle:
         writer.close()
         await writer.wait_closed()
-    p50, p99 = np.percentile(latencies, (50, 99))
-    return asdict(Load(len(times), took, float(p50), float(p99), errors, degraded))
+    return started, answers

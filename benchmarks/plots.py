@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,23 @@ def costs(panels: Mapping[str, Mapping[int, Mapping[str, float]]], path: Path) -
         axes.set(xlabel=what, ylabel="ms per request", xscale="log")
         axes.grid(alpha=0.3)
     row[0].legend(loc="upper left")
+    return _saved(figure, path)
+
+
+def flash_crowd(curves: Iterable[tuple[str, Any, Any, Any]], path: Path) -> Path:
+    """Per policy (name, requests/s, requests under way, replicas), all per half second."""
+    figure = _figure(8, 7)
+    load, queue, replicas = figure.subplots(3, 1, sharex=True)
+    for number, (name, came, waiting, running) in enumerate(curves):
+        seconds = [at / 2 for at in range(len(came))]
+        if not number:
+            load.plot(seconds, came, "k", linewidth=0.8)
+        queue.plot(seconds, waiting, f"C{number}", label=name, linewidth=0.9)
+        replicas.step(seconds, running[: len(seconds)], f"C{number}", label=name, where="post")
+    load.set(ylabel="requests/s")
+    queue.set(ylabel="requests under way")
+    replicas.set(ylabel="replicas running", xlabel="seconds")
+    replicas.legend()
     return _saved(figure, path)
 
 

@@ -13,6 +13,7 @@ from math import inf, isfinite
 
 from cluster.arrivals import Arrivals, Trend
 from cluster.budget import share
+from cluster.foresight import Foresight
 from cluster.latency import LatencyModel
 from cluster.observations import Differences, Observation, StageObservation, queued
 from cluster.placement import Placement
@@ -25,6 +26,7 @@ class PolicyConfig:
     """The policy's numbers. `slo_s`: answers should come within it; `tail`: share that may not; `utilisation`: ρ at
     most; `burst`: factor on the computed headroom; `spare`: requests/s of headroom on top; `mean_s`: window of λ̄;
     `longest_lead_s`: how far ahead a trend is followed; `most_growth`: the trend adds at most so many times the rate;
+    `doubt`: weight of the latest forecast's outcome in how far trends are trusted, 0: wholly;
     `tick_s`: decisions are at least so far apart; `cpus`, `gpus`: the budget."""
 
     slo_s: float = 0.2
@@ -36,6 +38,7 @@ class PolicyConfig:
     longest_lead_s: float = 30.0
     most_growth: float = 10.0
     sigmas: float = 4.5
+    doubt: float = 0.3
     tick_s: float = 0.25
     pending_expiry_s: float = 60.0
     cpus: float = inf
@@ -49,6 +52,8 @@ class PolicyConfig:
         for name in ("tail", "utilisation"):
             if not getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)!r} must be less than 1")
+        if not 0 <= self.doubt <= 1:
+            raise ValueError(f"doubt = {self.doubt!r} must lie between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,7 @@ class Policy:
         self._stages = {name: _Stage(spec, self.config) for name, spec in specs.items()}
         self._root = Differences()
         self._arrivals = Arrivals(self.config.sigmas)
+        self._foresight = Foresight(self.config.doubt)
         self._decided_at = -inf
         self._decisions: dict[str, Decision] = {}
 
@@ -124,6 +130,7 @@ class Policy:
         capacity = capacities(self._specs, lines, self.config.slo_s)
         level, mean = self._arrivals.level(end, self.config.mean_s), self._arrivals.rate(self.config.mean_s, end)
         trend, dispersion = self._arrivals.trend(end), self._arrivals.dispersion(end)
+        trend = self._trusted(trend, level, end, seen.now - end)
         at_root = queued(seen.root)
         drafts = {
             name: self._draft(
@@ -135,6 +142,14 @@ class Policy:
         given = share({n: d.target for n, d in drafts.items()}, self._specs, self.config.cpus, self.config.gpus)
         self._decisions = {name: self._final(name, draft, given[name], seen.now) for name, draft in drafts.items()}
         return self._decisions
+
+    def _trusted(self, trend: Trend, level: float, end: float, lag_s: float) -> Trend:
+        """The trend, as steep as earlier ones have proved."""
+        startup_s = max((stage.placement.startup_s for stage in self._stages.values()), default=0.0)
+        lead_s = min(self.config.longest_lead_s, startup_s) + lag_s
+        growth = min(trend.slope * lead_s, self.config.most_growth * level)
+        trust = self._foresight.update(end, level, trend.rate, growth, lead_s)
+        return trend._replace(slope=trend.slope * trust)
 
     def _learn(self, stage: _Stage, seen: StageObservation, now: float, root: float, lost: float) -> None:
         changes = stage.differences.update(seen.reports, now)

@@ -5,6 +5,9 @@ profile → cold start; candidates → popular items; scores → retrieval score
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import ceil
+
 import numpy as np
 
 from deployments.catalogue import Catalogue
@@ -78,6 +81,25 @@ def partly(what: str, found: CandidateBatch) -> list[str]:
     """The `degraded` entry of candidates that come from some of the parts of the catalogue only."""
     answered, parts = found.parts
     return [f"{what}:{answered}/{parts} shards"] if answered < parts else []
+
+
+def best(requests: RequestBatch, candidates: CandidateBatch, share: float) -> CandidateBatch:
+    """The `share` of the columns that retrieval holds for the best of each row, in their order; at least twice what is
+    asked for. All, if a caller named the items himself."""
+    columns = candidates.mask_BK.shape[1]
+    kept = max(ceil(share * columns), 2 * int(requests.n_B.max(initial=0)))
+    if kept >= columns or requests.chosen_by_caller().any():
+        return candidates
+    worth_BK = np.where(candidates.mask_BK, candidates.retrieval_scores_BK, np.float32(-np.inf))
+    index_BK = np.sort(np.argpartition(-worth_BK, kept - 1, axis=1)[:, :kept], axis=1)
+    return replace(
+        candidates,
+        item_ids_BK=np.take_along_axis(candidates.item_ids_BK, index_BK, axis=1),
+        retrieval_scores_BK=np.take_along_axis(candidates.retrieval_scores_BK, index_BK, axis=1),
+        source_BK=np.take_along_axis(candidates.source_BK, index_BK, axis=1),
+        source_scores_BKS=np.take_along_axis(candidates.source_scores_BKS, index_BK[:, :, None], axis=1),
+        mask_BK=np.take_along_axis(candidates.mask_BK, index_BK, axis=1),
+    )
 
 
 def retrieval_scores(candidates: CandidateBatch) -> ScoreBatch:

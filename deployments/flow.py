@@ -95,6 +95,8 @@ class Flow:
     began: float = field(default_factory=time.time)
     """Unix seconds; then it left the queue."""
     stage: str = "queue"
+    quality: float = 1.0
+    """See `deployments.quality`."""
     profiles: ProfileBatch | None = None
     candidates: CandidateBatch | None = None
     scores: ScoreBatch | None = None

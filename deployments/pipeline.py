@@ -21,6 +21,7 @@ from deployments.cache import CandidateCache
 from deployments.errors import Overloaded, StageFailed, StoreUnavailable
 from deployments.flow import Answer, Flow, Query, Ticket, request_batch
 from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch
+from deployments.quality import Quality, QualityConfig
 from deployments.stage import Place
 from deployments.totals import Totals
 from monitoring.counting import FunnelMetrics
@@ -46,6 +47,7 @@ class PipelineConfig(BaseModel):
         {"profile": 0.25, "candidates": 0.55, "scoring": 0.9, "ranking": 1.0},
         description="Share of the time left at the start by which each stage must have answered.",
     )
+    quality: QualityConfig = QualityConfig()
 
     @model_validator(mode="after")
     def _shares_rise(self) -> PipelineConfig:
@@ -98,6 +100,7 @@ class Pipeline:
         self._batcher: Batcher[Ticket] = Batcher(self._run, batching)
         self._batching = batching
         self._totals = Totals()
+        self._quality = Quality(config.quality)
 
     @property
     def waiting(self) -> int:
@@ -137,7 +140,8 @@ class Pipeline:
         timer = asyncio.get_running_loop().call_later(max(0.0, spare_s), self._answer_late, ticket)
         try:
             answer = await ticket.answer
-            late = time.time() >= self._latest(query)
+            # Cut answers count as lost: what a stage was spared must not look to the policy as if nobody had asked.
+            late = time.time() >= self._latest(query) or answer.flow.quality < 1
             self._totals.add(completions=not late, expired=late)
             return answer
         finally:
@@ -160,6 +164,8 @@ class Pipeline:
             requests = request_batch([t.query for t in tickets], self._popular.model_version)
             flow = Flow(list(tickets), requests, len(tickets), new_batch_id())
             bound.set(Batch(flow.batch_id, [ticket.request for ticket in tickets]))
+            usual = tickets[len(tickets) // 2]
+            flow.quality = self._quality.update(now, now - usual.arrived, self._latest(usual.query) - usual.arrived)
             flow.timings_ms["queue"] = (now - min(t.arrived for t in tickets)) * 1e3
             for ticket in tickets:
                 ticket.flow = flow
@@ -196,6 +202,8 @@ class Pipeline:
     async def _call(self, flow: Flow, stage: str, deadline: float) -> None:
         """The funnel, as drawn: what each stage is given, and where its message is kept."""
         call = self._places[stage].call
+        if flow.quality <= 0 and stage != "profile":
+            raise StageFailed(stage, "quality", "requests wait too long")
         match stage:
             case "profile":
                 histories = await self._fetch(flow, deadline)
@@ -204,11 +212,24 @@ class Pipeline:
             case "candidates":
                 flow.candidates = await self._candidates(flow, deadline)
             case "scoring":
+                self._cut(flow)
                 flow.scores = scores = await call(deadline, flow.profiles, flow.candidates)
                 self._note(scores)
             case "ranking":
                 assert flow.candidates is not None
                 flow.ranked = await call(deadline, flow.requests, flow.candidates.items_only(), flow.scores)
+
+    def _cut(self, flow: Flow) -> None:
+        """Leaves as many candidates as the batch's quality allows."""
+        if flow.quality >= 1:
+            return
+        if flow.quality < self._config.quality.floor:
+            raise StageFailed("scoring", "quality", "requests wait too long")
+        assert flow.candidates is not None
+        fewer = fallbacks.best(flow.requests, flow.candidates, flow.quality)
+        if fewer is not flow.candidates:
+            flow.candidates = fewer
+            flow.degraded.append("scoring:quality")
 
     def _note(self, scores: ScoreBatch) -> None:
         if self.stand_in != scores.instead and scores.instead:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.arrivals import Arrivals
 from cluster.budget import cost, share
+from cluster.foresight import Foresight
 from cluster.latency import LatencyModel, Line
 from cluster.observations import Counters, Differences, Report
 from cluster.placement import Placement
@@ -287,3 +288,23 @@ def test_the_budget_holds_and_no_room_is_left_unused(wanted: dict[str, int], cpu
 def test_stages_share_a_tight_budget_by_need() -> None:
     specs = {"a": StageSpec(1, 100), "b": StageSpec(1, 100)}
     assert share({"a": 60, "b": 20}, specs, cpus=40, gpus=inf) == {"a": 30, "b": 10}
+
+
+def test_forecasts_that_do_not_come_true_are_trusted_less_and_those_that_do_are_not() -> None:
+    jumps, ramps = Foresight(0.3), Foresight(0.3)
+    for episode in range(10):
+        at = 100.0 * episode
+        jumps.update(at, 500.0, 500.0, 1000.0, 5.0)
+        jumps.update(at + 5, 500.0, 500.0, 0.0, 5.0)
+        ramps.update(at, 500.0, 500.0, 1000.0, 5.0)
+        ramps.update(at + 5, 1500.0, 1500.0, 0.0, 5.0)
+    assert jumps.trust < 0.05
+    assert ramps.trust == 1.0
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 1e5), st.floats(0, 1e5), st.floats(0, 60)), max_size=30))
+def test_trust_is_a_share_whatever_comes(steps: list[tuple[float, float, float, float]]) -> None:
+    foresight, now = Foresight(0.5), 0.0
+    for gap, level, growth, lead_s in steps:
+        now += gap
+        assert 0.0 <= foresight.update(now, level, level, growth, lead_s) <= 1.0

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.autoscaling import PolicyConfig
 from cluster.baselines import Knative, Kubernetes, Oracle, Ours, Static
 from cluster.latency import Line
 from cluster.observations import Observation
@@ -131,3 +132,15 @@ def test_what_is_not_there_is_named() -> None:
         make("flash11", 1, 500, 0.004)
     with pytest.raises(ConfigError, match="no policy 'best'"):
         maker("best")
+
+
+def test_jump_after_jump_costs_less_once_forecasts_are_doubted() -> None:
+    plant = funnel()
+    trace = make("mmpp", 1, 300, plant.step_s)
+    start = base_replicas(plant, float(trace.rates[0]))
+    trusting, doubting = (
+        simulate(trace, Ours(plant.specs, PolicyConfig(slo_s=plant.slo_s, doubt=doubt)), plant, 1, start)
+        for doubt in (0.0, 0.3)
+    )
+    assert doubting.replica_seconds < 0.8 * trusting.replica_seconds
+    assert doubting.miss_share < 1e-3

@@ -1,0 +1,101 @@
+"""The flash crowd of `benchmarks.flash`: its arrivals, the policies' numbers, and the same in the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from benchmarks.autoscaling import _ours as random_ours
+from benchmarks.autoscaling import _serve as random_serve
+from benchmarks.serve_law import ServeLaw
+from cluster.autoscaling import PolicyConfig
+from cluster.baselines import Ours
+from cluster.latency import Line
+from cluster.scaling import StageSpec
+from cluster.simulator import Plant, Run, Scaler, simulate
+from cluster.stability import Windows
+from cluster.traces import RATE_STEP_S, Trace
+
+SLO_S = 0.2
+BASE, TIMES = 20.0, 10.0
+POINTS_S, LEVELS = (15.0, 25.0, 45.0, 47.0, 65.0), (1.0, TIMES, TIMES, 1.0, 1.0)
+"""Base load to the first point, ten times that from the second to the third, base again from the fourth to the end."""
+LINE, MAX_BATCH, START, MOST = Line(0.02, 0.0225), 3, 2, 16
+
+STABLE_S = 10.0
+"""How long the tuned ones wait before they give replicas back; Serve's default is 600 s."""
+BUDGET, MOST_COST, TUNING, TUNED_FOR_S = 100, 500.0, (11, 12), 4.0
+"""Random configurations of each, the most replica-seconds allowed, seeds, and the start-up time they are tuned for."""
+CHOSEN: dict[str, dict[str, float]] = {
+    "rayfunnel": {
+        "utilisation": 0.943,
+        "burst": 0.531,
+        "spare": 40.0,
+        "mean_s": 10.0,
+        "longest_lead_s": 5.448,
+        "most_growth": 8.555,
+    },
+    "Serve, tuned": {
+        "target_ongoing_requests": 2.572,
+        "upscale_delay_s": 0.0,
+        "downscale_delay_s": 10.0,
+        "look_back_period_s": 2.0,
+        "metrics_interval_s": 1.0,
+        "upscaling_factor": 1.647,
+        "downscaling_factor": 0.268,
+    },
+    "Serve, default": {},
+}
+"""As `tune` chose them; Serve's default has none."""
+POLICIES = tuple(CHOSEN)
+
+
+def rates() -> np.ndarray:
+    """Requests/s expected, per RATE_STEP_S."""
+    times = np.arange(round(POINTS_S[-1] / RATE_STEP_S)) * RATE_STEP_S
+    return np.asarray(BASE * np.interp(times, POINTS_S, LEVELS))
+
+
+def schedule(seed: int) -> np.ndarray:
+    """Arrival times of a Poisson process with these rates."""
+    chance = np.random.default_rng(seed)
+    most = BASE * TIMES
+    times = np.cumsum(chance.exponential(1 / most, round(2 * most * POINTS_S[-1])))
+    times = times[times < POINTS_S[-1]]
+    return np.asarray(times[chance.random(len(times)) * most < rates()[(times / RATE_STEP_S).astype(int)]])
+
+
+def simulated(policy: str, seed: int, startup_s: float, numbers: Mapping[str, float]) -> Run:
+    """The same arrivals in the simulator; `startup_s`: of its replicas."""
+    spec = StageSpec(1, MOST, 1, MAX_BATCH, LINE, startup_s=5.0)
+    plant = Plant({"Scorer": spec}, {"Scorer": LINE}, slo_s=SLO_S, startup_s=startup_s)
+    steps = round(POINTS_S[-1] / plant.step_s)
+    counts = np.bincount((schedule(seed) / plant.step_s).astype(np.int64), minlength=steps)[:steps]
+    trace = Trace("flash", plant.step_s, counts.astype(np.int64), rates(), POINTS_S[0])
+    scaler: Scaler
+    if policy == "rayfunnel":
+        windows = Windows(stable_s=STABLE_S, panic_s=10.0)
+        scaler = Ours(plant.specs, PolicyConfig(slo_s=SLO_S, windows=windows, **numbers))  # type: ignore[arg-type]
+    else:
+        scaler = ServeLaw(plant, **numbers)
+    return simulate(trace, scaler, plant, seed, {"Scorer": START}, warm_up_s=0)
+
+
+def tune(policy: str) -> dict[str, float]:
+    """The numbers with the fewest misses within the cost, in the simulator, of as many random ones for each policy."""
+    chance = np.random.default_rng(5)
+    found = []
+    for _ in range(BUDGET):
+        if policy == "rayfunnel":
+            numbers = random_ours(chance) | {"spare": float(chance.choice([0, 10, 20, 40]))}
+            del numbers["stable_s"]
+        else:
+            numbers = random_serve(chance) | {"downscale_delay_s": STABLE_S}
+        runs = [simulated(policy, seed, TUNED_FOR_S, numbers) for seed in TUNING]
+        cost = float(np.mean([run.replica_seconds for run in runs]))
+        rank = max(0.0, cost - MOST_COST), float(np.mean([run.miss_share for run in runs])), cost
+        found.append((rank, {key: round(float(value), 3) for key, value in numbers.items()}))
+    best = min(found, key=lambda entry: entry[0])
+    print(policy, best)
+    return best[1]

@@ -1,0 +1,255 @@
+"""The live flash crowd: our policy against Ray Serve's law, on one machine, with a scorer whose device is emulated.
+
+`python -m benchmarks flash --rounds 1` adds a round (one run of each policy) to those kept in artifacts/bench and
+writes the section and the plot from all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks import servers
+from benchmarks.autoscaling import interval
+from benchmarks.crowd import (
+    BASE,
+    BUDGET,
+    CHOSEN,
+    LINE,
+    MAX_BATCH,
+    MOST,
+    MOST_COST,
+    POINTS_S,
+    POLICIES,
+    SLO_S,
+    STABLE_S,
+    START,
+    TIMES,
+    TUNED_FOR_S,
+    schedule,
+    simulated,
+)
+from benchmarks.load import ask_all
+from benchmarks.plots import flash_crowd
+from benchmarks.workloads import FOLDER
+from cluster.simulator import TICK_S, Run
+from graphs.results import write_section
+from graphs.serving import environment
+
+SAMPLE_S = 0.5
+
+Kept = dict[str, Any]
+
+
+def config(base: str, folder: Path, policy: str) -> Path:
+    """The configuration of a run: all stages but the emulated scorer in the ingress."""
+    path = servers.config(base, folder, "flash", plain=True, everything="ingress")
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    [application] = loaded["applications"]
+    application["import_path"] = "benchmarks.emulated:build"
+    args = application["args"]
+    args["emulated"] = {"a_s": LINE.a, "c_s": LINE.c}
+    args["pipeline"] = {
+        "deadline_ms": round(1e3 * SLO_S),
+        "reserve_ms": 10,
+        "finished_by": {"profile": 0.3, "candidates": 0.5, "scoring": 0.95, "ranking": 1.0},
+        "quality": {"enabled": False},
+    }
+    args["batcher"] = {"max_batch": MAX_BATCH, "max_queue": 1024, "in_flight": 20}
+    args["ingress"] = {"replicas": 1, "num_cpus": 0.2}
+    args["stages"]["scoring"] |= {"placement": "replica", "replicas": START, "min_replicas": 1, "max_replicas": MOST}
+    args["stages"]["scoring"] |= {"num_cpus": 0.1, "slots": 20, "max_rows": MAX_BATCH}
+    if policy == "rayfunnel":
+        application["autoscaling_policy"]["policy_kwargs"] = {"slo_ms": 1e3 * SLO_S, "startup_s": 5, "panic_s": 10} | {
+            "stable_s": STABLE_S,
+            "priors": {"Scorer": [1e3 * LINE.a, 1e3 * LINE.c]},
+            **CHOSEN[policy],
+        }
+    else:
+        del application["autoscaling_policy"]
+        bounds = {"min_replicas": 1, "max_replicas": MOST, "initial_replicas": START, **CHOSEN[policy]}
+        application["deployments"] = [{"name": "Scorer", "autoscaling_config": bounds}]
+    path.write_text(yaml.safe_dump(loaded), "utf-8")
+    return path
+
+
+class _Watch:
+    """Samples of the scorer's replicas from Serve's REST API: (time, wanted, running, requested and not gone)."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._ended = url, threading.Event()
+        self.samples: list[tuple[float, int, int, int]] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def now(self) -> tuple[int, int, int]:
+        """Replicas wanted, running, and there in any state."""
+        with urllib.request.urlopen(self._url, timeout=5) as answer:
+            loaded: dict[str, Any] = json.load(answer)
+        scorer = loaded["applications"]["recommender"]["deployments"]["Scorer"]
+        states = [replica["state"] for replica in scorer["replicas"]]
+        return scorer["target_num_replicas"], states.count("RUNNING"), len(states)
+
+    def _run(self) -> None:
+        while not self._ended.wait(SAMPLE_S):
+            with contextlib.suppress(OSError, KeyError):
+                self.samples.append((time.time(), *self.now()))
+
+
+def live(base: str, policy: str, seed: int) -> Kept:
+    """One run."""
+    with tempfile.TemporaryDirectory(prefix="rfbench") as name:
+        folder = Path(name)
+        path = config(base, folder, policy)
+        artifact = yaml.safe_load(path.read_text("utf-8"))["applications"][0]["args"]["artifact"]
+        bodies = [json.dumps({"user_id": str(user)}).encode() for user in range(1, 672)]
+        with servers.store(folder, artifact), _serving(path, folder / "server.log"):
+            log = (folder / "server.log").read_text()
+            found = re.search(r"http://(127\.0\.0\.1:\d+)", log.split("dashboard", 1)[-1])
+            address = found.group(1) if found else "127.0.0.1:8265"
+            with _Watch(f"http://{address}/api/serve/applications/") as watch:
+                _settle(watch.now)
+                began, answers = ask_all(servers.URL, bodies, schedule(seed))
+            samples = [(at - began, *counts) for at, *counts in watch.samples if 0 <= at - began <= POINTS_S[-1]]
+    return {"policy": policy, "seed": seed, "answers": answers, "samples": samples}
+
+
+def _serving(path: Path, log: Path) -> contextlib.AbstractContextManager[None]:
+    flags = environment() | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    return servers.launched(["serve", "run", str(path)], flags, log, ["/v1/health/ready"])
+
+
+def _settle(now: Callable[[], tuple[int, int, int]]) -> None:
+    """Waits until there are no more replicas than at the start, after the warm-up."""
+    until = time.monotonic() + 30
+    while now()[2] > START and time.monotonic() < until:
+        time.sleep(0.5)
+
+
+def missed(run: Kept) -> np.ndarray:
+    """Per request: not answered in full within the objective."""
+    return np.array([outcome != "ok" or ms > 1e3 * SLO_S for _, ms, outcome in run["answers"]])
+
+
+def replicas(run: Kept, column: int = 3) -> np.ndarray:
+    """Replicas of the scorer per SAMPLE_S: 1 wanted, 2 running, 3 from the request to the exit."""
+    samples = np.array(run["samples"])
+    grid = np.arange(0, POINTS_S[-1], SAMPLE_S)
+    index = np.clip(np.searchsorted(samples[:, 0], grid, side="right") - 1, 0, None)
+    return np.asarray(samples[index, column])
+
+
+def first_request_s(run: Kept) -> float:
+    """Seconds after the onset until more than before are wanted."""
+    wanted = np.array(run["samples"])
+    before = wanted[wanted[:, 0] < POINTS_S[0]][-1, 1]
+    later = wanted[(wanted[:, 0] >= POINTS_S[0]) & (wanted[:, 1] > before)]
+    return float(later[0, 0] - POINTS_S[0]) if len(later) else float("inf")
+
+
+def startup_s(runs: Sequence[Kept]) -> float:
+    """Median time from a replica's request until it runs: the area between both curves over the replicas started."""
+    found = []
+    for run in runs:
+        there, ready = replicas(run), replicas(run, 2)
+        rising = int((POINTS_S[2]) / SAMPLE_S)
+        started = int(there[:rising].max() - there[0])
+        if started > 0:
+            found.append(float((there - ready)[:rising].sum() * SAMPLE_S / started))
+    return float(np.median(found)) if found else TUNED_FOR_S
+
+
+def flash(base: str, out: str, rounds: int, fresh: bool, command: str) -> None:
+    """Runs `rounds` more rounds; `fresh`: forgets the earlier ones."""
+    kept = FOLDER / "flash.jsonl"
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        kept.unlink(missing_ok=True)
+    runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    for _ in range(rounds):
+        seed = 1 + len(runs) // len(POLICIES)
+        for policy in POLICIES[seed % 3 :] + POLICIES[: seed % 3]:
+            runs.append(live(base, policy, seed))
+            with kept.open("a") as file:
+                file.write(json.dumps(runs[-1]) + "\n")
+            print(
+                f"{policy}: {missed(runs[-1]).mean():.2%} missed, first {first_request_s(runs[-1]):.1f} s", flush=True
+            )
+    by = {policy: [run for run in runs if run["policy"] == policy] for policy in POLICIES}
+    picture = flash_crowd(_curves(by), Path(out).with_name("flash.png"))
+    write_section(out, _section(by, command, picture.name))
+
+
+def _curves(by: Mapping[str, Sequence[Kept]]) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each policy's last run: requests/s, requests under way and replicas running, per SAMPLE_S."""
+    edges = np.arange(0, POINTS_S[-1] + SAMPLE_S, SAMPLE_S)
+    for policy, runs in by.items():
+        at = np.array([due for due, _, _ in runs[-1]["answers"]])
+        ended = at + np.array([ms for _, ms, _ in runs[-1]["answers"]]) / 1e3
+        came, left = np.histogram(at, edges)[0], np.histogram(ended, edges)[0]
+        yield policy, came / SAMPLE_S, np.cumsum(came - left), replicas(runs[-1], 2)
+
+
+def _section(by: Mapping[str, Sequence[Kept]], command: str, picture: str) -> str:
+    count = len(by["rayfunnel"])
+    start = startup_s([run for runs in by.values() for run in runs])
+    lines = [
+        "## Autoscaling, live: flash crowd x10\n",
+        f"`{command}`; {count} interleaved runs each. From {BASE:.0f} to {BASE * TIMES:.0f} requests/s in "
+        f"{POINTS_S[1] - POINTS_S[0]:.0f} s, {POINTS_S[2] - POINTS_S[1]:.0f} s there, {POINTS_S[-1]:.0f} s in all; "
+        f"real funnel, Serve and controller; **the scorer's device is emulated**: it sleeps {1e3 * LINE.a:.0f} + "
+        f"{1e3 * LINE.c:.0f} ms per request, at most {MAX_BATCH} at a time; 1 to {MOST} replicas. Missed: not "
+        f"answered in full within {1e3 * SLO_S:.0f} ms. Replica-seconds: of the scorer, from request to exit. "
+        f"{BUDGET} random configurations of ours and of Serve in the simulator, the fewest misses within "
+        f"{MOST_COST:.0f} replica-seconds: {CHOSEN['rayfunnel']}; {CHOSEN['Serve, tuned']}. Simulated: the same "
+        f"arrivals, start-up {start:.1f} s as seen here; "
+        "trajectory: mean difference of the replicas running, over their mean.\n",
+        "| policy | missed | p99, ms | replica-s | first new one asked for after, s | simulated: missed | p99, ms "
+        "| replica-s | trajectory |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for policy, runs in by.items():
+        p99 = np.mean([np.percentile([ms for _, ms, _ in run["answers"]], 99) for run in runs])
+        twins = [simulated(policy, run["seed"], start, CHOSEN[policy]) for run in runs]
+        apart = [_apart(run, twin) for run, twin in zip(runs, twins, strict=True)]
+        lines.append(
+            f"| {policy} | {_of([float(missed(run).mean()) for run in runs])} | {p99:.0f} "
+            f"| {np.mean([replicas(run).sum() * SAMPLE_S for run in runs]):.0f} "
+            f"| {', '.join(f'{first_request_s(run):.1f}' for run in runs)} "
+            f"| {np.mean([twin.miss_share for twin in twins]):.2%} "
+            f"| {np.mean([1e3 * twin.p99_s for twin in twins]):.0f} "
+            f"| {np.mean([twin.replica_seconds for twin in twins]):.0f} | {np.mean(apart):.0%} |"
+        )
+    return "\n".join([*lines, "", f"![load, queue and replicas]({picture})"])
+
+
+def _of(shares: Sequence[float]) -> str:
+    if len(shares) < 2:
+        return f"{shares[0]:.2%}"
+    mean, low, high = interval(shares)
+    return f"{mean:.2%} ± {(high - low) / 2:.2%}"
+
+
+def _apart(run: Kept, twin: Run) -> float:
+    ready = twin.ready[:: round(SAMPLE_S / TICK_S), 0]
+    seen = replicas(run, 2)[: len(ready)]
+    return float(np.abs(seen - ready[: len(seen)]).mean() / seen.mean())
