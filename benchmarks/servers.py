@@ -48,9 +48,11 @@ async def _seed(artifact: str) -> None:
     await client.close()
 
 
-def config(base: str, folder: Path, name: str, plain: bool, everything: str = "", replicas: int = 0) -> Path:
-    """A copy of the config file on our ports and store. `plain`: the fp32 model as it is, and no cache; `everything`:
-    where all stages run; `replicas`: of the ingress.
+def config(
+    base: str, folder: Path, name: str, plain: bool, everything: str = "", replicas: int = 0, in_flight: int = 0
+) -> Path:
+    """A copy of the config file on our ports and store. `plain`: the fp32 model as it is, no cache, as many replicas
+    as at the start; `everything`: where all stages run; `replicas`: of the ingress, `in_flight`: batches in each.
     """
     loaded: dict[str, Any] = copy.deepcopy(yaml.safe_load(Path(base).read_text("utf-8")))
     loaded["http_options"]["port"] = PORT
@@ -62,12 +64,15 @@ def config(base: str, folder: Path, name: str, plain: bool, everything: str = ""
     if plain:
         args["cache"] = {}
         args["drift"] = {"enabled": False}
-        args["stages"]["scoring"]["config"] = {"backend": "eager", "precision": "fp32"}
+        args["stages"]["scoring"] |= {"config": {"backend": "eager", "precision": "fp32"}, "max_replicas": 0}
+        loaded["applications"][0].pop("autoscaling_policy", None)
     if everything:
         for stage in args["stages"].values():
             stage["placement"] = everything
     if replicas:
         args["ingress"] = {"replicas": replicas, "num_cpus": 0.5}
+    if in_flight:
+        args["batcher"]["in_flight"] = in_flight
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(loaded), "utf-8")
     return path
@@ -79,6 +84,7 @@ _UVICORN = ["uvicorn", "--workers", "2", *_QUIET, "benchmarks.peers.fastapi_uvic
 COMMANDS = {
     "rayfunnel": _OURS,
     "rayfunnel, all in ingress": _OURS,
+    "rayfunnel, all in ingress, 1 in flight": _OURS,
     "rayfunnel as shipped": _OURS,
     "rayfunnel as shipped, all in ingress": _OURS,
     "stock Ray Serve": ["serve", "run", "{serve}"],
@@ -96,7 +102,8 @@ def server(name: str, base: str, folder: Path) -> Iterator[str]:
     """Runs the server until the block ends; gives its URL once it answers."""
     shipped = "as shipped" in name
     inside = "all in ingress" in name
-    path = config(base, folder, "config", not shipped, "ingress" if inside else "", 2 if inside else 0)
+    inner = ("ingress", 2, int("1 in flight" in name)) if inside else ()
+    path = config(base, folder, "config", not shipped, *inner)
     serve = folder / "stock.yaml"
     serve.write_text(
         yaml.safe_dump(
