@@ -54,6 +54,12 @@ _PROCESSES = {
     "dashboard": "dashboard",
 }
 
+_WAITING = re.compile(
+    r"(_worker \(concurrent/futures/thread\.py|(run|wait) \(threading\.py|main_loop \(ray/[^:)]+|"
+    r"select \(selectors\.py)(:\d+)?\)$"
+)
+"""Innermost frames of threads that wait; py-spy can't always tell that they are idle."""
+
 _FRAME = re.compile(r"\((?P<file>[^()]*?)(:\d+)?\)$")
 
 
@@ -69,10 +75,12 @@ def part_of(stack: str) -> str:
 
 
 def shares(lines: Iterable[str]) -> dict[str, float]:
-    """Share of the samples by part, from py-spy's raw output (`stack count`)."""
+    """Share of the samples by part, from py-spy's raw output (`stack count`); threads that wait do not count."""
     counts: Counter[str] = Counter()
     for line in lines:
         stack, _, count = line.rpartition(" ")
+        if _WAITING.search(stack):
+            continue
         counts[part_of(stack)] += int(count)
     total = max(1, counts.total())
     return {part: count / total for part, count in counts.most_common()}
@@ -157,5 +165,4 @@ def _sampled(url: str, bodies: Path, clients: int, seconds: float, folder: Path)
     loading.start()
     subprocess.run(command, check=True, capture_output=True)
     loading.join()
-    shutil.copy(output, "/tmp/speed_raw.last")
     return output.read_text().splitlines()

@@ -49,10 +49,11 @@ async def _seed(artifact: str) -> None:
 
 
 def config(
-    base: str, folder: Path, name: str, plain: bool, everything: str = "", replicas: int = 0, in_flight: int = 0
+    base: str, folder: Path, name: str, plain: bool, inside: bool = False, changed: Mapping[str, str] | None = None
 ) -> Path:
     """A copy of the config file on our ports and store. `plain`: the fp32 model as it is, no cache, as many replicas
-    as at the start; `everything`: where all stages run; `replicas`: of the ingress, `in_flight`: batches in each.
+    as at the start; `inside`: all stages in two ingress replicas, a batch at a time in each, as the peers' two workers;
+    `changed`: `in_flight` of the ingress, or another number of every stage.
     """
     loaded: dict[str, Any] = copy.deepcopy(yaml.safe_load(Path(base).read_text("utf-8")))
     loaded["http_options"]["port"] = PORT
@@ -66,13 +67,14 @@ def config(
         args["drift"] = {"enabled": False}
         args["stages"]["scoring"] |= {"config": {"backend": "eager", "precision": "fp32"}, "max_replicas": 0}
         loaded["applications"][0].pop("autoscaling_policy", None)
-    if everything:
+    if inside:
+        args["ingress"] = {"replicas": 2, "num_cpus": 0.5}
+        args["batcher"]["in_flight"] = 1
         for stage in args["stages"].values():
-            stage["placement"] = everything
-    if replicas:
-        args["ingress"] = {"replicas": replicas, "num_cpus": 0.5}
-    if in_flight:
-        args["batcher"]["in_flight"] = in_flight
+            stage["placement"] = "ingress"
+    for key, value in (changed or {}).items():
+        for part in [args["batcher"]] if key == "in_flight" else args["stages"].values():
+            part[key] = int(value)
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(loaded), "utf-8")
     return path
@@ -84,7 +86,6 @@ _UVICORN = ["uvicorn", "--workers", "2", *_QUIET, "benchmarks.peers.fastapi_uvic
 COMMANDS = {
     "rayfunnel": _OURS,
     "rayfunnel, all in ingress": _OURS,
-    "rayfunnel, all in ingress, 1 in flight": _OURS,
     "rayfunnel as shipped": _OURS,
     "rayfunnel as shipped, all in ingress": _OURS,
     "stock Ray Serve": ["serve", "run", "{serve}"],
@@ -92,7 +93,7 @@ COMMANDS = {
     "FastAPI + uvicorn x2, per request": _UVICORN,
     "mosec x2, batched": ["python", "-m", "benchmarks.peers.mosec_batched", *_QUIET],
 }
-"""Every server by name."""
+"""Every server by name. ` +in_flight=3 +concurrency=1` behind one of ours changes these numbers."""
 
 LIMITS = ("limit, 1 process", "limit, 2 processes")
 
@@ -101,9 +102,8 @@ LIMITS = ("limit, 1 process", "limit, 2 processes")
 def server(name: str, base: str, folder: Path) -> Iterator[str]:
     """Runs the server until the block ends; gives its URL once it answers."""
     shipped = "as shipped" in name
-    inside = "all in ingress" in name
-    inner = ("ingress", 2, int("1 in flight" in name)) if inside else ()
-    path = config(base, folder, "config", not shipped, *inner)
+    name, *changes = name.split(" +")
+    path = config(base, folder, "config", not shipped, "all in ingress" in name, dict(c.split("=") for c in changes))
     serve = folder / "stock.yaml"
     serve.write_text(
         yaml.safe_dump(

@@ -53,8 +53,9 @@ class StageArgs(Strict):
 
     `placement`: `replica` = a deployment of its own, `ingress` = in the ingress process. The next four describe a
     replica. `slots`: batches an ingress replica keeps under way at this stage; `concurrency`: computed at a time in one
-    replica; those that wait meanwhile are joined, up to `max_rows` requests. `min_replicas`, `max_replicas`: bounds of
-    the autoscaling policy, which starts from `replicas`; max_replicas 0: no autoscaling.
+    replica (more only contend for its interpreter lock, unless a GPU computes); those that wait meanwhile are joined,
+    up to `max_rows` requests. `min_replicas`, `max_replicas`: bounds of the autoscaling policy, which starts from
+    `replicas`; max_replicas 0: no autoscaling.
     """
 
     placement: Literal["replica", "ingress"] = "replica"
@@ -63,7 +64,7 @@ class StageArgs(Strict):
     max_replicas: int = Field(0, ge=0)
     num_cpus: float = Field(0.3, gt=0)
     num_gpus: Gpus = 0
-    concurrency: int = Field(2, ge=1)
+    concurrency: int = Field(1, ge=1)
     max_rows: int = Field(256, ge=1)
     slots: int = Field(8, ge=1)
 
