@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.limit import BATCH
 from cluster.valkey import ValkeyConfig, ValkeySupervisor
 from deployments.funnel import seed
 from deployments.models.artifact import Artifact
@@ -96,6 +97,7 @@ COMMANDS = {
 """Every server by name. ` +in_flight=3 +concurrency=1` behind one of ours changes these numbers."""
 
 LIMITS = ("limit, 1 process", "limit, 2 processes")
+"""Two processes; before them one alone that answers one request after the other, for the latency at 1 client."""
 
 
 @contextlib.contextmanager
@@ -164,18 +166,19 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def limit(name: str, base: str, folder: Path, bodies: Path, seconds: float) -> float:
-    """Requests per second of the limit in as many processes as `name` says, at the same time."""
+def limit(name: str, base: str, folder: Path, bodies: Path, seconds: float, batch: int = BATCH) -> tuple[float, float]:
+    """Requests per second of the limit in as many processes as `name` says, at the same time; median ms of a batch."""
     path = config(base, folder, "config", plain=True)
     count = 2 if "2" in name else 1
-    command = [sys.executable, "-m", "benchmarks.limit", str(path), str(bodies), str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.limit", str(path), str(bodies), str(seconds), str(batch)]
     flags = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     processes = [subprocess.Popen(command, env=flags, stdout=subprocess.PIPE) for _ in range(count)]
-    total = 0.0
+    total, p50_ms = 0.0, 0.0
     for process in processes:
         output, _ = process.communicate(timeout=READY_S + seconds)
         if process.returncode:
             raise SystemExit("the limit could not be measured; its error is above")
         line: dict[str, float] = yaml.safe_load(output.decode().strip().splitlines()[-1])
         total += line["requests"] / line["seconds"]
-    return total
+        p50_ms = line["p50_ms"]
+    return total, p50_ms
