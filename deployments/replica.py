@@ -124,7 +124,7 @@ def remote(name: str, handle: DeploymentHandle[Any], method: str = "__call__") -
 
     Messages are of importable classes, so plain pickle takes them: half the time of cloudpickle (benchmarks/NOTES.md).
     """
-    run = handle.options(method_name="run", request_serialization="pickle", response_serialization="pickle")
+    run: Any = handle.options(method_name="run", request_serialization="pickle", response_serialization="pickle")
 
     async def start(deadline: float, batches: Batches) -> Batch:
         try:
