@@ -50,6 +50,7 @@ bench: $(VENV)/.installed $(ARTIFACT) ## Measure (25 minutes; needs wrk), and wr
 	$(BIN)/python -m graphs evaluate --out benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks speed
 	$(BIN)/python -m benchmarks open-loop
+	$(BIN)/python -m benchmarks cpu --workload light --server rayfunnel
 	$(BIN)/python -m benchmarks scoring
 
 clean: ## Remove the environment and the artifacts

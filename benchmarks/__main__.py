@@ -7,6 +7,7 @@ import shlex
 import sys
 
 from benchmarks import servers
+from benchmarks.cpu import profile
 from benchmarks.drift import calibrate
 from benchmarks.growth import growth
 from benchmarks.overhead import ARGS, overhead
@@ -44,6 +45,10 @@ def main() -> None:
     paced_ = commands.add_parser("open-loop", parents=[workload], help="Poisson arrivals at shares of the peak")
     paced_.add_argument("--servers", default="rayfunnel as shipped;rayfunnel as shipped, all in ingress")
     paced_.add_argument("--seconds", type=float, default=20)
+    spent = commands.add_parser("cpu", parents=[workload], help="where the CPU goes, by process and within the ingress")
+    spent.add_argument("--server", default="rayfunnel as shipped")
+    spent.add_argument("--clients", type=int, default=128)
+    spent.add_argument("--seconds", type=float, default=8)
     growing = commands.add_parser("growth", help="cost of each stage as catalogue, candidates, history and batch grow")
     growing.add_argument("--items", default="10000,100000,1000000")
     alone = commands.add_parser("scoring", help="the scoring stage alone, on one core")
@@ -81,6 +86,9 @@ def main() -> None:
     if args.command == "growth":
         growth(args.out, [int(count) for count in args.items.split(",")])
         return
+    if args.command == "cpu":
+        profile(args.config, args.workload, args.out, args.server, args.clients, args.seconds)
+        return
     if args.command == "scoring":
         batches, counts = ([int(part) for part in text.split(",")] for text in (args.batches, args.candidates))
         scoring(args.config, args.out, batches, counts, args.seconds)
@@ -100,7 +108,7 @@ def main() -> None:
         return
     names = args.servers.split(";")
     known = {*servers.COMMANDS, *(servers.LIMITS if args.command == "speed" else ())}
-    if wrong := [name for name in names if name not in known]:
+    if wrong := [name for name in names if name.split(" +")[0] not in known]:
         parser.error(f"no such server: {wrong[0]!r}; there are: {'; '.join(sorted(known))}")
     if args.command == "speed":
         clients = [int(count) for count in args.clients.split(",")]

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.limit import BATCH
 from cluster.valkey import ValkeyConfig, ValkeySupervisor
 from deployments.funnel import seed
 from deployments.models.artifact import Artifact
@@ -48,9 +49,12 @@ async def _seed(artifact: str) -> None:
     await client.close()
 
 
-def config(base: str, folder: Path, name: str, plain: bool, everything: str = "", replicas: int = 0) -> Path:
-    """A copy of the config file on our ports and store. `plain`: the fp32 model as it is, and no cache; `everything`:
-    where all stages run; `replicas`: of the ingress.
+def config(
+    base: str, folder: Path, name: str, plain: bool, inside: bool = False, changed: Mapping[str, str] | None = None
+) -> Path:
+    """A copy of the config file on our ports and store. `plain`: the fp32 model as it is, no cache, as many replicas
+    as at the start; `inside`: all stages in two ingress replicas, a batch at a time in each, as the peers' two workers;
+    `changed`: `in_flight` of the ingress, or another number of every stage.
     """
     loaded: dict[str, Any] = copy.deepcopy(yaml.safe_load(Path(base).read_text("utf-8")))
     loaded["http_options"]["port"] = PORT
@@ -62,12 +66,16 @@ def config(base: str, folder: Path, name: str, plain: bool, everything: str = ""
     if plain:
         args["cache"] = {}
         args["drift"] = {"enabled": False}
-        args["stages"]["scoring"]["config"] = {"backend": "eager", "precision": "fp32"}
-    if everything:
+        args["stages"]["scoring"] |= {"config": {"backend": "eager", "precision": "fp32"}, "max_replicas": 0}
+        loaded["applications"][0].pop("autoscaling_policy", None)
+    if inside:
+        args["ingress"] = {"replicas": 2, "num_cpus": 0.5}
+        args["batcher"]["in_flight"] = 1
         for stage in args["stages"].values():
-            stage["placement"] = everything
-    if replicas:
-        args["ingress"] = {"replicas": replicas, "num_cpus": 0.5}
+            stage["placement"] = "ingress"
+    for key, value in (changed or {}).items():
+        for part in [args["batcher"]] if key == "in_flight" else args["stages"].values():
+            part[key] = int(value)
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(loaded), "utf-8")
     return path
@@ -86,17 +94,18 @@ COMMANDS = {
     "FastAPI + uvicorn x2, per request": _UVICORN,
     "mosec x2, batched": ["python", "-m", "benchmarks.peers.mosec_batched", *_QUIET],
 }
-"""Every server by name."""
+"""Every server by name. ` +in_flight=3 +concurrency=1` behind one of ours changes these numbers."""
 
 LIMITS = ("limit, 1 process", "limit, 2 processes")
+"""Two processes; before them one alone that answers one request after the other, for the latency at 1 client."""
 
 
 @contextlib.contextmanager
 def server(name: str, base: str, folder: Path) -> Iterator[str]:
     """Runs the server until the block ends; gives its URL once it answers."""
     shipped = "as shipped" in name
-    inside = "all in ingress" in name
-    path = config(base, folder, "config", not shipped, "ingress" if inside else "", 2 if inside else 0)
+    name, *changes = name.split(" +")
+    path = config(base, folder, "config", not shipped, "all in ingress" in name, dict(c.split("=") for c in changes))
     serve = folder / "stock.yaml"
     serve.write_text(
         yaml.safe_dump(
@@ -157,18 +166,19 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def limit(name: str, base: str, folder: Path, bodies: Path, seconds: float) -> float:
-    """Requests per second of the limit in as many processes as `name` says, at the same time."""
+def limit(name: str, base: str, folder: Path, bodies: Path, seconds: float, batch: int = BATCH) -> tuple[float, float]:
+    """Requests per second of the limit in as many processes as `name` says, at the same time; median ms of a batch."""
     path = config(base, folder, "config", plain=True)
     count = 2 if "2" in name else 1
-    command = [sys.executable, "-m", "benchmarks.limit", str(path), str(bodies), str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.limit", str(path), str(bodies), str(seconds), str(batch)]
     flags = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     processes = [subprocess.Popen(command, env=flags, stdout=subprocess.PIPE) for _ in range(count)]
-    total = 0.0
+    total, p50_ms = 0.0, 0.0
     for process in processes:
         output, _ = process.communicate(timeout=READY_S + seconds)
         if process.returncode:
             raise SystemExit("the limit could not be measured; its error is above")
         line: dict[str, float] = yaml.safe_load(output.decode().strip().splitlines()[-1])
         total += line["requests"] / line["seconds"]
-    return total
+        p50_ms = line["p50_ms"]
+    return total, p50_ms

@@ -70,7 +70,10 @@ def closed(
                 for server in names:
                     bars.update(bar, description=f"round {turn + 1}: {server}")
                     if server in servers.LIMITS:
-                        yield server, 0, servers.limit(server, config, folder, bodies, seconds), 0.0, None
+                        if 1 in clients:
+                            alone = servers.limit(servers.LIMITS[0], config, folder, bodies, seconds, batch=1)
+                            yield server, 1, *alone, None
+                        yield server, 0, servers.limit(server, config, folder, bodies, seconds)[0], 0.0, None
                     else:
                         with servers.server(server, config, folder) as url:
                             if turn == 0:
@@ -109,7 +112,8 @@ def speed(
     for name in names:
         if name in servers.LIMITS:
             rate = statistics.median(rates[name, 0])
-            lines.append(f"| {name} |" + " |" * (len(clients) - 1) + f" {rate:.0f} | | | |")
+            p50 = f"{statistics.median(p50s[name, 1]):.1f}" if 1 in clients else ""
+            lines.append(f"| {name} |" + " |" * (len(clients) - 1) + f" {rate:.0f} | | {p50} | |")
             continue
         shown = [f"{statistics.median(rates[name, count]):.0f}" for count in clients]
         ratios = [a / b for a, b in zip(rates[name, most], limit or [], strict=False)]
@@ -123,7 +127,8 @@ def speed(
     text = (
         f"{workloads.WORKLOADS[workload].what}. Closed loop by wrk, {rounds} interleaved rounds of {seconds:g} s, "
         "medians; the ratio is the median of the rounds' ratios to the limit of the same round (two processes that "
-        "compute, no server, batches of 32). `as shipped`: the configuration as it is; the others run the plain fp32 "
+        "compute, no server, batches of 32; its p50: one process, one request after the other). `as shipped`: the "
+        "configuration as it is; the others run the plain fp32 "
         f"model without cache. All gave equal answers to {CHECKED} requests before they were timed. `bad answers`: "
         "errors and degraded ones under load."
     )

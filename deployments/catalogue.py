@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import difflib
 import functools
+import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -112,8 +113,7 @@ class Catalogue:
 
     def positions(self, ids: Sequence[str]) -> Ints:
         """int32 [len(ids)]: the place of each item here, -1 where unknown."""
-        get = self._position.get
-        return np.fromiter((get(item_id, PAD) for item_id in ids), np.int32, len(ids))
+        return np.fromiter(map(self._position.get, ids, itertools.repeat(PAD)), np.int32, len(ids))
 
     def metadata(self, position: int) -> dict[str, Any]:
         """Title and attributes of one item, ready for JSON; None where unknown, whole numbers as int."""

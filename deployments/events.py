@@ -109,6 +109,19 @@ class Histories:
         ]
 
 
+class _Worth(dict[tuple[str, str], float]):
+    """(weight as stored, event type) → weight; there are few of them in a batch, however many events."""
+
+    def __init__(self, event_weights: Mapping[str, float], default_weight: float) -> None:
+        super().__init__()
+        self._event_weights, self._default = event_weights, default_weight
+
+    def __missing__(self, kind: tuple[str, str]) -> float:
+        weight, event_type = kind
+        self[kind] = value = float(weight) if weight else self._event_weights.get(event_type, self._default)
+        return value
+
+
 def history_batch(
     histories: Histories,
     positions: Callable[[Sequence[str]], npt.NDArray[np.integer]],
@@ -133,13 +146,9 @@ def history_batch(
     row_E = row_E[known]
     count_B = np.bincount(row_E, minlength=rows)
     column_E = np.arange(len(row_E)) - np.repeat(np.cumsum(count_B) - count_B, count_B)
-    weight_E = np.array(
-        [
-            float(weight) if weight else event_weights.get(event_type, default_weight)
-            for weight, event_type in zip(histories.weights, histories.event_types, strict=True)
-        ],
-        np.float32,
-    )
+    worth = _Worth(event_weights, default_weight)
+    kind_E = zip(histories.weights, histories.event_types, strict=True)
+    weight_E = np.fromiter(map(worth.__getitem__, kind_E), np.float32, len(item_E))
 
     shape = (rows, max(1, int(count_B.max(initial=0))))
     item_BH = np.full(shape, PAD, np.int32)

@@ -88,6 +88,9 @@ def make_app(operations: Operations, config: HttpConfig) -> Door:
     post("/v1/similar", SimilarRequest, operations.similar, 200)
     post("/v1/events", EventsRequest, operations.record_events, 202)
 
+    # Serve looks for the route of every request from the first one on, and FastAPI puts its own documents there.
+    app.router.routes.sort(key=lambda route: getattr(route, "path", "") not in app.operations)
+
     @app.get("/v1/health/live")
     async def live() -> Response:
         """200 while the process answers."""
@@ -225,7 +228,7 @@ class Door(FastAPI):
         operation, status = self.operations[path]
         incoming_trace.set(trace_of(scope["headers"]))
         try:
-            response = _json(await operation(await self._body(receive)), status)
+            answer = orjson.dumps(await operation(await self._body(receive)))
         except ClientDisconnect:
             return
         except FunnelError as error:
@@ -233,6 +236,11 @@ class Door(FastAPI):
         except Exception as error:
             log.exception("%s failed", path)
             response = await _bug(None, error)
+        else:
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": answer})
+            return
         await response(scope, receive, send)
 
     def _too_large(self, scope: Scope) -> bool:

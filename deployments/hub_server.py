@@ -19,7 +19,8 @@ class MetricsHub:
     """One replica per application; see `HubKeeper`."""
 
     def __init__(self, config: MetricsConfig, store: StoreConfig) -> None:
-        self._application = serve.get_replica_context().app_name
+        context = serve.get_replica_context()
+        self._application, self._own = context.app_name, context.deployment
         self._keeper = HubKeeper(self._application, RedisStore(store), config, self._ask)
         self._task = asyncio.ensure_future(self._keeper.run())
 
@@ -44,7 +45,8 @@ class MetricsHub:
             return None
         deployments = application["deployments"]
         return Fleet(
-            wanted={name: shown["target_num_replicas"] for name, shown in deployments.items()},
+            # The hub reports to nobody, so it is in no count of those that are ready.
+            wanted={name: shown["target_num_replicas"] for name, shown in deployments.items() if name != self._own},
             alive={replica["replica_id"] for shown in deployments.values() for replica in shown["replicas"]},
         )
 

@@ -11,6 +11,7 @@ no code here. Rows are independent: `concat([f(a), f(b)]) == f(concat([a, b]))` 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -37,17 +38,12 @@ class Batch:
     model_version: str
 
     def __len__(self) -> int:
-        first = next(name for name, _ in self._columns())
-        return int(getattr(self, first).shape[0])
+        return len(getattr(self, self._columns()[0][0]))
 
     @classmethod
-    def _columns(cls) -> list[tuple[str, str]]:
+    def _columns(cls) -> tuple[tuple[str, str], ...]:
         """(field name, its dimension letters) of every row-wise array."""
-        return [
-            (f.name, f.name.rsplit("_", 1)[1])
-            for f in fields(cls)
-            if "_" in f.name and f.name.rsplit("_", 1)[1].isupper()
-        ]
+        return _columns_of(cls)  # type: ignore[arg-type]  # mypy takes the instances' __hash__ for the class'
 
     def take(self, rows: Array | slice) -> Self:
         """The given rows, in that order. `rows`: int indices [R], bool mask [B], or a slice."""
@@ -67,6 +63,12 @@ class Batch:
         same_model(*batches)
         columns: dict[str, Any] = {name: _stack([getattr(b, name) for b in batches]) for name, _ in cls._columns()}
         return replace(first, **columns)
+
+
+@functools.cache
+def _columns_of(cls: type[Batch]) -> tuple[tuple[str, str], ...]:
+    names = [f.name for f in fields(cls) if "_" in f.name]
+    return tuple((name, letters) for name in names if (letters := name.rsplit("_", 1)[1]).isupper())
 
 
 def _stack(parts: list[Array]) -> Array:

@@ -164,8 +164,9 @@ class Pipeline:
             requests = request_batch([t.query for t in tickets], self._popular.model_version)
             flow = Flow(list(tickets), requests, len(tickets), new_batch_id())
             bound.set(Batch(flow.batch_id, [ticket.request for ticket in tickets]))
-            usual = tickets[len(tickets) // 2]
-            flow.quality = self._quality.update(now, now - usual.arrived, self._latest(usual.query) - usual.arrived)
+            # Against the usual deadline: one caller's impatience must not cut the others' answers.
+            waited_s = now - tickets[len(tickets) // 2].arrived
+            flow.quality = self._quality.update(now, waited_s, self._config.deadline_ms / 1e3)
             flow.timings_ms["queue"] = (now - min(t.arrived for t in tickets)) * 1e3
             for ticket in tickets:
                 ticket.flow = flow

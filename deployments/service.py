@@ -42,6 +42,8 @@ log = logging.getLogger("rayfunnel.service")
 _WARM_UP_S = 30.0
 """Deadline of a warm-up request: replicas load their part meanwhile."""
 
+_NONE: Ints = np.empty(0, np.int32)
+
 Body = bytes | Mapping[str, Any]
 Operation = Callable[["Recommender", Body], Awaitable[dict[str, Any]]]
 
@@ -282,6 +284,8 @@ class Recommender:
 
     def _known(self, item_ids: Sequence[str]) -> tuple[Ints, list[str]]:
         """Catalogue positions of the known ids, without repeats, in order; and the unknown ids."""
+        if not item_ids:
+            return _NONE, []
         positions = self.catalogue.positions(item_ids)
         unknown = [item_id for item_id, p in zip(item_ids, positions.tolist(), strict=True) if p == PAD]
         known = np.array(list(dict.fromkeys(positions[positions != PAD].tolist())), np.int32)

@@ -55,9 +55,10 @@ class StageArgs(Strict):
 
     `placement`: `replica` = a deployment of its own, `ingress` = in the ingress process. The others describe a replica.
     `num_cpus`, `num_gpus`: its shares; `node_labels`: Ray's labels of the nodes that may hold it. `slots`: batches an
-    ingress replica keeps under way at this stage; `concurrency`: computed at a time in one replica; those that wait
-    meanwhile are joined, up to `max_rows` requests. `min_replicas`, `max_replicas`: bounds of the autoscaling policy,
-    which starts from `replicas`; max_replicas 0: no autoscaling.
+    ingress replica keeps under way at this stage; `concurrency`: computed at a time in one replica (more only contend
+    for its interpreter lock, unless a GPU computes); those that wait meanwhile are joined, up to `max_rows` requests.
+    `min_replicas`, `max_replicas`: bounds of the autoscaling policy, which starts from `replicas`; max_replicas 0: no
+    autoscaling.
     """
 
     placement: Literal["replica", "ingress"] = "replica"
@@ -67,7 +68,7 @@ class StageArgs(Strict):
     num_cpus: float = Field(0.3, gt=0)
     num_gpus: Gpus = 0
     node_labels: dict[str, str] = {}
-    concurrency: int = Field(2, ge=1)
+    concurrency: int = Field(1, ge=1)
     max_rows: int = Field(256, ge=1)
     slots: int = Field(8, ge=1)
 

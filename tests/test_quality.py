@@ -79,7 +79,8 @@ async def test_what_waited_long_is_answered_with_less_work(
 async def test_a_queue_gives_up_quality_before_it_gives_up_requests(in_process: Build, store: MemoryStore) -> None:
     stuck = Stuck()
     config = FunnelConfig(
-        batcher=BatcherConfig(in_flight=1), pipeline=PipelineConfig(quality=QualityConfig(from_wait=0.1, to_wait=0.9))
+        batcher=BatcherConfig(in_flight=1),
+        pipeline=PipelineConfig(deadline_ms=600, quality=QualityConfig(from_wait=0.1, to_wait=0.9)),
     )
     recommender = in_process(store, config, {"candidates": stuck})
     first = asyncio.ensure_future(recommender.recommend({"user_id": "u1", "deadline_ms": 1_000}))

@@ -1,0 +1,168 @@
+"""Where the CPU goes under load: per process, and within the ingress by whose code runs, as py-spy samples it.
+
+A sample counts for the innermost frame that belongs to a part below: a JSON dump that our code calls is ours, a
+socket read that the event loop makes is the loop's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from benchmarks import servers, workloads
+from benchmarks.load import closed_loop
+from benchmarks.speed import made_by
+from deployments.models.artifact import Artifact
+from graphs.results import write_section
+from graphs.serving import load, recommender_args
+
+RATE = 200
+"""Samples per second."""
+
+STAGE_FILES = r"(profiles|candidates|retrieval|scoring|ranking|rules)\.py|models/"
+PARTS = {
+    "stages: model work": rf"(^|/)deployments/({STAGE_FILES})",
+    "ours: HTTP door, validation, answer": r"(^|/)deployments/(http_api|schemas|service|catalogue|ingress)\.py",
+    "ours: batcher, pipeline, messages": r"(^|/)deployments/(batcher|pipeline|flow|messages|stage|replica|totals)\.py",
+    "ours: histories and cache": r"(^|/)deployments/(reader|events|store|cache|breaker)\.py",
+    "ours: metrics, drift, rest": r"(^|/)(monitoring/|deployments/)",
+    "Redis client": r"(^|/)redis/",
+    "gRPC": r"(^|/)grpc/",
+    "uvicorn, Starlette, FastAPI": r"(^|/)(uvicorn|starlette|fastapi)/",
+    "Ray Serve": r"(^|/)ray/serve/",
+    "Ray": r"(^|/)(ray/|_raylet)",
+    "event loop": r"(^|/)(asyncio|uvloop)/|^<uvloop>",
+}
+"""Part → pattern of the file names that belong to it; the first that matches."""
+
+_PROCESSES = {
+    "ray::ServeController": "Serve's controller",
+    "ray::": "other Ray workers",
+    "raylet": "raylet",
+    "gcs_server": "GCS",
+    "haproxy": "HAProxy",
+    "valkey": "Valkey",
+    "dashboard": "dashboard",
+}
+
+_WAITING = re.compile(
+    r"(_worker \(concurrent/futures/thread\.py|(run|wait) \(threading\.py|main_loop \(ray/[^:)]+|"
+    r"select \(selectors\.py)(:\d+)?\)$"
+)
+"""Innermost frames of threads that wait; py-spy can't always tell that they are idle."""
+
+_FRAME = re.compile(r"\((?P<file>[^()]*?)(:\d+)?\)$")
+
+
+def part_of(stack: str) -> str:
+    """The part that a stack of py-spy's raw format (`outer (file:line);…;inner (file:line)`) counts for."""
+    for frame in reversed(stack.split(";")):
+        found = _FRAME.search(frame)
+        file = found["file"] if found else ""
+        for part, pattern in PARTS.items():
+            if re.search(pattern, file):
+                return part
+    return "other"
+
+
+def shares(lines: Iterable[str]) -> dict[str, float]:
+    """Share of the samples by part, from py-spy's raw output (`stack count`); threads that wait do not count."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        stack, _, count = line.rpartition(" ")
+        if _WAITING.search(stack):
+            continue
+        counts[part_of(stack)] += int(count)
+    total = max(1, counts.total())
+    return {part: count / total for part, count in counts.most_common()}
+
+
+def profile(base: str, workload: str, out: str, name: str, clients: int, seconds: float) -> None:
+    """Loads the server, samples its ingress and writes the section."""
+    with tempfile.TemporaryDirectory(prefix="rfb") as tmp:
+        folder = Path(tmp)
+        config = workloads.config(base, workload, folder)
+        artifact = Artifact.open(recommender_args(load(config)).artifact)
+        bodies = workloads.bodies(artifact, folder, workloads.WORKLOADS[workload].zipf)
+        with servers.store(folder, str(artifact.folder)), servers.server(name, config, folder) as url:
+            closed_loop(url, bodies, clients, 3)
+            used, rate = _used(url, bodies, clients, seconds)
+            raw = _sampled(url, bodies, clients, seconds, folder)
+    parts = shares(raw)
+    ours = sum(share for part, share in parts.items() if part.startswith("ours"))
+    lines = [
+        *("| process | of all its CPU |", "|---|---|"),
+        *(f"| {process} | {share:.0%} |" for process, share in used.items() if share >= 0.005),
+        *("", "| within the ingress | of its CPU |", "|---|---|"),
+        *(f"| {part} | {share:.1%} |" for part, share in parts.items()),
+        *("", f"**Our own code: {ours:.1%} of the ingress' CPU.**"),
+    ]
+    command = f"python -m benchmarks cpu --workload {workload} --server '{name}' --clients {clients}"
+    text = (
+        f"{name}, {workloads.WORKLOADS[workload].what}. {clients} clients, {rate:.0f} requests/s; py-spy at {RATE} Hz."
+    )
+    title = f"## Speed, where the CPU goes: {workload}, {name}"
+    write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))
+
+
+def _title(pid: str) -> str:
+    """What a process is: Serve's replicas by deployment, else by program; empty: gone, or none of ours."""
+    try:
+        title = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+    if found := re.search(r"ServeReplica:\w+:([\w-]+)", title):
+        return found[1]
+    return next((name for known, name in _PROCESSES.items() if known in title), "")
+
+
+def _seconds() -> dict[tuple[str, str], float]:
+    """CPU seconds by (process id, title)."""
+    spent = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        if title := _title(path.name):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                spent[path.name, title] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def _used(url: str, bodies: Path, clients: int, seconds: float) -> tuple[Mapping[str, float], float]:
+    """Share of the CPU that went to each kind of process, and requests per second."""
+    before, load_before = _seconds(), _children()
+    rate = closed_loop(url, bodies, clients, seconds).per_second
+    used: dict[str, float] = defaultdict(float, {"wrk, the load": _children() - load_before})
+    for key, spent in _seconds().items():
+        used[key[1]] += spent - before.get(key, 0.0)
+    total = sum(used.values())
+    most_first = sorted(used.items(), key=lambda item: -item[1])
+    return {process: spent / total for process, spent in most_first}, rate
+
+
+def _children() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+def _sampled(url: str, bodies: Path, clients: int, seconds: float, folder: Path) -> list[str]:
+    """py-spy's raw output of one ingress replica under load."""
+    spy = shutil.which("py-spy", path=str(servers.BIN)) or shutil.which("py-spy")
+    if spy is None:
+        raise SystemExit("py-spy is missing; install the extra `bench`")
+    pid = next(path.name for path in Path("/proc").glob("[0-9]*") if _title(path.name) == "Ingress")
+    output = folder / "ingress.raw"
+    command = [spy, "record", "-p", pid, "-d", f"{seconds:.0f}", "-r", str(RATE), "-f", "raw", "-o", str(output)]
+    loading = threading.Thread(target=closed_loop, args=(url, bodies, clients, seconds + 3))
+    loading.start()
+    subprocess.run(command, check=True, capture_output=True)
+    loading.join()
+    return output.read_text().splitlines()
