@@ -10,15 +10,18 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from deployments.hub import Fleet, HubKeeper, MetricsConfig
+from deployments.own_logs import replica_logs
 from deployments.reporter import Call
 from deployments.store import RedisStore, StoreConfig
+from monitoring.logs import LogConfig
 from monitoring.snapshots import Snapshot, Totals
 
 
 class MetricsHub:
     """One replica per application; see `HubKeeper`."""
 
-    def __init__(self, config: MetricsConfig, store: StoreConfig) -> None:
+    def __init__(self, config: MetricsConfig, store: StoreConfig, logs: LogConfig) -> None:
+        replica_logs(logs)
         context = serve.get_replica_context()
         self._application, self._own = context.app_name, context.deployment
         self._keeper = HubKeeper(self._application, RedisStore(store), config, self._ask)

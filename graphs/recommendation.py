@@ -99,7 +99,7 @@ def _hub(config: RecommenderArgs) -> Any:
         health_check_timeout_s=10,
         ray_actor_options=_actor(config.ingress) | {"num_cpus": 0, "num_gpus": 0},
     )
-    return deployment.bind(config.metrics, config.store)
+    return deployment.bind(config.metrics, config.store, config.logs)
 
 
 def _drift(config: RecommenderArgs, artifact: str) -> list[dict[Any, Any] | DeploymentActorConfig]:

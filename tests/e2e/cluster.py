@@ -288,7 +288,7 @@ class Cluster:
         for name, app in self.applications().items():
             yield f"{name}: {app['status']} {app['message']}"
             for deployment, details in app["deployments"].items():
-                states = [(replica["state"], replica["pid"]) for replica in details["replicas"]]
+                states = [(replica["state"], replica.get("pid")) for replica in details["replicas"]]
                 yield f"  {deployment}: {details['status']} {details['message']} {states}"
 
     def replicas(self, name: str = "recommender") -> list[Replica]:

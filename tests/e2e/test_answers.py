@@ -102,7 +102,10 @@ def states(cluster: Cluster) -> dict[str, tuple[str, dict[str, str]]]:
 def test_serve_shows_both_applications_running_and_every_stage_by_its_name(served: Cluster) -> None:
     assert states(served) == {
         "store": ("RUNNING", {"Store": "HEALTHY"}),
-        "recommender": ("RUNNING", dict.fromkeys(("Ingress", "CandidateGenerator", "Scorer", "Ranker"), "HEALTHY")),
+        "recommender": (
+            "RUNNING",
+            dict.fromkeys(("Ingress", "CandidateGenerator", "Scorer", "Ranker", "MetricsHub"), "HEALTHY"),
+        ),
     }
 
 

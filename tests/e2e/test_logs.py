@@ -49,7 +49,7 @@ def our_files(cluster: Cluster) -> list[Path]:
     """Those of the replicas that run, and of the drift actor."""
     tags = [replica.replica_id for app in ("recommender", "store") for replica in cluster.replicas(app)]
     found = [path for path in cluster.logs.glob("*.log") if any(tag in path.name for tag in tags)]
-    assert len(found) == len(tags) == 5, (tags, sorted(cluster.logs.glob("*.log")))
+    assert len(found) == len(tags) == 6, (tags, sorted(cluster.logs.glob("*.log")))
     return found + sorted(cluster.logs.glob("rayfunnel_recommender_drift_*.log"))
 
 
