@@ -192,6 +192,6 @@ def test_what_callers_send_is_in_no_file_metric_or_page(
     assert CANARY not in str(pq.read_table(live).to_pylist())
     files = [path for root in (cluster.folder, drift_folder) for path in root.rglob("*") if path.is_file()]
     files = [path for path in files if not path.is_relative_to(cluster.store_folder)]
-    assert {report, live, *our_files(cluster)} <= set(files)
+    assert {report, live, *(path.resolve() for path in our_files(cluster))} <= {path.resolve() for path in files}
     told = {path.name: said for path in files if (said := excerpt(path))}
     assert not told
