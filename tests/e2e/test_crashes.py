@@ -99,7 +99,7 @@ def test_a_killed_scorer_costs_no_answer_and_comes_back(served: Cluster) -> None
     load.assert_all_answered(at_least=50)
     late = [(at - killed, body["degraded"]) for at, _, body in load.answers[-10:] if body["degraded"]]
     assert not late
-    # Requests that wait behind the lost calls are given less work, or meet their own deadline in whatever stage is next.
+    # Requests that wait behind the lost calls are given less work, or meet their own deadline in the next stage.
     expected = [r for r in load.degraded if r.startswith("scoring:") or r.endswith((":deadline", ":quality"))]
     assert set(load.degraded) == set(expected), load.degraded
     assert load.longest_wait_s < 3, "the deadline is 2 s"
