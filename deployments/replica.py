@@ -77,7 +77,7 @@ class StageReplica:
         max_rows: int,
         threads: int,
         metrics: MetricsConfig,
-        hub: DeploymentHandle[Any],
+        hub: DeploymentHandle[Any] | None,
     ) -> None:
         replica_logs(factory.logs)
         own_devices()

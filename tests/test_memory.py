@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from deployments import replica
 from deployments.candidates import CandidateConfig, CandidateGenerator
 from deployments.devices import CONTEXT_BYTES, memory_cap, sharing, take_share
 from deployments.errors import ConfigError
+from deployments.hub import MetricsConfig
 from deployments.joiner import Joiner
 from deployments.memory import Limit
 from deployments.messages import Batch, CandidateBatch, ProfileBatch, ScoreBatch
@@ -28,6 +30,7 @@ from deployments.models.artifact import Artifact
 from deployments.profiles import ProfileConfig, Profiles
 from deployments.ranking import Ranker, RankerConfig
 from deployments.scoring import Scorer, ScorerConfig
+from monitoring.logs import LogConfig
 from tests.test_model_stages import histories, requests
 
 
@@ -157,14 +160,22 @@ class CrampedScorer(Scorer):
 async def test_a_replica_whose_scorer_runs_out_of_memory_answers_every_row_and_reports_the_batches_it_can_take(
     artifact: Artifact, artifact_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica, "own_devices", lambda: None)  # which asks Ray
+    monkeypatch.setattr(replica, "own_devices", lambda: None)  # these three ask Ray
+    monkeypatch.setattr(replica, "replica_logs", lambda _: None)
+    context = SimpleNamespace(replica_tag="one", deployment="Scorer")
+    monkeypatch.setattr(replica.serve, "get_replica_context", lambda: context)
+    monkeypatch.delattr(replica.StageReplica, "__del__")  # a coroutine, which Serve awaits
     profiles = Profiles(artifact, ProfileConfig())(histories(artifact.model_version, 14))
     candidates = CandidateGenerator(artifact, CandidateConfig(n_candidates=60))(
         requests(artifact.model_version, 14), profiles
     )
-    factory = replica.StageFactory(CrampedScorer, ScorerConfig())
-    shell = replica.StageReplica(factory, artifact_path, slots=1, max_rows=256, threads=1)
-    answers = await asyncio.gather(*(shell.run("__call__", time.time() + 30, profiles, candidates) for _ in range(5)))
+    factory = replica.StageFactory(CrampedScorer, ScorerConfig(), LogConfig())
+    shell = replica.StageReplica(
+        factory, artifact_path, slots=1, max_rows=256, threads=1, metrics=MetricsConfig(), hub=None
+    )
+    deadline = time.time() + 30
+    calls = (shell.run("__call__", deadline, "batch", profiles, candidates) for _ in range(5))
+    answers = await asyncio.gather(*calls)
     whole = Scorer(artifact, ScorerConfig())(profiles, candidates)
     for answer in answers:
         np.testing.assert_allclose(answer.scores_BK, whole.scores_BK, rtol=1e-4, atol=1e-4)  # type: ignore[attr-defined]
