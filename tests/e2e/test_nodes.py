@@ -78,7 +78,7 @@ def test_stages_run_where_their_resources_are_and_a_lost_gpu_node_costs_no_answe
     nodes.deploy(config)
     assert where(nodes, cpu=cpu, gpu=gpu) == {
         "elsewhere": [],
-        "cpu": ["CandidateGenerator", "Ingress", "Ranker"],
+        "cpu": ["CandidateGenerator", "Ingress", "MetricsHub", "Ranker"],
         "gpu": ["Scorer", "Scorer"],
     }
     assert "DriftActor" in titles(cpu)
