@@ -64,6 +64,9 @@ class _Numbers:
     kind: Literal["numeric"] = "numeric"
 
 
+_NONE: Ints = np.empty(0, np.int32)
+
+
 class Catalogue:
     """The N items of one artifact. Thread-safe; all arrays it gives are read-only."""
 
@@ -114,6 +117,14 @@ class Catalogue:
     def positions(self, ids: Sequence[str]) -> Ints:
         """int32 [len(ids)]: the place of each item here, -1 where unknown."""
         return np.fromiter(map(self._position.get, ids, itertools.repeat(PAD)), np.int32, len(ids))
+
+    def known(self, ids: Sequence[str]) -> tuple[Ints, list[str]]:
+        """Places of the known ids, without repeats, in order; and the unknown ids."""
+        if not ids:
+            return _NONE, []
+        positions = self.positions(ids)
+        unknown = [item_id for item_id, position in zip(ids, positions.tolist(), strict=True) if position == PAD]
+        return np.array(list(dict.fromkeys(positions[positions != PAD].tolist())), np.int32), unknown
 
     def metadata(self, position: int) -> dict[str, Any]:
         """Title and attributes of one item, ready for JSON; None where unknown, whole numbers as int."""

@@ -2,6 +2,7 @@
 
 A stage that fails or runs late is replaced by its fallback, and the answer says so in `degraded`. A request whose own
 deadline comes while its batch is still on the way is answered at once with the best that is known by then.
+(Over 300 lines: each step and what stands in for it are read together.)
 """
 
 from __future__ import annotations

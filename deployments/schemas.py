@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -74,6 +76,15 @@ class EventBody(Body):
     timestamp: Number | None = Field(None, ge=0, le=4_102_444_800, description="Unix seconds; now if left out.")
     event_id: Id | None = None
     request_id: Id | None = Field(None, description="request_id of the recommendation that led to it.")
+
+    def identity(self) -> str:
+        """The event's id; without one, dated events are known by their content, undated ones are always new."""
+        if self.event_id:
+            return self.event_id
+        if self.timestamp is None:
+            return uuid.uuid4().hex
+        content = (self.user_id, self.item_id, self.event_type, self.timestamp, self.request_id)
+        return hashlib.blake2b(repr(content).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 class EventsRequest(Body):

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import logging
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from deployments.answers import history, items, reasons
 from deployments.catalogue import Catalogue
 from deployments.errors import FunnelError, InvalidRequest, StageFailed, StoreUnavailable, Unavailable, UnknownItem
 from deployments.events import Event
 from deployments.fallbacks import partly
 from deployments.flow import Answer, Query, request_batch
-from deployments.messages import PAD, CandidateBatch, Ints
+from deployments.messages import PAD, CandidateBatch
 from deployments.pipeline import Pipeline
 from deployments.reporter import Reporter
 from deployments.schemas import (
-    EventBody,
     EventsRequest,
     Ranking,
     RankRequest,
@@ -41,8 +37,6 @@ log = logging.getLogger("rayfunnel.service")
 
 _WARM_UP_S = 30.0
 """Deadline of a warm-up request: replicas load their part meanwhile."""
-
-_NONE: Ints = np.empty(0, np.int32)
 
 Body = bytes | Mapping[str, Any]
 Operation = Callable[["Recommender", Body], Awaitable[dict[str, Any]]]
@@ -124,7 +118,7 @@ class Recommender:
         """The n best items the user has not had yet."""
         request = parse(RecommendRequest, body)
         asked = _asked_by(request.user_id)
-        excluded, unknown = self._known(request.exclude_ids)
+        excluded, unknown = self.catalogue.known(request.exclude_ids)
         query = Query(
             user_id=request.user_id,
             n=request.n,
@@ -141,7 +135,7 @@ class Recommender:
         """The given items, best first; those not in the catalogue are listed in `unknown_item_ids`."""
         request = parse(RankRequest, body)
         asked = _asked_by(request.user_id)
-        given, unknown = self._known(request.item_ids)
+        given, unknown = self.catalogue.known(request.item_ids)
         if not len(given):
             raise InvalidRequest([("item_ids", f"none is in the catalogue (first: {unknown[0]!r})")])
         query = Query(
@@ -174,7 +168,7 @@ class Recommender:
         return {
             "request_id": asked.request_id,
             "item_id": request.item_id,
-            "items": self._items(found.item_ids_BK[0][kept].tolist(), scores, names, request.metadata),
+            "items": items(self.catalogue, found.item_ids_BK[0][kept].tolist(), scores, names, request.metadata),
             "model_version": self.model_version,
             "degraded": asked.degraded,
         }
@@ -187,7 +181,7 @@ class Recommender:
         now = time.time()
         events = [
             Event(
-                event_id=e.event_id or _content_id(e),
+                event_id=e.identity(),
                 user_id=e.user_id,
                 item_id=e.item_id,
                 event_type=e.event_type,
@@ -198,7 +192,7 @@ class Recommender:
         ]
         stored = await self._store.record(events)
         self._follow(events)
-        _, unknown = self._known(list(dict.fromkeys(e.item_id for e in events)))
+        _, unknown = self.catalogue.known(list(dict.fromkeys(e.item_id for e in events)))
         return {"accepted": len(events), "duplicates": len(events) - stored, "unknown_item_ids": unknown}
 
     async def drift(self) -> dict[str, Any]:
@@ -226,17 +220,7 @@ class Recommender:
     async def history(self, user_id: str, n: int = 20) -> list[dict[str, Any]]:
         """The user's last `n` events, newest first, with metadata; for the demo page."""
         events = (await self._store.histories([user_id])).events(0)
-        shown = events[: -n - 1 : -1]
-        positions = self.catalogue.positions([event.item_id for event in shown]).tolist()
-        return [
-            {
-                "item_id": event.item_id,
-                "event_type": event.event_type,
-                "timestamp": event.timestamp,
-                "metadata": self.catalogue.metadata(position) if position != PAD else {},
-            }
-            for event, position in zip(shown, positions, strict=True)
-        ]
+        return history(self.catalogue, events[: -n - 1 : -1])
 
     async def metrics(self) -> bytes:
         """Prometheus' text exposition of the whole application."""
@@ -282,68 +266,24 @@ class Recommender:
     def _deadline(self, deadline_ms: int | None) -> float:
         return time.time() + (deadline_ms or self._deadline_ms) / 1e3
 
-    def _known(self, item_ids: Sequence[str]) -> tuple[Ints, list[str]]:
-        """Catalogue positions of the known ids, without repeats, in order; and the unknown ids."""
-        if not item_ids:
-            return _NONE, []
-        positions = self.catalogue.positions(item_ids)
-        unknown = [item_id for item_id, p in zip(item_ids, positions.tolist(), strict=True) if p == PAD]
-        known = np.array(list(dict.fromkeys(positions[positions != PAD].tolist())), np.int32)
-        return known, unknown
-
     def _response(self, asked: Request, request: Ranking, answer: Answer) -> dict[str, Any]:
         self._metrics.answer(answer.degraded)
         asked.degraded, asked.flow = answer.degraded, answer.flow
         response: dict[str, Any] = {
             "request_id": asked.request_id,
             "user_id": request.user_id,
-            "items": self._items(answer.items, answer.scores, answer.sources, request.metadata),
+            "items": items(self.catalogue, answer.items, answer.scores, answer.sources, request.metadata),
             "model_version": self.model_version,
             "degraded": answer.degraded,
         }
         if self._watch:
             self._watch.shown(response["request_id"], answer.items, bool(answer.degraded))
         if request.explain:
-            for item, reason in zip(response["items"], self._reasons(answer), strict=True):
+            for item, reason in zip(response["items"], reasons(answer, self._rule_names), strict=True):
                 item["reason"] = reason
             response["timings_ms"] = {stage: round(ms, 3) for stage, ms in answer.flow.timings_ms.items()}
             response["batch_size"] = answer.flow.size
         return response
-
-    def _items(
-        self, positions: Sequence[int], scores: Sequence[float], sources: Sequence[str], metadata: bool
-    ) -> list[dict[str, Any]]:
-        item_ids = self.catalogue.item_ids
-        items: list[dict[str, Any]] = [
-            {"item_id": item_ids[position], "score": score, "source": source}
-            for position, score, source in zip(positions, scores, sources, strict=True)
-        ]
-        if metadata:
-            for item, position in zip(items, positions, strict=True):
-                item["metadata"] = self.catalogue.metadata(position)
-        return items
-
-    def _reasons(self, answer: Answer) -> list[dict[str, Any]]:
-        """Per item: what each source and the model gave it, and what moved it in ranking."""
-        flow, row = answer.flow, answer.row
-        assert flow.candidates is not None
-        assert flow.scores is not None
-        assert flow.ranked is not None
-        reasons = []
-        for place, choice in enumerate(flow.ranked.choice_BN[row, : len(answer.items)].tolist()):
-            rule = int(flow.ranked.rule_BN[row, place])
-            by_source = flow.candidates.source_scores_BKS[row, choice].tolist()
-            reasons.append(
-                {
-                    "retrieval_score": float(flow.candidates.retrieval_scores_BK[row, choice]),
-                    "source_scores": dict(zip(flow.candidates.sources, by_source, strict=True)),
-                    "model_score": float(flow.scores.scores_BK[row, choice]),
-                    "rank_by_model": int(flow.ranked.score_rank_BN[row, place]) + 1,
-                    "diversity_penalty": float(flow.ranked.diversity_penalty_BN[row, place]),
-                    "rule": self._rule_names[rule] if rule != PAD else None,
-                }
-            )
-        return reasons
 
 
 def _asked_by(user_id: str) -> Request:
@@ -352,11 +292,3 @@ def _asked_by(user_id: str) -> Request:
     assert request is not None, "operations are wrapped in _counted"
     request.user_id = user_id
     return request
-
-
-def _content_id(event: EventBody) -> str:
-    """The id of an event that has none: dated ones are known by their content, undated ones are always new."""
-    if event.timestamp is None:
-        return uuid.uuid4().hex
-    content = (event.user_id, event.item_id, event.event_type, event.timestamp, event.request_id)
-    return hashlib.blake2b(repr(content).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -3,6 +3,7 @@
 A timeline holds each series' values per step: sound, then broken, then sound again. Of counters (`_total`, `_count`,
 `_bucket`) the values are increments per step; None: the series is missing; NOW: the time of the step; RISING: 100 more
 with each step of the phase.
+(Over 300 lines: a table, with an entry per alert.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The RayService: what Kubernetes, KubeRay, Ray's autoscaler and Serve read of it, and what is refused."""
+"""The RayService: what Kubernetes, KubeRay, Ray's autoscaler and Serve read of it, and what is refused.
+
+(Over 300 lines: every claim is about one rendered manifest.)
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """One Ray cluster on free ports, run and asked as an operator does: `ray start`, and the REST calls of `serve deploy`.
 
 The tests' process never connects to Ray, so Ray's threads, sockets and flags stay out of it.
+(Over 300 lines: a cluster and its nodes share ports, folder and environment.)
 """
 
 from __future__ import annotations
