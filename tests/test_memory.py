@@ -169,6 +169,7 @@ async def test_a_replica_whose_scorer_runs_out_of_memory_answers_every_row_and_r
 ) -> None:
     monkeypatch.setattr(replica, "own_devices", lambda: None)  # these three ask Ray
     monkeypatch.setattr(replica, "replica_logs", lambda _: None)
+    monkeypatch.setattr(replica, "set_threads", lambda _: None)  # for the whole process: sums would come out otherwise
     context = SimpleNamespace(replica_tag="one", deployment="Scorer")
     monkeypatch.setattr(replica.serve, "get_replica_context", lambda: context)
     profiles = Profiles(artifact, ProfileConfig())(histories(artifact.model_version, 14))

@@ -40,7 +40,7 @@ async def test_with_every_stage_placed_in_the_ingress_one_deployment_gives_the_s
     artifact: Artifact,
     in_process: Callable[..., Recommender],
 ) -> None:
-    assert states(cluster) == {"recommender": ("RUNNING", {"Ingress": "HEALTHY"})}
+    assert states(cluster) == {"recommender": ("RUNNING", {"Ingress": "HEALTHY", "MetricsHub": "HEALTHY"})}
     calls = mixed_calls()
     on_own = changed(compact, store__port=own_redis.port)
     assert_alike(over_http(cluster, calls), await in_one_process(calls, on_own, artifact, in_process), calls)
