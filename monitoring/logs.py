@@ -126,6 +126,31 @@ class _Bind(logging.Filter):
         return True
 
 
+class _Dress(logging.Filter):
+    """Sees to the format of a logger of Ray's before each record: Ray makes its handlers anew when it updates a
+    replica, and what they would write of a failed request is what its caller sent.
+    """
+
+    def __init__(self, logger: logging.Logger, formatter: logging.Formatter, bind: logging.Filter) -> None:
+        super().__init__()
+        self._logger, self._formatter, self._bind = logger, formatter, bind
+
+    def targets(self) -> list[logging.Handler]:
+        """The handlers that write, in our format from now on."""
+        found = []
+        for handler in self._logger.handlers:
+            target = handler.target if isinstance(handler, MemoryHandler) and handler.target else handler
+            if target.formatter is not self._formatter:
+                target.setFormatter(self._formatter)
+                handler.addFilter(self._bind)
+            found.append(target)
+        return found
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.targets()
+        return True
+
+
 def install(config: LogConfig, fields: Mapping[str, str], file: Path | None = None) -> None:
     """Makes every line of this process ECS. Ours, and those of libraries, go to the file that Ray Serve keeps for this
     replica, without its buffer (1,000 records in throughput mode), and to stderr; Ray's go where Ray sends them.
@@ -135,12 +160,10 @@ def install(config: LogConfig, fields: Mapping[str, str], file: Path | None = No
     formatter, bind = EcsFormatter(fields, config.exception_messages), _Bind()
     handlers: list[logging.Handler] = []
     for name in ("ray", "ray.serve"):
-        for handler in logging.getLogger(name).handlers:
-            handler.addFilter(bind)
-            target = handler.target if isinstance(handler, MemoryHandler) and handler.target else handler
-            target.setFormatter(formatter)
-            if isinstance(target, logging.FileHandler):
-                handlers = [target]
+        logger = logging.getLogger(name)
+        dress = _Dress(logger, formatter, bind)
+        logger.addFilter(dress)
+        handlers = [one for one in dress.targets() if isinstance(one, logging.FileHandler)] or handlers
     if not handlers and file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         handlers = [RotatingFileHandler(file, maxBytes=_FILE_BYTES, backupCount=_FILES)]

@@ -148,9 +148,21 @@ def test_installing_takes_over_rays_file_past_its_buffer_and_writes_to_stderr_as
         assert started["message"] == "Started"
         assert get(started, "rayfunnel.batch.id") == "b1", "it belongs to what ran when it was made"
         assert all(problems(line) == [] for line in [*written, started])
+
+        ray.handlers = [logging.FileHandler(tmp_path / "anew.log")]  # as when a replica's deployment is updated
+        try:
+            raise ValueError(CANARY)
+        except ValueError:
+            ray.exception("Request failed.")
+        ray.handlers[0].close()
+        (anew,) = [json.loads(line) for line in (tmp_path / "anew.log").read_text().splitlines()]
+        assert (anew["message"], get(anew, "error.type"), problems(anew)) == ("Request failed.", "ValueError", [])
+        assert CANARY not in json.dumps(anew)
     finally:
         file.close()
         ray.handlers, ray.level, ray.propagate, root.handlers, ours.level = before
+        for logger in (ray, logging.getLogger("ray")):
+            logger.filters.clear()
 
 
 async def test_a_request_has_one_line_with_what_it_took(in_process: Build, store: MemoryStore, lines: Lines) -> None:
