@@ -165,9 +165,10 @@ class Pipeline:
             requests = request_batch([t.query for t in tickets], self._popular.model_version)
             flow = Flow(list(tickets), requests, len(tickets), new_batch_id())
             bound.set(Batch(flow.batch_id, [ticket.request for ticket in tickets]))
-            # Against the usual deadline: one caller's impatience must not cut the others' answers.
-            waited_s = now - tickets[len(tickets) // 2].arrived
-            flow.quality = self._quality.update(now, waited_s, self._config.deadline_ms / 1e3)
+            # Against the usual deadline, or a later one: one caller's impatience must not cut the others' answers.
+            usual = tickets[len(tickets) // 2]
+            allowed_s = max(self._config.deadline_ms / 1e3, usual.query.deadline - usual.arrived)
+            flow.quality = self._quality.update(now, now - usual.arrived, allowed_s)
             flow.timings_ms["queue"] = (now - min(t.arrived for t in tickets)) * 1e3
             for ticket in tickets:
                 ticket.flow = flow

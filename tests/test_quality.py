@@ -91,6 +91,13 @@ async def test_a_queue_gives_up_quality_before_it_gives_up_requests(in_process: 
     stuck.gate.set()
 
 
+async def test_an_impatient_caller_cuts_no_other_answer(in_process: Build, store: MemoryStore) -> None:
+    recommender = in_process(store)
+    await recommender.recommend({"user_id": "u1", "deadline_ms": 10})
+    answer = await recommender.recommend({"user_id": "u2", "deadline_ms": 10_000})
+    assert answer["degraded"] == []
+
+
 async def test_items_that_the_caller_named_are_all_kept(
     in_process: Build, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
