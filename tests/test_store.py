@@ -94,12 +94,16 @@ class TestRedisStore(StoreContract):
         assert await ids(open_store(app="two")) == []
 
     async def test_a_batch_is_one_round_trip(self, open_store: OpenStore, admin: redis.Redis) -> None:
+        """The server counts reads of everybody, and who watches it asks, too: the least of some attempts is ours."""
         store = open_store()
         await store.ping()
-        before = admin.info("stats")["total_reads_processed"]
-        await store.histories([f"u{n}" for n in range(32)])
-        await store.record([event(str(n), user_id=f"u{n}") for n in range(32)])
-        assert admin.info("stats")["total_reads_processed"] - before <= 3  # two batches, and the question itself
+        reads = []
+        for attempt in range(5):
+            before = admin.info("stats")["total_reads_processed"]
+            await store.histories([f"u{n}" for n in range(32)])
+            await store.record([event(f"{attempt}/{n}", user_id=f"u{n}") for n in range(32)])
+            reads.append(admin.info("stats")["total_reads_processed"] - before)
+        assert min(reads) <= 3, reads  # two batches, and the question itself
 
     async def test_a_slow_server_is_given_up_in_time_and_answers_are_not_mixed_up_later(
         self, open_store: OpenStore, admin: redis.Redis
