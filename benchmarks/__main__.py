@@ -69,7 +69,7 @@ def main() -> None:
     sent.add_argument("--n", type=int, default=10, help="items asked for")
     cost = commands.add_parser("overhead", help="throughput with and without drift watched, or logs, in turns")
     cost.add_argument("--of", choices=ARGS, default="drift")
-    cost.add_argument("--pairs", type=int, default=16)
+    cost.add_argument("--pairs", type=int, default=60)
     cost.add_argument("--seconds", type=float, default=4)
     crowd = commands.add_parser(
         "flash", help="a live flash crowd: our policy and Serve's; the scorer's device emulated"

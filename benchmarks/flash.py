@@ -55,7 +55,7 @@ Kept = dict[str, Any]
 
 def config(base: str, folder: Path, policy: str) -> Path:
     """The configuration of a run: all stages but the emulated scorer in the ingress."""
-    path = servers.config(base, folder, "flash", plain=True, everything="ingress")
+    path = servers.config(base, folder, "flash", plain=True, inside=True)
     loaded: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
     [application] = loaded["applications"]
     application["import_path"] = "benchmarks.emulated:build"

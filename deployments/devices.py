@@ -6,6 +6,7 @@ unless the operator runs NVIDIA's Multi-Process Service (MPS) or cuts the GPU up
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Mapping
@@ -30,6 +31,13 @@ def set_threads(threads: int) -> None:
     """Limits torch and Faiss in this process to the replica's share of the CPU."""
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
+
+
+def loaded() -> None:
+    """Called once all that stays is loaded: garbage collections no longer walk it, which takes 0.3 s for half a million
+    objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

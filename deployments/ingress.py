@@ -17,7 +17,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.candidates import CandidateConfig
-from deployments.devices import set_threads
+from deployments.devices import loaded, set_threads
 from deployments.errors import FunnelError, InvalidRequest
 from deployments.funnel import FunnelConfig, assemble, seed
 from deployments.http_api import HttpConfig, make_app
@@ -93,6 +93,7 @@ class Ingress:
             Pseudonyms.of(config.log_key),
         )
         self._recommender.reporter.start()
+        loaded()
         self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
         if config.seed_histories:
             self._tasks.append(asyncio.ensure_future(seed(self._store, artifact)))

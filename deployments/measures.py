@@ -58,31 +58,40 @@ class Served:
     degraded: Sequence[str]
     """Per row the first `stage:reason` of its answer, or WHOLE."""
 
+    def take(self, rows: Sequence[int]) -> Served:
+        """The given rows."""
+        index = np.array(rows, np.intp)
+        return Served(
+            requests=self.requests.take(index),
+            profiles=self.profiles.take(index),
+            candidates=self.candidates.take(index),
+            scores=self.scores.take(index),
+            ranked=self.ranked.take(index),
+            asked_B=self.asked_B[index],
+            latest_B=self.latest_B[index],
+            unknown_B=self.unknown_B[index],
+            degraded=[self.degraded[row] for row in rows],
+        )
 
-def thin(flow: Flow) -> Flow:
-    """Without what each source gives every candidate: most of the bytes, and nothing is measured from it."""
-    assert flow.candidates is not None
-    candidates = replace(flow.candidates, source_scores_BKS=flow.candidates.source_scores_BKS[:, :, :0])
-    return replace(flow, candidates=candidates)
+    @classmethod
+    def concat(cls, parts: Sequence[Served]) -> Served:
+        """All rows, in order."""
+        return cls(
+            requests=RequestBatch.concat([p.requests for p in parts]),
+            profiles=ProfileBatch.concat([p.profiles for p in parts]),
+            candidates=CandidateBatch.concat([p.candidates for p in parts]),
+            scores=ScoreBatch.concat([p.scores for p in parts]),
+            ranked=RankedBatch.concat([p.ranked for p in parts]),
+            asked_B=np.concatenate([p.asked_B for p in parts]),
+            latest_B=np.concatenate([p.latest_B for p in parts]),
+            unknown_B=np.concatenate([p.unknown_B for p in parts]),
+            degraded=[entry for p in parts for entry in p.degraded],
+        )
 
 
-def served(flows: Sequence[Flow]) -> Served:
-    """Answered batches, `thin`, as one."""
-    parts = [_part(flow) for flow in flows]
-    return Served(
-        requests=RequestBatch.concat([p.requests for p in parts]),
-        profiles=ProfileBatch.concat([p.profiles for p in parts]),
-        candidates=CandidateBatch.concat([p.candidates for p in parts]),
-        scores=ScoreBatch.concat([p.scores for p in parts]),
-        ranked=RankedBatch.concat([p.ranked for p in parts]),
-        asked_B=np.concatenate([p.asked_B for p in parts]),
-        latest_B=np.concatenate([p.latest_B for p in parts]),
-        unknown_B=np.concatenate([p.unknown_B for p in parts]),
-        degraded=[entry for p in parts for entry in p.degraded],
-    )
-
-
-def _part(flow: Flow) -> Served:
+def served(flow: Flow) -> Served:
+    """What is measured of an answered batch. Without its tickets, and without what each source gives every candidate:
+    that is most of the bytes."""
     assert flow.profiles is not None
     assert flow.candidates is not None
     assert flow.scores is not None
@@ -90,15 +99,14 @@ def _part(flow: Flow) -> Served:
     queries = [ticket.query for ticket in flow.tickets]
     named_B = np.array([q.unknown + len(q.excluded) + len(q.given) for q in queries], np.float32)
     unknown_B = np.array([q.unknown for q in queries], np.float32)
-    latest_B = np.full(len(queries), np.nan) if flow.latest_B is None else flow.latest_B
     return Served(
         requests=flow.requests,
         profiles=flow.profiles,
-        candidates=flow.candidates,
+        candidates=replace(flow.candidates, source_scores_BKS=flow.candidates.source_scores_BKS[:, :, :0].copy()),
         scores=flow.scores,
         ranked=flow.ranked,
         asked_B=np.array([ticket.arrived for ticket in flow.tickets]),
-        latest_B=latest_B,
+        latest_B=np.full(len(queries), np.nan) if flow.latest_B is None else flow.latest_B,
         unknown_B=(unknown_B / np.maximum(named_B, 1)).astype(np.float32),
         degraded=[flow.degraded[0] if flow.degraded else WHOLE] * len(queries),
     )

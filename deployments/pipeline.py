@@ -339,3 +339,4 @@ class Pipeline:
             )
             ticket.answer.set_result(answer)
         self._answered(flow)
+        flow.tickets = []  # the answers hold the flow: no cycle is left for the garbage collector

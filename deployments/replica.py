@@ -16,7 +16,7 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from deployments.devices import set_threads, take_share
+from deployments.devices import loaded, set_threads, take_share
 from deployments.errors import DeadlineExceeded, StageFailed
 from deployments.hub import MetricsConfig
 from deployments.hub_server import hub_call
@@ -99,6 +99,7 @@ class StageReplica:
         gpu = torch.cuda.is_available()
         self._reporter = Reporter(self._metrics, hub_call(hub), metrics, lambda: self._waiting, gpu)
         self._reporter.start()
+        loaded()
 
     async def run(self, method: str, deadline: float, batch_id: str, *batches: Batch) -> Batch:
         """Calls `method` of the stage. `deadline`: Unix seconds; `batch_id`: what lines about it carry.

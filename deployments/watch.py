@@ -1,7 +1,7 @@
 """The ingress' side of drift: takes what was answered, and sends a measured sample of it to the actor.
 
-The path pays for an append. All else is done every few seconds, in a thread; a sample that the actor does not take is
-lost and counted, and no recommendation waits for any of it.
+The path pays for a few columns per batch. All else is done every few seconds, in a thread; a sample that the actor does
+not take is lost and counted, and no recommendation waits for any of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from deployments.errors import NoSuchReport, Unavailable
 from deployments.flow import Flow
-from deployments.measures import Measures, served, thin
+from deployments.measures import Measures, Served, served
 from monitoring.counting import FunnelMetrics
 from monitoring.drift import DriftConfig, Sample
 from monitoring.exposure import Feedback, Shown, followed
@@ -27,6 +27,9 @@ log = logging.getLogger("rayfunnel.watch")
 
 Call = Callable[..., Awaitable[Any]]
 """(method, arguments) → what the actor answers."""
+
+_Batch = tuple[Served, list[str]]
+"""What was answered, and whom."""
 
 
 class Watch:
@@ -47,7 +50,7 @@ class Watch:
         self._pseudonyms = pseudonyms
         self._measures, self._call, self._config = measures, call, config
         self._model_version, self._replica, self._metrics = model_version, replica, metrics
-        self._sampler: Sampler[Flow] = Sampler(_describe, lambda flow: len(flow.tickets), config.sampling)
+        self._sampler: Sampler[_Batch] = Sampler(_describe, lambda batch: len(batch[1]), config.sampling)
         self._shown: deque[tuple[str, tuple[int, ...], bool]] = deque(maxlen=config.sampling.buffer_rows)
         self._feedback: deque[Feedback] = deque(maxlen=config.sampling.buffer_rows)
         self._loop: asyncio.Task[None] | None = None
@@ -56,7 +59,7 @@ class Watch:
         """A batch was answered."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop().create_task(self._run())
-        self._sampler.offer(flow)
+        self._sampler.offer((served(flow), [ticket.query.user_id for ticket in flow.tickets]))
 
     def shown(self, request_id: str, items: list[int], degraded: bool) -> None:
         """An answer left with this id."""
@@ -106,7 +109,7 @@ class Watch:
         rows = None
         if drawn:
             weights = np.array([weight for part in drawn for weight in part.weights])
-            rows = self._measures(served([thin(part.batch).only(part.rows) for part in drawn]), weights)
+            rows = self._measures(Served.concat([part.batch[0].take(part.rows) for part in drawn]), weights)
         users = [self._pseudonyms.number(str(user)) for part in drawn for user in part.users]
         return Sample(
             replica=self._replica,
@@ -134,12 +137,12 @@ class Watch:
             raise Unavailable(f"the drift actor does not answer {what}; it is replaced if it is dead") from error
 
 
-def _describe(flow: Flow) -> list[Row | None]:
-    assert flow.profiles is not None
-    cold = flow.profiles.cold_B.tolist()
-    users = [ticket.query.user_id for ticket in flow.tickets]
+def _describe(batch: _Batch) -> list[Row | None]:
+    cold = batch[0].profiles.cold_B.tolist()
     # A warm-up request has no user.
-    return [("new" if is_cold else "known", user) if user else None for is_cold, user in zip(cold, users, strict=True)]
+    return [
+        ("new" if is_cold else "known", user) if user else None for is_cold, user in zip(cold, batch[1], strict=True)
+    ]
 
 
 def _emptied(buffer: deque[Any]) -> list[Any]:

@@ -68,6 +68,12 @@ class EcsFormatter(ecs_logging.StdlibFormatter):
         self._fields = {"ecs.version": ECS_VERSION, **fields}
         self._exception_messages = exception_messages
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Made once, for file and stderr."""
+        if (line := getattr(record, "ecs_line", None)) is None:
+            record.ecs_line = line = super().format(record)
+        return str(line)
+
     def format_to_ecs(self, record: logging.LogRecord) -> dict[str, Any]:
         """See ecs_logging."""
         owner = getattr(record, "bound", None) or bound.get()

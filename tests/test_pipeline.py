@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from deployments.batcher import BatcherConfig
 from deployments.errors import Overloaded, StageFailed
+from deployments.flow import Flow
 from deployments.funnel import FunnelConfig
 from deployments.messages import Batch
 from deployments.pipeline import STAGES, PipelineConfig
@@ -180,6 +182,19 @@ async def test_requests_at_the_same_time_travel_as_one_batch_and_get_what_they_w
         alone = await recommender.recommend(body)
         assert [i["item_id"] for i in answer["items"]] == [i["item_id"] for i in alone["items"]]
         assert len(answer["items"]) == body["n"]
+
+
+async def test_answered_batches_leave_no_work_for_the_garbage_collector(in_process: Build, store: MemoryStore) -> None:
+    recommender = in_process(store)
+    gc.collect()
+    gc.disable()
+    try:
+        for user in range(5):
+            await asyncio.gather(*(recommender.recommend({"user_id": f"u{user}", "n": n}) for n in range(1, 9)))
+        left = sum(type(thing) is Flow for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= 1, "the last one may still be in a frame"
 
 
 async def test_a_caller_that_goes_away_does_not_disturb_its_batch(in_process: Build, store: MemoryStore) -> None:
