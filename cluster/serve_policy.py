@@ -106,6 +106,8 @@ class AutoscalingPolicy:
             slots=int(slots) if slots >= 1 else (before.slots if before else 1),
             max_batch=int(batch) if batch >= 1 else (before.max_batch if before else 64),
             prior=self._priors.get(name, StageSpec().prior),
+            num_cpus=_share(raw, "num_cpus", before, 1.0),
+            num_gpus=_share(raw, "num_gpus", before, 0.0),
             startup_s=self._startup_s,
         )
 
@@ -152,6 +154,13 @@ def _reports(raw: Mapping[str, Any]) -> dict[str, Report]:
                 points[0].timestamp, Counters(*[point.value for point in points]), waiting[-1].value if waiting else 0.0
             )
     return found
+
+
+def _share(raw: Mapping[str, Any], name: str, before: StageSpec | None, usual: float) -> float:
+    """What one replica takes, as the replicas say; without any, as they said before."""
+    if raw.get(name):
+        return _latest(raw, name)
+    return float(getattr(before, name)) if before else usual
 
 
 def _latest(raw: Mapping[str, Any], name: str) -> float:

@@ -99,6 +99,7 @@ def best(requests: RequestBatch, candidates: CandidateBatch, share: float) -> Ca
         source_BK=np.take_along_axis(candidates.source_BK, index_BK, axis=1),
         source_scores_BKS=np.take_along_axis(candidates.source_scores_BKS, index_BK[:, :, None], axis=1),
         mask_BK=np.take_along_axis(candidates.mask_BK, index_BK, axis=1),
+        share=kept / columns,
     )
 
 

@@ -206,6 +206,8 @@ class CandidateBatch(Batch):
     sources: tuple[str, ...]
     parts: tuple[int, int] = (1, 1)
     """Parts of the catalogue that these come from, and how many there are."""
+    share: float = 1.0
+    """Of the columns that there were before the batch's quality was lowered."""
 
     def items_only(self) -> CandidateBatch:
         """Without what each source gives: three quarters of the bytes, which the ranking stage has no use for."""

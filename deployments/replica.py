@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from deployments.hub import MetricsConfig
 from deployments.hub_server import hub_call
 from deployments.joiner import Joiner
 from deployments.memory import Limit
-from deployments.messages import Batch
+from deployments.messages import Batch, CandidateBatch
 from deployments.models.artifact import Artifact
 from deployments.own_logs import replica_logs
 from deployments.recording import warm_up
@@ -58,8 +58,13 @@ class StageFactory:
 
 def own_devices() -> None:
     """Bounds this process to the GPU share that Ray gave its replica; without one the node's GPUs are hidden."""
+    take_share(assigned("GPU"))
+
+
+def assigned(resource: str) -> float:
+    """How much of `resource` Ray gave this replica."""
     context: Any = ray.get_runtime_context()
-    take_share(context.get_assigned_resources().get("GPU", 0.0))
+    return float(context.get_assigned_resources().get(resource, 0.0))
 
 
 class StageReplica:
@@ -93,6 +98,7 @@ class StageReplica:
         self._joiner = Joiner(pool, slots, max_rows)
         self._running: dict[int, float] = {}
         self._totals, self._slots = Totals(), slots
+        self._shares = {"num_cpus": assigned("CPU"), "num_gpus": assigned("GPU")}
         self._waiting = 0
         context = serve.get_replica_context()
         self._metrics = FunnelMetrics(context.replica_tag, context.deployment)
@@ -133,14 +139,14 @@ class StageReplica:
                 return method(*batches)
             finally:
                 took_s = time.monotonic() - self._running.pop(thread)
-                self._totals.add(busy_s=took_s, batches=1, items=len(batches[0]))
+                self._totals.add(busy_s=took_s, batches=1, items=_full_rows(batches))
                 self._metrics.computed(len(batches[0]), took_s)
 
         return timed
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For Serve, which hands them to the autoscaling policy."""
-        return self._totals.stats(self._waiting, self._slots, self._limit.rows)
+        return self._totals.stats(self._waiting, self._slots, self._limit.rows, **self._shares)
 
     async def __del__(self) -> None:
         """Called by Serve before it ends the replica: what was counted since the last snapshot is not lost."""
@@ -152,6 +158,13 @@ class StageReplica:
         longest_s = time.monotonic() - min(list(self._running.values()), default=time.monotonic())
         if longest_s > HUNG_S:
             raise RuntimeError(f"a call has been running for {longest_s:.0f} s")
+
+
+def _full_rows(batches: Sequence[Batch]) -> float:
+    """Requests in the batch. Those with a share of their candidates count for that share: a batch that was cut must not
+    look to the policy like a fast one."""
+    shares = (batch.share for batch in batches if isinstance(batch, CandidateBatch))
+    return len(batches[0]) * min(shares, default=1.0)
 
 
 def remote(name: str, handle: DeploymentHandle[Any], method: str = "__call__") -> Start:

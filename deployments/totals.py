@@ -20,7 +20,9 @@ class Totals:
             for name, amount in amounts.items():
                 self._totals[name] += amount
 
-    def stats(self, queued: float, slots: int, max_batch: int) -> dict[str, float]:
-        """For `record_autoscaling_stats`: Serve takes a flat dict of numbers. `queued`: requests that wait now."""
+    def stats(self, queued: float, slots: int, max_batch: int, **shares: float) -> dict[str, float]:
+        """For `record_autoscaling_stats`: Serve takes a flat dict of numbers. `queued`: requests that wait now;
+        `shares`: `num_cpus` and `num_gpus` of this replica."""
         with self._lock:
-            return {**self._totals, "queued": float(queued), "slots": float(slots), "max_batch": float(max_batch)}
+            now = {"queued": float(queued), "slots": float(slots), "max_batch": float(max_batch)}
+            return self._totals | now | shares

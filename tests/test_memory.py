@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -167,7 +168,8 @@ class Shell(replica.StageReplica):
 async def test_a_replica_whose_scorer_runs_out_of_memory_answers_every_row_and_reports_the_batches_it_can_take(
     artifact: Artifact, artifact_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica, "own_devices", lambda: None)  # these three ask Ray
+    monkeypatch.setattr(replica, "own_devices", lambda: None)  # these ask Ray
+    monkeypatch.setattr(replica, "assigned", lambda _: 0.5)
     monkeypatch.setattr(replica, "replica_logs", lambda _: None)
     monkeypatch.setattr(replica, "set_threads", lambda _: None)  # for the whole process: sums would come out otherwise
     context = SimpleNamespace(replica_tag="one", deployment="Scorer")
@@ -186,6 +188,9 @@ async def test_a_replica_whose_scorer_runs_out_of_memory_answers_every_row_and_r
         np.testing.assert_allclose(answer.scores_BK, whole.scores_BK, rtol=1e-4, atol=1e-4)  # type: ignore[attr-defined]
     stats = shell.record_autoscaling_stats()
     assert (stats["arrivals"], stats["completions"], stats["max_batch"]) == (70, 70, 2)
+    assert stats["num_cpus"] == 0.5
+    await shell.run("__call__", deadline, "batch", profiles, replace(candidates, share=0.5))
+    assert shell.record_autoscaling_stats()["items"] - stats["items"] == 7, "what was cut counts for less work"
 
 
 def test_the_memory_cap_leaves_room_for_what_torch_does_not_count() -> None:

@@ -60,6 +60,20 @@ def test_load_at_the_root_asks_for_replicas_of_a_stage() -> None:
     assert 3 <= targets[SCORER] <= 8
 
 
+def test_the_budget_counts_what_replicas_take() -> None:
+    policy = AutoscalingPolicy(slo_ms=200, priors={"Scorer": [10, 5]}, cpus=1.0)
+    found = []
+    for tick in range(60):
+        now, sent = 1e9 + tick / 2, 500.0 * tick
+        taken = {"num_cpus": 0.25, "num_gpus": 0.0} if tick < 59 else {}  # none there to say it
+        contexts = {
+            INGRESS: context(INGRESS, now, totals(sent)),
+            SCORER: context(SCORER, now, totals(sent, busy_s=0.05 * sent / 8) | taken),
+        }
+        found.append(policy(contexts)[0][SCORER])
+    assert max(found) == found[-1] == 4
+
+
 def test_no_error_gets_out_and_nothing_changes() -> None:
     def broken() -> Any:
         raise RuntimeError("no metrics")
