@@ -43,7 +43,7 @@ class EmulatedDeviceReplica:
         self._joiner = Joiner(ThreadPoolExecutor(1), 1, max_rows)
         self._max_rows, self._waiting = max_rows, 0
 
-    async def run(self, method: str, deadline: float, *batches: Any) -> ScoreBatch:
+    async def run(self, method: str, deadline: float, batch_id: str, *batches: Any) -> ScoreBatch:
         """As `StageReplica.run`."""
         rows = len(batches[0])
         self._totals.add(arrivals=rows)
@@ -74,19 +74,19 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
     from graphs import recommendation
 
     device = args.pop("emulated")
-    own = recommendation._stage
+    own = recommendation._deployment
 
-    def stage(name: str, args: Any, artifact: str, n_callers: int) -> Any:
-        if name != "scoring":
-            return own(name, args, artifact, n_callers)
-        deployment: Any = serve.deployment(
+    def deployment(name: str, factory: Any, args: Any, artifact: str, config: Any, hub: Any) -> Any:
+        if name != "Scorer":
+            return own(name, factory, args, artifact, config, hub)
+        emulated: Any = serve.deployment(
             EmulatedDeviceReplica,
-            name="Scorer",
+            name=name,
             **recommendation._replicas(args.replicas, args.min_replicas, args.max_replicas, True),
-            max_ongoing_requests=2 * args.slots * n_callers,
+            max_ongoing_requests=2 * args.slots * config.ingress.replicas,
             ray_actor_options={"num_cpus": args.num_cpus},
         )
-        return deployment.bind(device["a_s"], device["c_s"], args.max_rows)
+        return emulated.bind(device["a_s"], device["c_s"], args.max_rows)
 
-    with mock.patch.object(recommendation, "_stage", stage):
+    with mock.patch.object(recommendation, "_deployment", deployment):
         return recommendation.build(args)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks import servers
+from benchmarks import servers, workloads
 from benchmarks.autoscaling import interval
 from benchmarks.crowd import (
     BASE,
@@ -45,6 +45,7 @@ from benchmarks.load import ask_all
 from benchmarks.plots import flash_crowd
 from benchmarks.workloads import FOLDER
 from cluster.simulator import TICK_S, Run
+from deployments.models.artifact import Artifact
 from graphs.results import write_section
 from graphs.serving import environment
 
@@ -55,7 +56,7 @@ Kept = dict[str, Any]
 
 def config(base: str, folder: Path, policy: str) -> Path:
     """The configuration of a run: all stages but the emulated scorer in the ingress."""
-    path = servers.config(base, folder, "flash", plain=True, inside=True)
+    path = servers.config(workloads.config(base, "light", folder), folder, "flash", plain=True, inside=True)
     loaded: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
     [application] = loaded["applications"]
     application["import_path"] = "benchmarks.emulated:build"
@@ -67,18 +68,18 @@ def config(base: str, folder: Path, policy: str) -> Path:
         "finished_by": {"profile": 0.3, "candidates": 0.5, "scoring": 0.95, "ranking": 1.0},
         "quality": {"enabled": False},
     }
-    args["batcher"] = {"max_batch": MAX_BATCH, "max_queue": 1024, "in_flight": 20}
+    args["batcher"] = {"max_batch": 1, "max_queue": 1024, "in_flight": 64}  # so that Serve's law counts requests
     args["ingress"] = {"replicas": 1, "num_cpus": 0.2}
     args["stages"]["scoring"] |= {"placement": "replica", "replicas": START, "min_replicas": 1, "max_replicas": MOST}
-    args["stages"]["scoring"] |= {"num_cpus": 0.1, "slots": 20, "max_rows": MAX_BATCH}
+    args["stages"]["scoring"] |= {"num_cpus": 0.1, "slots": 64, "max_rows": MAX_BATCH}
     if policy == "rayfunnel":
-        application["autoscaling_policy"]["policy_kwargs"] = {"slo_ms": 1e3 * SLO_S, "startup_s": 5, "panic_s": 10} | {
-            "stable_s": STABLE_S,
-            "priors": {"Scorer": [1e3 * LINE.a, 1e3 * LINE.c]},
-            **CHOSEN[policy],
+        numbers = {"slo_ms": 1e3 * SLO_S, "startup_s": 5, "panic_s": 10, "stable_s": STABLE_S} | CHOSEN[policy]
+        numbers["priors"] = {"Scorer": [1e3 * LINE.a, 1e3 * LINE.c]}
+        application["autoscaling_policy"] = {
+            "policy_function": "cluster.serve_policy:AutoscalingPolicy",
+            "policy_kwargs": numbers,
         }
     else:
-        del application["autoscaling_policy"]
         bounds = {"min_replicas": 1, "max_replicas": MOST, "initial_replicas": START, **CHOSEN[policy]}
         application["deployments"] = [{"name": "Scorer", "autoscaling_config": bounds}]
     path.write_text(yaml.safe_dump(loaded), "utf-8")
@@ -121,7 +122,7 @@ def live(base: str, policy: str, seed: int) -> Kept:
         folder = Path(name)
         path = config(base, folder, policy)
         artifact = yaml.safe_load(path.read_text("utf-8"))["applications"][0]["args"]["artifact"]
-        bodies = [json.dumps({"user_id": str(user)}).encode() for user in range(1, 672)]
+        bodies = workloads.bodies(Artifact.open(artifact), folder, zipf=0).read_bytes().splitlines()
         with servers.store(folder, artifact), _serving(path, folder / "server.log"):
             log = (folder / "server.log").read_text()
             found = re.search(r"http://(127\.0\.0\.1:\d+)", log.split("dashboard", 1)[-1])

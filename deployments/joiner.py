@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deployments.batcher import Batcher, BatcherConfig
+from deployments.errors import DeadlineExceeded
 from deployments.messages import Batch
-from deployments.stage import run_before
+from deployments.pace import Pace
 
 Method = Callable[..., Batch]
 
@@ -41,19 +42,21 @@ class Joiner:
     """Runs a stage's methods on `pool`, `slots` at a time, up to `max_rows` rows together.
 
     Rows are independent and padding does not matter (tests/contracts/), so a caller gets what it would have got alone.
-    If the joined call fails, each is made alone, so that one bad batch fails only itself.
+    If the joined call fails, each is made alone, so that one bad batch fails only itself. A call that has less time
+    left than calls have lately taken is not begun: it would come too late, and make those behind it late as well.
     """
 
     def __init__(self, pool: Executor, slots: int, max_rows: int) -> None:
         self._pool = pool
         self._max_rows = max_rows
+        self._pace = Pace()
         self._batcher: Batcher[_Call] = Batcher(self._run, BatcherConfig(max_batch=64, max_queue=4096, in_flight=slots))
 
     async def call(self, method: Method, deadline: float, batches: tuple[Batch, ...]) -> Batch:
         """`method(*batches)`. `deadline`: Unix seconds.
 
         Raises:
-            DeadlineExceeded: it passed before the call's turn came.
+            DeadlineExceeded: it passed before the call's turn came, or would have before it ended.
         """
         call = _Call(method, deadline, batches)
         self._batcher.put(call)
@@ -62,7 +65,7 @@ class Joiner:
     async def _run(self, calls: Sequence[_Call]) -> None:
         loop = asyncio.get_running_loop()
         for group in _groups(calls, self._max_rows):
-            answers = await loop.run_in_executor(self._pool, _compute, group)
+            answers = await loop.run_in_executor(self._pool, _compute, group, self._pace)
             for call, answer in zip(group, answers, strict=True):
                 if call.done:
                     continue
@@ -85,16 +88,25 @@ def _groups(calls: Sequence[_Call], max_rows: int) -> list[list[_Call]]:
     return groups
 
 
-def _compute(group: Sequence[_Call]) -> list[Batch | Exception]:
-    now = time.time()
-    alive = [call for call in group if call.deadline >= now]
-    joined: dict[int, Batch] = {}
+def _compute(group: Sequence[_Call], pace: Pace) -> list[Batch | Exception]:
+    began, now = time.monotonic(), time.time()
+    needed_s = pace.needed_s(began)
+    alive = [call for call in group if call.deadline >= now + needed_s]
+    joined: dict[int, Batch | Exception] = {id(call): _too_late(call.deadline - now, needed_s) for call in group}
+    answers: dict[int, Batch] = {}
     if len(alive) > 1:
         try:
-            joined = _joined(alive)
+            answers = _joined(alive)
         except Exception:
-            joined = {}  # whose fault it is shows when each is run alone
-    return [joined[id(call)] if id(call) in joined else _alone(call) for call in group]
+            answers = {}  # whose fault it is shows when each is run alone
+    joined |= {id(call): answers.get(id(call)) or _alone(call) for call in alive}
+    if alive:
+        pace.took(time.monotonic() - began, time.monotonic())
+    return [joined[id(call)] for call in group]
+
+
+def _too_late(left_s: float, needed_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"not started {left_s * 1e3:.0f} ms before its deadline: it takes {needed_s * 1e3:.0f} ms")
 
 
 def _joined(calls: Sequence[_Call]) -> dict[int, Batch]:
@@ -123,6 +135,6 @@ def _own(answer: Batch, rows: slice, inputs: Sequence[Batch]) -> Batch:
 
 def _alone(call: _Call) -> Batch | Exception:
     try:
-        return run_before(call.deadline, call.method, call.batches)
+        return call.method(*call.batches)
     except Exception as error:
         return error

@@ -22,6 +22,7 @@ from deployments.cache import CandidateCache
 from deployments.errors import Overloaded, StageFailed, StoreUnavailable
 from deployments.flow import Answer, Flow, Query, Ticket, request_batch
 from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch
+from deployments.pace import Pace
 from deployments.quality import Quality, QualityConfig
 from deployments.stage import Place
 from deployments.totals import Totals
@@ -101,7 +102,7 @@ class Pipeline:
         self._batcher: Batcher[Ticket] = Batcher(self._run, batching)
         self._batching = batching
         self._totals = Totals()
-        self._quality = Quality(config.quality)
+        self._quality, self._pace = Quality(config.quality), Pace()
 
     @property
     def waiting(self) -> int:
@@ -169,6 +170,9 @@ class Pipeline:
             usual = tickets[len(tickets) // 2]
             allowed_s = max(self._config.deadline_ms / 1e3, usual.query.deadline - usual.arrived)
             flow.quality = self._quality.update(now, now - usual.arrived, allowed_s)
+            began = time.monotonic()
+            if usual.arrived + allowed_s - self._config.reserve_ms / 1e3 - now < self._pace.needed_s(began):
+                flow.quality = 0.0  # it would come too late, and make those behind it late as well
             flow.timings_ms["queue"] = (now - min(t.arrived for t in tickets)) * 1e3
             for ticket in tickets:
                 ticket.flow = flow
@@ -179,6 +183,8 @@ class Pipeline:
                     return
                 await self._step(flow, stage, now + left_s * self._config.finished_by[stage])
             self._answer(flow)
+            if not flow.degraded:
+                self._pace.took(time.monotonic() - began, time.monotonic())
             self._metrics.batch(flow.size, flow.timings_ms)
         except Exception as error:  # a bug of ours: every request still gets its answer
             for ticket in tickets:

@@ -13,6 +13,7 @@ import pytest
 from deployments.errors import DeadlineExceeded
 from deployments.joiner import Joiner
 from deployments.messages import Batch, ScoreBatch
+from deployments.pace import TRUSTED_S, Pace
 
 
 def batch(*values: float, version: str = "v") -> ScoreBatch:
@@ -79,6 +80,31 @@ async def test_what_waited_past_its_deadline_is_not_computed() -> None:
     answers = await ask_while_busy(stage, batch(1), batch(2, 3), batch(4), late=(1,))
     assert isinstance(answers[1], DeadlineExceeded)
     assert stage.calls == [1, 2]
+
+
+async def test_what_would_end_past_its_deadline_is_not_begun() -> None:
+    calls = []
+
+    def slow(scores: ScoreBatch) -> Batch:
+        calls.append(len(scores))
+        time.sleep(0.3)
+        return scores
+
+    joiner = Joiner(ThreadPoolExecutor(1), 1, 100)
+    await joiner.call(slow, soon(), (batch(1),))
+    with pytest.raises(DeadlineExceeded, match="not started"):
+        await joiner.call(slow, time.time() + 0.15, (batch(2, 3),))
+    await joiner.call(slow, soon(), (batch(4),))
+    assert calls == [1, 1]
+
+
+def test_what_was_long_ago_or_happened_once_is_no_pace() -> None:
+    pace = Pace()
+    assert pace.needed_s(100.0) == 0
+    for seconds in (0.1, 0.1, 9.0):
+        pace.took(seconds, now=100.0)
+    assert pace.needed_s(100.5) == 0.1
+    assert pace.needed_s(100.0 + TRUSTED_S + 0.1) == 0, "else a slow time would forbid its own end"
 
 
 async def test_a_free_stage_is_not_waited_for() -> None:
