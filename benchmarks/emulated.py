@@ -43,7 +43,7 @@ class EmulatedDeviceReplica:
         self._joiner = Joiner(ThreadPoolExecutor(1), 1, max_rows)
         self._max_rows, self._waiting = max_rows, 0
 
-    async def run(self, method: str, deadline: float, batch_id: str, *batches: Any) -> ScoreBatch:
+    async def run(self, method: str, deadline: float, lines: Any, *batches: Any) -> ScoreBatch:
         """As `StageReplica.run`."""
         rows = len(batches[0])
         self._totals.add(arrivals=rows)

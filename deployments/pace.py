@@ -10,13 +10,15 @@ from collections import deque
 
 TRUSTED_S = 1.0
 """So long nothing was done: what it takes now is not known any more, and the next is tried."""
+_LEAST, _MOST = 3, 5
+"""Times that make a median."""
 
 
 class Pace:
     """The median of the last times. From any thread."""
 
     def __init__(self) -> None:
-        self._lately_s: deque[float] = deque(maxlen=5)
+        self._lately_s: deque[float] = deque(maxlen=_MOST)
         self._at = float("-inf")
 
     def took(self, seconds: float, now: float) -> None:
@@ -27,4 +29,5 @@ class Pace:
     def needed_s(self, now: float) -> float:
         """Seconds that the next will probably take; 0 if that is not known."""
         lately_s = list(self._lately_s)
-        return statistics.median(lately_s) if lately_s and now - self._at <= TRUSTED_S else 0.0
+        known = len(lately_s) >= _LEAST and now - self._at <= TRUSTED_S
+        return statistics.median(lately_s) if known else 0.0

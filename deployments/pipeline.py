@@ -36,6 +36,8 @@ STAGES = ("profile", "candidates", "scoring", "ranking")
 
 _JOIN_S = 0.05
 """Most that a request's deadline may be after that of an equal one, to be answered with it."""
+_WAITED = 0.1
+"""A batch that has spent less of its time in the queue is begun however long such work has taken."""
 
 
 class PipelineConfig(BaseModel):
@@ -165,14 +167,14 @@ class Pipeline:
         try:
             requests = request_batch([t.query for t in tickets], self._popular.model_version)
             flow = Flow(list(tickets), requests, len(tickets), new_batch_id())
-            bound.set(Batch(flow.batch_id, [ticket.request for ticket in tickets]))
+            bound.set(Batch.of(flow.batch_id, (ticket.request for ticket in tickets)))
             # Against the usual deadline, or a later one: one caller's impatience must not cut the others' answers.
             usual = tickets[len(tickets) // 2]
             allowed_s = max(self._config.deadline_ms / 1e3, usual.query.deadline - usual.arrived)
             flow.quality = self._quality.update(now, now - usual.arrived, allowed_s)
             began = time.monotonic()
-            if usual.arrived + allowed_s - self._config.reserve_ms / 1e3 - now < self._pace.needed_s(began):
-                flow.quality = 0.0  # it would come too late, and make those behind it late as well
+            if self._too_late(now - usual.arrived, allowed_s, began):
+                flow.quality = 0.0
             flow.timings_ms["queue"] = (now - min(t.arrived for t in tickets)) * 1e3
             for ticket in tickets:
                 ticket.flow = flow
@@ -190,6 +192,11 @@ class Pipeline:
             for ticket in tickets:
                 if not ticket.done:
                     ticket.answer.set_exception(error)
+
+    def _too_late(self, waited_s: float, allowed_s: float, now: float) -> bool:
+        """Whether the batch has waited so long that it would be late, and make those behind it late as well."""
+        left_s = allowed_s - waited_s - self._config.reserve_ms / 1e3
+        return waited_s > _WAITED * allowed_s and left_s < self._pace.needed_s(now)
 
     def _time_left(self, left_s: Sequence[float]) -> float:
         """What the batch may take: the least that any of its requests has, so that a patient one does not hold a slot

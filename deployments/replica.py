@@ -32,7 +32,7 @@ from deployments.totals import Totals
 from monitoring.counting import FunnelMetrics
 from monitoring.logs import LogConfig, bound
 from monitoring.request_log import Batch as BatchLines
-from monitoring.request_log import current_batch_id
+from monitoring.request_log import current_batch
 
 HUNG_S = 60.0
 """A call that computes for longer than any deadline has hung."""
@@ -107,13 +107,13 @@ class StageReplica:
         self._reporter.start()
         loaded()
 
-    async def run(self, method: str, deadline: float, batch_id: str, *batches: Batch) -> Batch:
-        """Calls `method` of the stage. `deadline`: Unix seconds; `batch_id`: what lines about it carry.
+    async def run(self, method: str, deadline: float, lines: BatchLines, *batches: Batch) -> Batch:
+        """Calls `method` of the stage. `deadline`: Unix seconds; `lines`: what those about it carry.
 
         Raises:
             DeadlineExceeded: it passed before the call's turn came.
         """
-        bound.set(BatchLines(batch_id))
+        bound.set(lines)
         rows = len(batches[0])
         self._totals.add(arrivals=rows)
         self._waiting += rows
@@ -175,14 +175,14 @@ def remote(name: str, handle: DeploymentHandle[Any], method: str = "__call__") -
     run: Any = handle.options(method_name="run", request_serialization="pickle", response_serialization="pickle")
 
     async def start(deadline: float, batches: Batches) -> Batch:
-        batch_id = current_batch_id()
+        lines = current_batch()
         try:
-            return await run.remote(method, deadline, batch_id, *batches)  # type: ignore[no-any-return]
+            return await run.remote(method, deadline, lines, *batches)  # type: ignore[no-any-return]
         except RayActorError:
             if time.time() >= deadline:
                 raise StageFailed(name, "lost", "its replica died and no time is left to ask another") from None
         try:
-            return await run.remote(method, deadline, batch_id, *batches)  # type: ignore[no-any-return]
+            return await run.remote(method, deadline, lines, *batches)  # type: ignore[no-any-return]
         except RayActorError:
             raise StageFailed(name, "lost", "two of its replicas died during one call") from None
 

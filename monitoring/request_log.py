@@ -1,7 +1,7 @@
 """One line per request, and what ties the other lines to requests: the ids of the request, the trace and the batch.
 
-A line that a batch logs carries the ids of all its requests, found out only when there is a line. User ids are written
-as keyed hashes; item ids, filters, contexts and bodies never are.
+A line that a batch logs carries the ids of all its requests, in a stage's replica as at the ingress. User ids are
+written as keyed hashes; item ids, filters, contexts and bodies never are.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import os
 import random
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from monitoring import tracing
@@ -91,22 +92,25 @@ class Request:
         return {"http.request.id": self.request_id, "trace.id": self.trace_id}
 
 
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """What the lines of a batch carry. `requests`: those whose batch it is; unknown in a stage's replica."""
+    """What the lines of a batch carry, at the ingress and in the stages' replicas, to which it travels. `requests`:
+    (request id, trace id) of those whose batch it is."""
 
-    __slots__ = ("batch_id", "requests")
+    batch_id: str
+    requests: Sequence[tuple[str, str]] = ()
 
-    def __init__(self, batch_id: str, requests: Sequence[Request | None] = ()) -> None:
-        self.batch_id = batch_id
-        self.requests = requests
+    @classmethod
+    def of(cls, batch_id: str, requests: Iterable[Request | None]) -> Batch:
+        """The batch of these requests; None: of a request that nobody sent, as in the warm-up."""
+        return cls(batch_id, [(request.request_id, request.trace_id) for request in requests if request])
 
     def fields(self) -> dict[str, Any]:
         """The id of the batch, and those of its requests: one, or a list."""
         fields: dict[str, Any] = {"rayfunnel.batch.id": self.batch_id}
-        known = [request for request in self.requests if request]
-        if known:
-            fields["http.request.id"] = _one_or_all([request.request_id for request in known])
-            fields["trace.id"] = _one_or_all([request.trace_id for request in known])
+        if self.requests:
+            fields["http.request.id"] = _one_or_all([request_id for request_id, _ in self.requests])
+            fields["trace.id"] = _one_or_all([trace_id for _, trace_id in self.requests])
         return fields
 
 
@@ -116,10 +120,10 @@ def current_request() -> Request | None:
     return found if isinstance(found, Request) else None
 
 
-def current_batch_id() -> str:
-    """The id of the batch that is computed here; empty: none."""
+def current_batch() -> Batch:
+    """The batch that is computed here; without an id: none."""
     found = bound.get()
-    return found.batch_id if isinstance(found, Batch) else ""
+    return found if isinstance(found, Batch) else Batch("")
 
 
 def new_batch_id() -> str:

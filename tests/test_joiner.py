@@ -87,22 +87,25 @@ async def test_what_would_end_past_its_deadline_is_not_begun() -> None:
 
     def slow(scores: ScoreBatch) -> Batch:
         calls.append(len(scores))
-        time.sleep(0.3)
+        time.sleep(0.2)
         return scores
 
     joiner = Joiner(ThreadPoolExecutor(1), 1, 100)
-    await joiner.call(slow, soon(), (batch(1),))
+    for _ in range(3):
+        await joiner.call(slow, soon(), (batch(1),))
     with pytest.raises(DeadlineExceeded, match="not started"):
-        await joiner.call(slow, time.time() + 0.15, (batch(2, 3),))
+        await joiner.call(slow, time.time() + 0.1, (batch(2, 3),))
     await joiner.call(slow, soon(), (batch(4),))
-    assert calls == [1, 1]
+    assert calls == [1, 1, 1, 1]
 
 
 def test_what_was_long_ago_or_happened_once_is_no_pace() -> None:
     pace = Pace()
     assert pace.needed_s(100.0) == 0
-    for seconds in (0.1, 0.1, 9.0):
+    for seconds in (9.0, 0.1):
         pace.took(seconds, now=100.0)
+    assert pace.needed_s(100.5) == 0, "one of two may be the odd one"
+    pace.took(0.1, now=100.0)
     assert pace.needed_s(100.5) == 0.1
     assert pace.needed_s(100.0 + TRUSTED_S + 0.1) == 0, "else a slow time would forbid its own end"
 

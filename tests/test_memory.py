@@ -32,6 +32,7 @@ from deployments.profiles import ProfileConfig, Profiles
 from deployments.ranking import Ranker, RankerConfig
 from deployments.scoring import Scorer, ScorerConfig
 from monitoring.logs import LogConfig
+from monitoring.request_log import Batch as Lines
 from tests.test_model_stages import histories, requests
 
 
@@ -181,7 +182,7 @@ async def test_a_replica_whose_scorer_runs_out_of_memory_answers_every_row_and_r
     factory = replica.StageFactory(CrampedScorer, ScorerConfig(), LogConfig())
     shell = Shell(factory, artifact_path, slots=1, max_rows=256, threads=1, metrics=MetricsConfig(), hub=None)
     deadline = time.time() + 30
-    calls = (shell.run("__call__", deadline, "batch", profiles, candidates) for _ in range(5))
+    calls = (shell.run("__call__", deadline, Lines("b1"), profiles, candidates) for _ in range(5))
     answers = await asyncio.gather(*calls)
     whole = Scorer(artifact, ScorerConfig())(profiles, candidates)
     for answer in answers:
@@ -189,7 +190,7 @@ async def test_a_replica_whose_scorer_runs_out_of_memory_answers_every_row_and_r
     stats = shell.record_autoscaling_stats()
     assert (stats["arrivals"], stats["completions"], stats["max_batch"]) == (70, 70, 2)
     assert stats["num_cpus"] == 0.5
-    await shell.run("__call__", deadline, "batch", profiles, replace(candidates, share=0.5))
+    await shell.run("__call__", deadline, Lines("b1"), profiles, replace(candidates, share=0.5))
     assert shell.record_autoscaling_stats()["items"] - stats["items"] == 7, "what was cut counts for less work"
 
 
