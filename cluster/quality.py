@@ -27,6 +27,8 @@ class Quality:
     def __post_init__(self) -> None:
         if not self.from_wait < self.to_wait:
             raise ValueError(f"to_wait = {self.to_wait} must be greater than from_wait = {self.from_wait}")
+        if not self.recovery_per_s > 0:
+            raise ValueError(f"recovery_per_s = {self.recovery_per_s} must be greater than 0")
 
 
 def numbers(quality: Quality | None) -> Any:
