@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from benchmarks.serve_law import ServeLaw
 from cluster.autoscaling import Policy, PolicyConfig
 from cluster.baselines import Knative, Kubernetes, Oracle, Ours, Static
 from cluster.observations import Counters, Observation, Report, StageObservation
+from cluster.quality import Quality
 from cluster.scaling import StageSpec
 from cluster.simulator import Plant, Run, Scaler, simulate
 from cluster.stability import Windows
@@ -32,6 +34,7 @@ RATE = 500.0
 STATIC_STEPS = 24
 NONE = 5e-4
 """No ratio is stated where the baseline misses less."""
+WITH_QUALITY = ("ours", "Serve, tuned", "Serve, default", "Knative, tuned", "Kubernetes, tuned")
 
 Numbers = dict[str, float]
 Chance = np.random.Generator
@@ -147,10 +150,15 @@ class Study:
             self._traces[seed] = make(self.scenario.trace, seed, RATE, self.plant.step_s)
         return self._traces[seed]
 
-    def run(self, policy: Scaler, seed: int) -> Run:
+    @property
+    def flash(self) -> bool:
+        """Whether the load leaves its base once, and comes back."""
+        return self.scenario.trace.startswith("flash")
+
+    def run(self, policy: Scaler, seed: int, quality: Quality | None = None) -> Run:
         """The policy under the trace of a seed; all start with the same replicas."""
-        trace = self.trace(seed)
-        return simulate(trace, policy, self.plant, seed, base_replicas(self.plant, float(trace.rates[0])))
+        trace, plant = self.trace(seed), replace(self.plant, quality=quality)
+        return simulate(trace, policy, plant, seed, base_replicas(plant, float(trace.rates[0])))
 
     def oracle(self, seed: int) -> Run:
         """The clairvoyant."""
@@ -192,10 +200,17 @@ class Study:
         }
         runs["ours, default numbers"] = [self.run(make_ours(self.plant, {}), seed) for seed in HELD_OUT]
         runs["Serve, default"] = [self.run(ServeLaw(self.plant), seed) for seed in HELD_OUT]
-        if self.scenario.trace.startswith("flash"):
+        if self.flash:
             runs["onset floor"] = [self._floor(run, seed) for run, seed in zip(runs["ours"], HELD_OUT, strict=True)]
         runs["oracle"] = [self.oracle(seed) for seed in HELD_OUT]
         return runs, chosen
+
+    def with_quality(self, chosen: Mapping[str, Numbers]) -> dict[str, list[Run]]:
+        """The policies as tuned without it, on the held-out seeds, with the quality factor's default numbers."""
+        made: dict[str, Callable[[], Scaler]] = {"Serve, default": lambda: ServeLaw(self.plant)}
+        for name, numbers in chosen.items():
+            made[name] = partial(TUNED[name][0], self.plant, numbers)
+        return {name: [self.run(made[name](), seed, Quality()) for seed in HELD_OUT] for name in WITH_QUALITY}
 
     def _floor(self, ours: Run, seed: int) -> Run:
         """Knows all from 1 s after the onset, with the replicas that ours had at the onset."""
@@ -223,10 +238,9 @@ def _section(study: Study, runs: Mapping[str, list[Run]], chosen: Mapping[str, N
         cost = np.mean([study.cost(run, seed) for run, seed in zip(of, HELD_OUT, strict=True)])
         gain = interval([a.miss_share - b.miss_share for a, b in zip(of, runs["ours"], strict=True)])
         recovery = [run.recovery_s(study.trace(seed).onset_s) for run, seed in zip(of, HELD_OUT, strict=True)]
-        flash = study.scenario.trace.startswith("flash")
         lines.append(
             f"| {name} | {missed:.3%} ± {(high - low) / 2:.3%} | {np.mean([run.shed_share for run in of]):.2%} "
-            f"| {cost:.2f} | {f'{np.mean(recovery):.0f} s' if flash else '-'} "
+            f"| {cost:.2f} | {f'{np.mean(recovery):.0f} s' if study.flash else '-'} "
             f"| {np.mean([run.turns_per_hour for run in of]):.1f} "
             f"| {'-' if name == 'ours' else f'{gain[0]:.3%} [{gain[1]:.3%}, {gain[2]:.3%}]'} |"
         )
@@ -238,6 +252,26 @@ def _section(study: Study, runs: Mapping[str, list[Run]], chosen: Mapping[str, N
     ]
     numbers = "; ".join(f"{name}: {_shown(value)}" for name, value in chosen.items())
     return "\n".join([*lines, "", f"Misses of ours: {', '.join(ratios) or 'no ratio'}.", "", f"Chosen: {numbers}.", ""])
+
+
+def _with_quality(study: Study, runs: Mapping[str, list[Run]]) -> str:
+    lines = [
+        "The same policies and numbers with the quality factor on. Missed: no answer in time; degraded: an answer in "
+        "time for which less was computed.",
+        "",
+        "| policy | missed | degraded | cost / oracle's |",
+        "|---|---:|---:|---:|",
+    ]
+    degraded = {name: float(np.mean([run.degraded_share for run in of])) for name, of in runs.items()}
+    for name, of in runs.items():
+        missed, given = interval([run.miss_share for run in of]), interval([run.degraded_share for run in of])
+        cost = np.mean([study.cost(run, seed) for run, seed in zip(of, HELD_OUT, strict=True)])
+        lines.append(
+            f"| {name} | {missed[0]:.3%} ± {(missed[2] - missed[0]):.3%} "
+            f"| {given[0]:.2%} ± {(given[2] - given[0]):.2%} | {cost:.2f} |"
+        )
+    ratios = [f"{degraded['ours'] / share:.2f} x {name}" for name, share in degraded.items() if name != "ours"]
+    return "\n".join([*lines, "", f"Degraded of ours: {', '.join(ratios)}.", ""])
 
 
 def _shown(numbers: Mapping[str, Any]) -> str:
@@ -309,7 +343,10 @@ def autoscaling(out: str, budget: int, only: str, command: str) -> None:
             if scenario.most_cost
             else f"the least cost with {scenario.most_missed:.2%} missed"
         )
-        table = _section(study, *study.held_out())
+        runs, chosen = study.held_out()
+        table = _section(study, runs, chosen)
+        if study.flash:
+            table += "\n" + _with_quality(study, study.with_quality(chosen))
         title = f"## Autoscaling, simulated: {scenario.title}\n\n"
         write_section(out, f"{title}{head}Tuned for {goal}. ± and [ ]: 95 % intervals, in pairs by seed.\n\n{table}")
         console.print(f"{scenario.title}: {time.perf_counter() - began:.0f} s")

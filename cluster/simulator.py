@@ -8,7 +8,14 @@ finish in time. Past `max_queue` a request is shed.
 
 Approximations: one queue per stage in front of all its replicas; times are whole steps, rounded at random; batches of
 one step and stage have one size and share one draw of the noise; a replica that is dropped finishes its batch unbilled.
-The cost of a run therefore depends on its length and not on its rate. (Over 300 lines: one loop and what it counts.)
+The cost of a run therefore depends on its length and not on its rate.
+
+`Plant.quality` adds the ingress' quality factor. Live, all waiting is in one queue before the first stage, since a
+batch holds its slot until it is answered; here it is in front of whichever stage is short. So a request's wait is its
+age less what the stages before its queue took; the median of what leaves a queue sets the factor, and the queue with
+the longest wait decides; a batch is cut when it begins in a stage. At 0 the fallback answers what has waited `to_wait`
+at once. A stage begins what can be finished in time when cut as its wait asks. What a deadline's own timer would answer
+is a miss here, with quality as without. (Over 300 lines: one loop and what it counts.)
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ from numba import njit
 
 from cluster.latency import Line
 from cluster.observations import Counters, Observation, Report, StageObservation
+from cluster.quality import Quality, ahead_s, fitting, numbers, share_of_work
 from cluster.scaling import StageSpec
 from cluster.traces import Floats, Trace
 
@@ -43,7 +51,8 @@ class Scaler(Protocol):
 @dataclass(frozen=True, slots=True)
 class Plant:
     """The funnel that is simulated. `lines`: the true s(b) of each stage; `startup_s`: median time from the request for
-    a replica to its first batch, log-normal with `startup_spread`; `placeable`: the most replicas there is room for."""
+    a replica to its first batch, log-normal with `startup_spread`; `placeable`: the most replicas there is room for;
+    `quality`: None, every answer is a full one."""
 
     specs: Mapping[str, StageSpec]
     lines: Mapping[str, Line]
@@ -53,6 +62,7 @@ class Plant:
     max_queue: int = 100_000
     visits: Mapping[str, float] | None = None
     placeable: Mapping[str, int] | None = None
+    quality: Quality | None = None
 
     @property
     def step_s(self) -> float:
@@ -62,8 +72,9 @@ class Plant:
 
 @dataclass(frozen=True)
 class Run:
-    """What happened, per tick: `ready` and `billed` replicas [tick, stage], `queue` [tick], arrivals, misses and shed
-    requests [tick]; `late_s` the p99 of those answered. Ticks before `from_tick` are a warm-up."""
+    """What happened, per tick: `ready` and `billed` replicas [tick, stage], `queue` [tick], arrivals, misses, shed
+    and degraded requests [tick], the last in time but not full; `p99_s` of those answered. Ticks before `from_tick`
+    are a warm-up."""
 
     stages: tuple[str, ...]
     ready: Floats
@@ -72,6 +83,7 @@ class Run:
     arrived: Floats
     missed: Floats
     shed: Floats
+    degraded: Floats
     p99_s: float
     from_tick: int
 
@@ -84,6 +96,11 @@ class Run:
     def shed_share(self) -> float:
         """Requests refused at once."""
         return float(self.shed[self.from_tick :].sum() / max(1.0, self.arrived[self.from_tick :].sum()))
+
+    @property
+    def degraded_share(self) -> float:
+        """Requests answered in time with less than the whole funnel gives."""
+        return float(self.degraded[self.from_tick :].sum() / max(1.0, self.arrived[self.from_tick :].sum()))
 
     @property
     def replica_seconds(self) -> float:
@@ -120,7 +137,8 @@ def simulate(
     fleets = [_Fleet(start[name]) for name in names]
     per_tick = round(TICK_S / step_s)
     ticks = len(trace.counts) // per_tick
-    history: dict[str, list[Any]] = {key: [] for key in ("ready", "billed", "queue", "arrived", "missed", "shed")}
+    keys = ("ready", "billed", "queue", "arrived", "missed", "shed", "degraded")
+    history: dict[str, list[Any]] = {key: [] for key in keys}
     before = world.reports(0.0, names)
     for tick in range(ticks):
         now = tick * TICK_S
@@ -140,6 +158,7 @@ def simulate(
         history["arrived"].append(changed[0])
         history["missed"].append(changed[2] + changed[3])
         history["shed"].append(changed[3])
+        history["degraded"].append(changed[4])
     arrays = {key: np.array(values, dtype=np.float64) for key, values in history.items()}
     assert arrays["ready"].shape == (ticks, count)
     return Run(names, p99_s=world.p99_s(), from_tick=min(ticks - 1, round(warm_up_s / TICK_S)), **arrays)
@@ -197,7 +216,7 @@ class _World:
         self._freeing = np.zeros((stages, self._longest + 1), dtype=np.int64)
         self._busy = np.zeros(stages, dtype=np.int64)
         self._totals = np.zeros((stages, len(Counters._fields)))
-        self.outcome = np.zeros(4)  # arrived, answered, late or expired, shed
+        self.outcome = np.zeros(5)  # arrived, answered in full, late or expired, shed, degraded
         self._latency = np.zeros(ring, dtype=np.int64)
         visits = plant.visits or {}
         self._slots = np.array([plant.specs[name].slots for name in names], dtype=np.int64)
@@ -206,6 +225,11 @@ class _World:
         self._visits = np.array([visits.get(name, 1.0) for name in names])
         full_s = [plant.lines[name].seconds(plant.specs[name].max_batch) for name in names]
         ahead = np.cumsum(full_s[::-1])[::-1]  # of full batches in this stage and those after it
+        self._law, self._factor = numbers(plant.quality), np.ones(1)
+        self._cut = np.array([plant.quality is not None and name in plant.quality.cut for name in names])
+        self._skipped = np.array([plant.quality is not None and name in plant.quality.skipped for name in names])
+        self._queue_less, self._finishing_less = np.zeros_like(self.queue), np.zeros_like(self._finishing)
+        self._took = np.zeros(stages, dtype=np.int64)
         self._start_by = np.maximum(1, STEPS_PER_SLO - np.ceil(ahead / self._step_s)).astype(np.int64)
 
     def advance(self, first: int, counts: Any, ready: Any) -> None:
@@ -213,7 +237,8 @@ class _World:
         _advance(
             first, counts, ready, self._slots, self._batch, self._line, self._visits, self._start_by, self._step_s,
             self._max_queue, self.queue, self._finishing, self._freeing, self._busy, self._totals, self.outcome,
-            self._latency, self._chance,
+            self._latency, self._chance, self._law, self._factor, self._cut, self._skipped, self._queue_less,
+            self._finishing_less, self._took,
         )  # fmt: skip
 
     def reports(self, now: float, names: tuple[str, ...]) -> tuple[Report, dict[str, tuple[Report, float]]]:
@@ -224,8 +249,9 @@ class _World:
             name: (Report(now, Counters(*self._totals[i].tolist()), float(waiting[i])), float(waiting[i] + running[i]))
             for i, name in enumerate(names)
         }
-        arrived, answered, late, shed = self.outcome.tolist()
-        return Report(now, Counters(arrived, answered, late, shed)), stages
+        arrived, answered, late, shed, degraded = self.outcome.tolist()
+        # As live: cut answers count as lost, or what a stage was spared would look as if nobody had asked.
+        return Report(now, Counters(arrived, answered, late + degraded, shed)), stages
 
     def p99_s(self) -> float:
         """Of the answered requests' times."""
@@ -237,12 +263,14 @@ class _World:
 def _advance(
     first: Any, counts: Any, ready: Any, slots: Any, max_batch: Any, line: Any, visits: Any, start_by: Any, step_s: Any,
     max_queue: Any, queue: Any, finishing: Any, freeing: Any, busy: Any, totals: Any, outcome: Any, latency: Any,
-    chance: Any,
+    chance: Any, law: Any, factor: Any, cut: Any, skipped: Any, queue_less: Any, finishing_less: Any, took: Any,
 ) -> None:  # fmt: skip
-    """The steps of `counts`; arrays are changed in place."""
+    """The steps of `counts`; arrays are changed in place. `…_less`: those among the requests that were cut; `took`:
+    steps of each stage's latest batch."""
     stages, ring = queue.shape
     longest = freeing.shape[1] - 1
     oldest = STEPS_PER_SLO
+    gives_way = law[3] > 0
     for offset in range(len(counts)):
         now = first + offset
         row, slot = now % (longest + 1), now % ring
@@ -252,48 +280,91 @@ def _advance(
         shed = max(0, counts[offset] - room)
         outcome[3] += shed
         entering[slot] = counts[offset] - shed
+        entering_less = np.zeros(ring, dtype=np.int64)
+        factor[0] = min(1.0, factor[0] + law[3] * step_s)
+        before = 0
         for s in range(stages):
             # 1. batches that end now: their requests go on to the next stage once this one's arrivals are in.
             leaving = finishing[s, row].copy()
             finishing[s, row, :] = 0
+            leaving_less = finishing_less[s, row].copy()
+            finishing_less[s, row, :] = 0
             busy[s] -= freeing[s, row]
             freeing[s, row] = 0
-            # 2. what comes in: a part passes the stage by (cache hits).
+            # 2. what comes in: a part passes the stage by (cache hits), all of it while the stage is left out.
             for i in range(ring):
                 n = entering[i]
-                if n:
+                if n and skipped[s] and factor[0] < law[2]:
+                    leaving[i] += n
+                    leaving_less[i] += n
+                    totals[s, 1] -= n  # not its answers
+                elif n:
                     inside = n if visits[s] >= 1.0 else min(n, int(n * visits[s] + chance.random()))
                     queue[s, i] += inside
                     totals[s, 0] += inside
                     leaving[i] += n - inside
+                    less = entering_less[i] * inside // n
+                    queue_less[s, i] += less
+                    leaving_less[i] += entering_less[i] - less
             # 3. what can't be answered in time any more.
             for age in range(start_by[s] + 1, oldest + 2):
                 gone = (now - age) % ring
+                if gives_way and age <= oldest and queue[s, gone] > 0:
+                    own = min(factor[0], fitting(law, max(0, age - before) / oldest))
+                    if age * step_s + ahead_s(law, own, s, line, max_batch, cut, skipped) <= oldest * step_s:
+                        continue
                 outcome[2] += queue[s, gone]
                 totals[s, 2] += queue[s, gone]
                 queue[s, gone] = 0
+                queue_less[s, gone] = 0
             # 4. natural batching.
             waiting = 0
             for age in range(oldest + 1):
                 waiting += queue[s, (now - age) % ring]
             free = ready[s] * slots[s] - busy[s]
+            share = 1.0
+            if gives_way and waiting > 0:
+                if free > 0:
+                    middle = _age_of(min(waiting, free * max_batch[s]) // 2, now, queue[s])
+                    factor[0] = min(factor[0], fitting(law, max(0, middle - before) / oldest))
+                    if factor[0] <= 0:
+                        for age in range(before + int(np.ceil(law[1] * oldest)), oldest + 1):
+                            i = (now - age) % ring
+                            waiting -= queue[s, i]
+                            outcome[4] += queue[s, i]
+                            latency[age] += queue[s, i]
+                            queue[s, i] = 0
+                            queue_less[s, i] = 0
+                share = share_of_work(law, factor[0], cut[s], skipped[s])
+                if share <= 0:
+                    leaving += queue[s]
+                    leaving_less += queue[s]
+                    totals[s, 1] -= waiting
+                    queue[s, :] = 0
+                    queue_less[s, :] = 0
+                    waiting = 0
             if waiting > 0 and free > 0:
                 size = min(max_batch[s], (waiting + free - 1) // free)
                 used = min(free, (waiting + size - 1) // size)
                 taken = min(waiting, used * size)
-                seconds = (line[s, 0] + line[s, 1] * taken / used) * chance.standard_gamma(25.0) / 25.0
+                seconds = (line[s, 0] + line[s, 1] * share * taken / used) * chance.standard_gamma(25.0) / 25.0
                 steps = min(longest, max(1, int(seconds / step_s + chance.random())))
                 end = (now + steps) % (longest + 1)
+                took[s] = steps
                 busy[s] += used
                 freeing[s, end] += used
                 totals[s, 4] += used * seconds
                 totals[s, 5] += used
-                totals[s, 6] += taken
+                totals[s, 6] += taken * share
                 left = taken
                 age = oldest
                 while left > 0:
                     i = (now - age) % ring
                     n = min(left, queue[s, i])
+                    if n > 0:
+                        less = queue_less[s, i] * n // queue[s, i]
+                        queue_less[s, i] -= less
+                        finishing_less[s, end, i] += n if share < 1 else less
                     queue[s, i] -= n
                     finishing[s, end, i] += n
                     left -= n
@@ -307,7 +378,20 @@ def _advance(
                     if age > oldest:
                         outcome[2] += n
                         leaving[i] = 0
+                        leaving_less[i] = 0
                     elif s == stages - 1:
-                        outcome[1] += n
+                        outcome[1] += n - leaving_less[i]
+                        outcome[4] += leaving_less[i]
                         latency[age] += n
-            entering = leaving
+            entering, entering_less = leaving, leaving_less
+            before += 0 if skipped[s] and factor[0] < law[2] else took[s]
+
+
+@njit(cache=True)
+def _age_of(rank: Any, now: Any, queue: Any) -> Any:
+    """Steps since the arrival of the request before which so many wait; 0 if there is none."""
+    age = STEPS_PER_SLO
+    while age > 0 and queue[(now - age) % len(queue)] <= rank:
+        rank -= queue[(now - age) % len(queue)]
+        age -= 1
+    return age

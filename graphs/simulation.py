@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.table import Table
 from cluster.autoscaling import PolicyConfig
 from cluster.baselines import Knative, Kubernetes, Oracle, Ours
 from cluster.latency import Line
+from cluster.quality import Quality
 from cluster.scaling import StageSpec, capacities, whole
 from cluster.simulator import TICK_S, Plant, Run, Scaler, simulate
 from cluster.traces import Trace, make
@@ -73,14 +75,17 @@ def maker(name: str) -> Maker:
     return found
 
 
-def report(trace: str, policies: Sequence[str], rate: float, startup_s: float, seed: int, out: str) -> None:
-    """Simulates, prints the table and writes the plot. `rate`: the trace's base, requests/s.
+def report(
+    trace: str, policies: Sequence[str], rate: float, startup_s: float, seed: int, out: str, quality: bool = False
+) -> None:
+    """Simulates, prints the table and writes the plot. `rate`: the trace's base, requests/s; `quality`: with the
+    quality factor, at its default numbers.
 
     Raises:
         ConfigError: a trace or policy that is not there, or no matplotlib to plot with.
     """
     makers = {name: maker(name) for name in policies}
-    plant = funnel(startup_s=startup_s, most=1000)
+    plant = replace(funnel(startup_s=startup_s, most=1000), quality=Quality() if quality else None)
     try:
         load = make(trace, seed, rate, plant.step_s)
     except ValueError as error:
@@ -95,7 +100,7 @@ def report(trace: str, policies: Sequence[str], rate: float, startup_s: float, s
 
 def _table(load: Trace, runs: Mapping[str, Run], oracle: Run) -> Table:
     table = Table(title=f"{load.name}: {load.counts.sum():,} requests in {load.seconds:.0f} s")
-    titles = ("policy", "missed", "shed", "p99", "replica-s", "/ oracle", "recovered", "turns/h")
+    titles = ("policy", "missed", "shed", "degraded", "p99", "replica-s", "/ oracle", "recovered", "turns/h")
     for title in titles:
         table.add_column(title, justify="left" if title == "policy" else "right")
     for name, run in runs.items():
@@ -103,6 +108,7 @@ def _table(load: Trace, runs: Mapping[str, Run], oracle: Run) -> Table:
             name,
             f"{run.miss_share:.3%}",
             f"{run.shed_share:.3%}",
+            f"{run.degraded_share:.3%}",
             f"{run.p99_s * 1e3:.0f} ms",
             f"{run.replica_seconds:,.0f}",
             f"{run.replica_seconds / oracle.replica_seconds:.2f}",

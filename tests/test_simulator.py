@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import log
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from cluster.autoscaling import PolicyConfig
 from cluster.baselines import Knative, Kubernetes, Oracle, Ours, Static
 from cluster.latency import Line
 from cluster.observations import Observation
+from cluster.quality import Quality
 from cluster.scaling import StageSpec
-from cluster.simulator import Plant, simulate
+from cluster.simulator import TICK_S, Plant, Run, simulate
 from cluster.traces import Trace, make
 from deployments.errors import ConfigError
 from graphs.simulation import base_replicas, funnel, maker
@@ -144,3 +146,53 @@ def test_jump_after_jump_costs_less_once_forecasts_are_doubted() -> None:
     )
     assert doubting.replica_seconds < 0.8 * trusting.replica_seconds
     assert doubting.miss_share < 1e-3
+
+
+def crowd(quality: Quality | None) -> Run:
+    """A crowd five times the load, and no replicas for it."""
+    plant = replace(funnel(), quality=quality)
+    start = base_replicas(plant, 300)
+    return simulate(make("flash5", 1, 300, plant.step_s), Static(start), plant, 1, start, warm_up_s=0)
+
+
+def test_a_quality_factor_that_never_gives_way_changes_nothing() -> None:
+    plain, patient = crowd(None), crowd(Quality(from_wait=1e6, to_wait=1e6 + 1))
+    assert (plain.missed == patient.missed).all()
+    assert (plain.queue == patient.queue).all()
+    assert plain.p99_s == patient.p99_s
+    assert plain.degraded.sum() == patient.degraded.sum() == 0
+
+
+def test_under_overload_quality_is_given_up_before_answers_are() -> None:
+    plain, giving = crowd(None), crowd(Quality())
+    assert giving.miss_share < plain.miss_share / 100
+    assert 0 < giving.degraded_share < 1
+
+
+def test_quality_returns_when_the_crowd_has_gone() -> None:
+    run = crowd(Quality())
+    latest_end_s = 150 + 10 + 240 + 60
+    assert run.degraded[round(200 / TICK_S) : round(350 / TICK_S)].min() > 0
+    assert run.degraded[round((latest_end_s + 5) / TICK_S) :].sum() == 0
+
+
+def test_no_answer_is_both_full_and_degraded() -> None:
+    seen: list[Observation] = []
+
+    class Watched(Static):
+        def decide(self, observation: Observation) -> Mapping[str, int]:
+            seen.append(observation)
+            return super().decide(observation)
+
+    plant = replace(funnel(), quality=Quality())
+    start = base_replicas(plant, 300)
+    run = simulate(make("flash5", 1, 300, plant.step_s), Watched(start), plant, 1, start, warm_up_s=0)
+    last = seen[-1]
+    arrived, full, lost, shed = last.root["ingress"].counters[:4]
+    there = sum(stage.ongoing for stage in last.stages.values())
+    assert full + lost + shed + there == arrived
+    assert lost == run.missed[:-2].sum() - shed + run.degraded[:-2].sum()
+    scoring = last.stages["scoring"].reports["all"].counters
+    ranking = last.stages["ranking"].reports["all"].counters
+    assert scoring.arrivals < ranking.arrivals, "what is not scored does not reach the scorer"
+    assert scoring.items < scoring.completions, "a request with a share of its candidates counts for that share"
