@@ -351,7 +351,10 @@ def autoscaling(out: str, budget: int, only: str, command: str) -> None:
         write_section(out, f"{title}{head}Tuned for {goal}. ± and [ ]: 95 % intervals, in pairs by seed.\n\n{table}")
         console.print(f"{scenario.title}: {time.perf_counter() - began:.0f} s")
     if not only or only == "limits":
-        parts = [f"## Autoscaling, simulated: limits\n\n`{command}`\n"]
+        parts = [
+            f"## Autoscaling, simulated: limits\n\n`{command}`. Targets not met, and what the study can't show: "
+            "[notes](NOTES.md).\n"
+        ]
         for measure in (steady, speed, decision):
             measure(parts)
         write_section(out, "\n".join(parts))
