@@ -159,7 +159,9 @@ class Cluster:
             )
 
     def add_node(self, cpus: int, gpus: int = 0, **labels: str) -> Node:
-        """One more node; returns at once."""
+        """One more node; returns once it has its sockets: two that start together would choose the same names."""
+        sockets = self._folder / "session_latest" / "sockets"
+        before = set(sockets.glob("plasma_store*"))
         options = {
             "node-ip-address": "127.0.0.1",
             "num-cpus": cpus,
@@ -174,6 +176,7 @@ class Cluster:
         name = f"{self.gcs_port}/{len(self._nodes) + 1}"
         process = self._start(f"--address={self.address}", options, self._environment | {"RAYFUNNEL_NODE": name})
         self._nodes.append(Node(process, f"RAYFUNNEL_NODE={name}\0"))
+        wait_for("the node's sockets", lambda: set(sockets.glob("plasma_store*")) - before)
         return self._nodes[-1]
 
     def __exit__(
