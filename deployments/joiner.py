@@ -15,9 +15,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deployments.batcher import Batcher, BatcherConfig
-from deployments.errors import DeadlineExceeded
 from deployments.messages import Batch
 from deployments.pace import Pace
+from deployments.stage import run_before
+from monitoring.logs import bound
+from monitoring.request_log import Batch as BatchLines
+from monitoring.request_log import current_batch
 
 Method = Callable[..., Batch]
 
@@ -27,6 +30,8 @@ class _Call:
     method: Method
     deadline: float
     batches: tuple[Batch, ...]
+    lines: BatchLines = field(default_factory=current_batch)
+    """What those that are logged meanwhile belong to."""
     answer: asyncio.Future[Batch] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
@@ -92,21 +97,17 @@ def _compute(group: Sequence[_Call], pace: Pace) -> list[Batch | Exception]:
     began, now = time.monotonic(), time.time()
     needed_s = pace.needed_s(began)
     alive = [call for call in group if call.deadline >= now + needed_s]
-    joined: dict[int, Batch | Exception] = {id(call): _too_late(call.deadline - now, needed_s) for call in group}
-    answers: dict[int, Batch] = {}
+    bound.set(BatchLines.joined([call.lines for call in group]))
+    joined: dict[int, Batch] = {}
     if len(alive) > 1:
         try:
-            answers = _joined(alive)
+            joined = _joined(alive)
         except Exception:
-            answers = {}  # whose fault it is shows when each is run alone
-    joined |= {id(call): answers.get(id(call)) or _alone(call) for call in alive}
+            joined = {}  # whose fault it is shows when each is run alone
+    answers = [joined[id(call)] if id(call) in joined else _alone(call, needed_s) for call in group]
     if alive:
-        pace.took(time.monotonic() - began, time.monotonic())
-    return [joined[id(call)] for call in group]
-
-
-def _too_late(left_s: float, needed_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"not started {left_s * 1e3:.0f} ms before its deadline: it takes {needed_s * 1e3:.0f} ms")
+        pace.took(began, time.monotonic())
+    return answers
 
 
 def _joined(calls: Sequence[_Call]) -> dict[int, Batch]:
@@ -133,8 +134,8 @@ def _own(answer: Batch, rows: slice, inputs: Sequence[Batch]) -> Batch:
     return replace(own, **columns)
 
 
-def _alone(call: _Call) -> Batch | Exception:
+def _alone(call: _Call, needed_s: float) -> Batch | Exception:
     try:
-        return call.method(*call.batches)
+        return run_before(call.deadline, call.method, call.batches, needed_s)
     except Exception as error:
         return error

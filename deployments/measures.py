@@ -102,6 +102,7 @@ def served(flow: Flow) -> Served:
     return Served(
         requests=flow.requests,
         profiles=flow.profiles,
+        # A copy of nothing: a view of nothing would keep all of it.
         candidates=replace(flow.candidates, source_scores_BKS=flow.candidates.source_scores_BKS[:, :, :0].copy()),
         scores=flow.scores,
         ranked=flow.ranked,

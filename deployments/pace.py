@@ -21,10 +21,10 @@ class Pace:
         self._lately_s: deque[float] = deque(maxlen=_MOST)
         self._at = float("-inf")
 
-    def took(self, seconds: float, now: float) -> None:
-        """Something was done by `now`."""
-        self._lately_s.append(seconds)
-        self._at = now
+    def took(self, began: float, ended: float) -> None:
+        """Something was done between these times."""
+        self._lately_s.append(ended - began)
+        self._at = ended
 
     def needed_s(self, now: float) -> float:
         """Seconds that the next will probably take; 0 if that is not known."""

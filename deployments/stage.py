@@ -15,6 +15,7 @@ batch job and in a test; a `Place` is what the pipeline sees of it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import logging
 import time
@@ -112,7 +113,8 @@ def local(stage: Callable[..., Batch], slots: int) -> Start:
     pool = ThreadPoolExecutor(slots)
 
     async def start(deadline: float, batches: Batches) -> Batch:
-        return await asyncio.get_running_loop().run_in_executor(pool, run_before, deadline, stage, batches)
+        run = contextvars.copy_context().run  # so that what it logs carries the batch's ids
+        return await asyncio.get_running_loop().run_in_executor(pool, run, run_before, deadline, stage, batches)
 
     return start
 
@@ -144,13 +146,18 @@ def _reason(error: BaseException) -> str:
     return f"{error.stage}: {error.reason}" if isinstance(error, StageFailed) else type(error).__name__
 
 
-def run_before(deadline: float, stage: Callable[..., Batch], batches: Batches) -> Batch:
-    """Calls `stage`, unless `deadline` (Unix seconds) has passed while the call waited for its turn.
+def run_before(deadline: float, stage: Callable[..., Batch], batches: Batches, needed_s: float = 0.0) -> Batch:
+    """Calls `stage`, unless `deadline` (Unix seconds) is less than `needed_s` away, or has passed, when the call's turn
+    comes.
 
     Raises:
-        DeadlineExceeded: it has; the work was not started.
+        DeadlineExceeded: the work was not started.
     """
-    late_s = time.time() - deadline
-    if late_s > 0:
-        raise DeadlineExceeded(f"reached the stage {late_s * 1e3:.0f} ms after its deadline and was not started")
+    left_s = deadline - time.time()
+    if left_s < 0:
+        raise DeadlineExceeded(f"reached the stage {-left_s * 1e3:.0f} ms after its deadline and was not started")
+    if left_s < needed_s:
+        raise DeadlineExceeded(
+            f"{left_s * 1e3:.0f} ms before its deadline it was not started, since it takes {needed_s * 1e3:.0f} ms"
+        )
     return stage(*batches)

@@ -97,8 +97,15 @@ class Batch:
     """What the lines of a batch carry, at the ingress and in the stages' replicas, to which it travels. `requests`:
     (request id, trace id) of those whose batch it is."""
 
-    batch_id: str
+    batch_id: str | list[str]
+    """A list: of batches that are computed together."""
     requests: Sequence[tuple[str, str]] = ()
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """Batches that a replica computes together."""
+        ids = [str(batch.batch_id) for batch in batches]
+        return cls(_one_or_all(ids), [request for batch in batches for request in batch.requests])
 
     @classmethod
     def of(cls, batch_id: str, requests: Iterable[Request | None]) -> Batch:
