@@ -108,7 +108,7 @@ def main() -> None:
         return
     names = args.servers.split(";")
     known = {*servers.COMMANDS, *(servers.LIMITS if args.command == "speed" else ())}
-    if wrong := [name for name in names if name.split(" +")[0] not in known]:
+    if wrong := [name for name in names if servers.named(name)[0] not in known]:
         parser.error(f"no such server: {wrong[0]!r}; there are: {'; '.join(sorted(known))}")
     if args.command == "speed":
         clients = [int(count) for count in args.clients.split(",")]

@@ -120,7 +120,7 @@ def make_ours(plant: Plant, numbers: Numbers) -> Scaler:
     """Our policy with some numbers."""
     numbers = dict(numbers)
     windows = Windows(stable_s=numbers.pop("stable_s", 300.0))
-    return Ours(plant.specs, PolicyConfig(slo_s=plant.slo_s, windows=windows, **numbers))  # type: ignore[arg-type]
+    return Ours(plant.specs, PolicyConfig(slo_s=plant.slo_s, windows=windows, **numbers))
 
 
 Maker = Callable[[Plant, Numbers], Scaler]
@@ -175,7 +175,7 @@ class Study:
         maker, sample = TUNED[name]
         chance = np.random.default_rng(12345)
         best: tuple[tuple[float, float], Numbers] | None = None
-        candidates = [{}] + [sample(chance) for _ in range(self.budget - 1)]
+        candidates: list[Numbers] = [{}] + [sample(chance) for _ in range(self.budget - 1)]
         if name == "best static":
             candidates = [{"rate": RATE * 10 ** (step / (STATIC_STEPS - 1))} for step in range(STATIC_STEPS)]
         for numbers in candidates:

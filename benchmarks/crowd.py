@@ -76,7 +76,7 @@ def simulated(policy: str, seed: int, startup_s: float, numbers: Mapping[str, fl
     scaler: Scaler
     if policy == "rayfunnel":
         windows = Windows(stable_s=STABLE_S, panic_s=10.0)
-        scaler = Ours(plant.specs, PolicyConfig(slo_s=SLO_S, windows=windows, **numbers))  # type: ignore[arg-type]
+        scaler = Ours(plant.specs, PolicyConfig(slo_s=SLO_S, windows=windows, **numbers))
     else:
         scaler = ServeLaw(plant, **numbers)
     return simulate(trace, scaler, plant, seed, {"Scorer": START}, warm_up_s=0)

@@ -73,7 +73,8 @@ def config(base: str, folder: Path, policy: str) -> Path:
     args["stages"]["scoring"] |= {"placement": "replica", "replicas": START, "min_replicas": 1, "max_replicas": MOST}
     args["stages"]["scoring"] |= {"num_cpus": 0.1, "slots": 64, "max_rows": MAX_BATCH}
     if policy == "rayfunnel":
-        numbers = {"slo_ms": 1e3 * SLO_S, "startup_s": 5, "panic_s": 10, "stable_s": STABLE_S} | CHOSEN[policy]
+        numbers: dict[str, Any] = {"slo_ms": 1e3 * SLO_S, "startup_s": 5, "panic_s": 10, "stable_s": STABLE_S}
+        numbers |= CHOSEN[policy]
         numbers["priors"] = {"Scorer": [1e3 * LINE.a, 1e3 * LINE.c]}
         application["autoscaling_policy"] = {
             "policy_function": "cluster.serve_policy:AutoscalingPolicy",

@@ -175,16 +175,17 @@ def scoring(config: str, out: str, batches: Sequence[int], counts: Sequence[int]
         gate = artifact.manifest.gates.get(name)
         verdict = "" if gate is None else "passed" if Gate.model_validate(gate).passed else "failed"
         for (count, batch), taken in measured.items():
-            features, total = (statistics.median(taken[name][part::2]) for part in (0, 1))
+            features_ms, total_ms = (statistics.median(taken[name][part::2]) for part in (0, 1))
             lines.append(
-                f"| {name} | {verdict} | {count} | {batch} | {features:.3f} | {total - features:.3f} | {total:.3f} |"
+                f"| {name} | {verdict} | {count} | {batch} "
+                f"| {features_ms:.3f} | {total_ms - features_ms:.3f} | {total_ms:.3f} |"
             )
             print(lines[-1])
     command = f"python -m benchmarks scoring --seconds {seconds:g}"
     parts = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "numba"))
     made_by = (
         f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: {platform.machine()}, one of {os.cpu_count()} cores, "
-        f"{torch.backends.cpu.get_cpu_capability()}, Python {platform.python_version()}, {parts}, "  # type: ignore[no-untyped-call]
+        f"{torch.backends.cpu.get_cpu_capability()}, Python {platform.python_version()}, {parts}, "
         f"model {artifact.model_version}."
     )
     text = (

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from ray.serve import autoscaling_policy as law
+from ray.serve import autoscaling_policy
 from ray.serve._private.common import DeploymentID
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
@@ -21,17 +21,20 @@ from cluster.observations import Observation
 from cluster.simulator import Plant
 from cluster.traces import Trace
 
+law: Any = autoscaling_policy
+
 
 class ServeLaw:
     """One law per stage, as Serve does it. `numbers`: those of AutoscalingConfig."""
 
     def __init__(self, plant: Plant, **numbers: float) -> None:
-        self._configs, self._states = {}, {}
+        self._configs: dict[str, AutoscalingConfig] = {}
+        self._states: dict[str, dict[str, Any]] = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # metrics_interval_s is deprecated, its successors are not read
             for name, spec in plant.specs.items():
                 bounds = {"min_replicas": max(1, spec.min_replicas), "max_replicas": spec.max_replicas}
-                self._configs[name] = AutoscalingConfig(**bounds, **numbers)  # type: ignore[arg-type]
+                self._configs[name] = AutoscalingConfig(**bounds, **numbers)
                 self._states[name] = {}
         first = next(iter(self._configs.values()))
         self._look_back_s, self._interval_s = first.look_back_period_s, first.metrics_interval_s
@@ -73,7 +76,7 @@ class ServeLaw:
             config=config,
         )
         wanted, self._states[name] = self._law(context)
-        return max(config.min_replicas, min(config.max_replicas, wanted))
+        return max(config.min_replicas, min(config.max_replicas, int(wanted)))
 
 
 _TIME: Any = law.time

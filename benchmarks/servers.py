@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,12 +101,18 @@ LIMITS = ("limit, 1 process", "limit, 2 processes")
 """Two processes; before them one alone that answers one request after the other, for the latency at 1 client."""
 
 
+def named(name: str) -> tuple[str, dict[str, str]]:
+    """A server's name, and the numbers behind it."""
+    server, *changes = re.split(r" \+(?=\w+=)", name)
+    return server, dict(change.split("=") for change in changes)
+
+
 @contextlib.contextmanager
 def server(name: str, base: str, folder: Path) -> Iterator[str]:
     """Runs the server until the block ends; gives its URL once it answers."""
     shipped = "as shipped" in name
-    name, *changes = name.split(" +")
-    path = config(base, folder, "config", not shipped, "all in ingress" in name, dict(c.split("=") for c in changes))
+    name, changes = named(name)
+    path = config(base, folder, "config", not shipped, "all in ingress" in name, changes)
     serve = folder / "stock.yaml"
     serve.write_text(
         yaml.safe_dump(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import tempfile
 import urllib.request
@@ -15,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import orjson
+import torch
 from rich.progress import Progress
 
 from benchmarks import plots, servers, workloads
@@ -112,14 +114,14 @@ def speed(
     for name in names:
         if name in servers.LIMITS:
             rate = statistics.median(rates[name, 0])
-            p50 = f"{statistics.median(p50s[name, 1]):.1f}" if 1 in clients else ""
-            lines.append(f"| {name} |" + " |" * (len(clients) - 1) + f" {rate:.0f} | | {p50} | |")
+            alone = f"{statistics.median(p50s[name, 1]):.1f}" if 1 in clients else ""
+            lines.append(f"| {name} |" + " |" * (len(clients) - 1) + f" {rate:.0f} | | {alone} | |")
             continue
         shown = [f"{statistics.median(rates[name, count]):.0f}" for count in clients]
         ratios = [a / b for a, b in zip(rates[name, most], limit or [], strict=False)]
         ratio = f"{statistics.median(ratios):.2f}" if ratios else ""
-        p50 = f"{statistics.median(p50s[name, 1]):.1f}" if 1 in clients else ""
-        lines.append(f"| {name} | " + " | ".join([*shown, ratio, p50, str(bad[name])]) + " |")
+        alone = f"{statistics.median(p50s[name, 1]):.1f}" if 1 in clients else ""
+        lines.append(f"| {name} | " + " | ".join([*shown, ratio, alone, str(bad[name])]) + " |")
     command = (
         f"python -m benchmarks speed --workload {workload} --servers '{';'.join(names)}' "
         f"--clients {','.join(map(str, clients))} --rounds {rounds} --seconds {seconds:g}"
@@ -170,11 +172,17 @@ def paced(base: str, workload: str, out: str, names: Sequence[str], seconds: flo
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines, "", image]))
 
 
+def _cpu() -> str:
+    """The processor and the widest instructions that torch has kernels for."""
+    named = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return f"{named.group(1) if named else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def made_by(command: str, artifact: Artifact | None = None) -> str:
     """The line that says how, when and on what a section was measured."""
     parts = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "numpy"))
     model = f", model {artifact.model_version}" if artifact else ""
     return (
-        f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: {platform.machine()}, {os.cpu_count()} cores, "
+        f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: {_cpu()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, {parts}{model}."
     )

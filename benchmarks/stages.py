@@ -63,7 +63,7 @@ def measure(path: str, candidates: int, batch: int, history: int, seconds: float
         "ranking": (Ranker, RankerConfig(diversity=0.1)),
     }.items():
         before_mb, began = own_mb(), time.perf_counter()
-        built[name] = stage(artifact, config)  # type: ignore[operator]
+        built[name] = stage(artifact, config)
         result[name] = {"ready_s": time.perf_counter() - began, "mb": own_mb() - before_mb}
 
     def run(name: str, batches: list[tuple[Batch, ...]]) -> list[Any]:

@@ -92,4 +92,5 @@ def _deployment(name: str) -> Any:
     return serve.deployment(Stage, name=STAGES[name][0], max_ongoing_requests=256, ray_actor_options=options)
 
 
-app = Api.bind(CONFIG, **{name: _deployment(name).bind(name, CONFIG) for name in STAGES if name != "profile"})
+_api: Any = Api  # a deployment, as the decorators have made it
+app = _api.bind(CONFIG, **{name: _deployment(name).bind(name, CONFIG) for name in STAGES if name != "profile"})
