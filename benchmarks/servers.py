@@ -55,7 +55,7 @@ def config(
 ) -> Path:
     """A copy of the config file on our ports and store. `plain`: the fp32 model as it is, no cache, as many replicas
     as at the start; `inside`: all stages in two ingress replicas, a batch at a time in each, as the peers' two workers;
-    `changed`: `in_flight` of the ingress, or another number of every stage.
+    `changed`: `in_flight` or `max_batch` of the ingress, or another number of every stage.
     """
     loaded: dict[str, Any] = copy.deepcopy(yaml.safe_load(Path(base).read_text("utf-8")))
     loaded["http_options"]["port"] = PORT
@@ -75,7 +75,7 @@ def config(
         for stage in args["stages"].values():
             stage["placement"] = "ingress"
     for key, value in (changed or {}).items():
-        for part in [args["batcher"]] if key == "in_flight" else args["stages"].values():
+        for part in [args["batcher"]] if key in ("in_flight", "max_batch") else args["stages"].values():
             part[key] = int(value)
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(loaded), "utf-8")

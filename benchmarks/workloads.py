@@ -22,7 +22,7 @@ UNKNOWN = 0.05
 
 @dataclass(frozen=True)
 class Workload:
-    """`size`: of the synthetic artifact, None: the configured one; `stages`: config of stages that differs; `zipf`:
+    """`size`: of the synthetic artifact, None: the configured one; `stages`: what differs of theirs; `zipf`:
     exponent of how often the users ask, 0: evenly."""
 
     what: str
@@ -42,21 +42,22 @@ class Workload:
 WORKLOADS = {
     "movielens": Workload("9,066 items, 671 users who ask evenly, 300 candidates, the trained model"),
     "reference": Workload(
-        "200,000 items, 100,000 users, Zipf 1.0, 500 candidates, DCN-V2 with cross rank 64 and 512-256-128 on each",
+        "200,000 items, 100,000 users, Zipf 1.0, 500 candidates, DCN-V2 with cross rank 64 and 512-256-128 on each; two "
+        "Scorers where they are replicas of their own",
         Size(items=200_000, users=100_000, cross_rank=64, deep=(512, 256, 128)),
-        {"candidates": {"n_candidates": 500}},
+        {"candidates": {"config": {"n_candidates": 500}}, "scoring": {"replicas": 2, "min_replicas": 2}},
         zipf=1.0,
     ),
     "synthetic-1m": Workload(
         "1,000,000 items, 1,000,000 users with histories in the store, Zipf 1.0, 500 candidates, a model as trained",
         Size(items=1_000_000, users=1_000_000),
-        {"candidates": {"n_candidates": 500}},
+        {"candidates": {"config": {"n_candidates": 500}}},
         zipf=1.0,
     ),
     "light": Workload(
         "200 items, 10,000 users who ask evenly, 20 candidates: next to no model work",
         Size(items=200, neighbours=4, wide=0.1, cross_rank=4, deep=(8,)),
-        {"candidates": {"n_candidates": 20}, "ranking": {"diversity": 0.0}},
+        {"candidates": {"config": {"n_candidates": 20}}, "ranking": {"config": {"diversity": 0.0}}},
     ),
 }
 
@@ -70,7 +71,8 @@ def config(base: str, name: str, folder: Path) -> str:
     args = next(app["args"] for app in loaded["applications"] if app["name"] == "recommender")
     args["artifact"] = workload.artifact(name)
     for stage, changed in workload.stages.items():
-        args["stages"][stage]["config"] |= changed
+        config = args["stages"][stage]["config"] | changed.get("config", {})
+        args["stages"][stage] |= changed | {"config": config}
     args["stages"]["ranking"]["config"].pop("category", None)
     args["drift"] = {"enabled": False}  # there is no reference of random users
     path = folder / f"{name}.yaml"

@@ -37,9 +37,15 @@ class LogConfig(BaseModel):
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     success_share: float = Field(
-        0.1, ge=0, le=1, description="Share of the requests answered well and fast that have a line; others all have."
+        0.1, ge=0, le=1, description="Share of the requests answered well and fast that have a line; see `most_per_s`."
     )
-    slow_ms: float = Field(250.0, gt=0, description="A request that took longer always has a line.")
+    slow_ms: float = Field(250.0, gt=0, description="A request that took longer has a line whatever the share.")
+    most_per_s: int = Field(
+        20,
+        ge=0,
+        description="Lines a second in an ingress replica about refused, degraded and slow requests, so that a log makes "
+        "no overload worse; 0: no bound. The next one counts those left out. Status 500 always has a line.",
+    )
     stderr: Literal["all", "warnings", "off"] = Field("all", description="Lines that go to stderr beside Ray's file.")
     exception_messages: bool = Field(
         False, description="Also what exceptions say. It can hold user and item ids: for debugging alone."

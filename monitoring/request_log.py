@@ -1,4 +1,4 @@
-"""One line per request, and what ties the other lines to requests: the ids of the request, the trace and the batch.
+"""A line per request, within bounds, and what ties the others to requests: the ids of request, trace and batch.
 
 A line that a batch logs carries the ids of all its requests, in a stage's replica as at the ingress. User ids are
 written as keyed hashes; item ids, filters, contexts and bodies never are.
@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import secrets
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -155,6 +156,7 @@ class RequestLog:
 
     def __init__(self, config: LogConfig, pseudonyms: Pseudonyms, model_version: str) -> None:
         self._config, self._pseudonyms, self._model_version = config, pseudonyms, model_version
+        self._second, self._written, self._left_out = 0, 0, 0
 
     def ended(self, request: Request, status: int, seconds: float, error: BaseException | None = None) -> None:
         """The request was answered with `status`; `error`: why not as wished. If it is traced, so are its stages."""
@@ -167,6 +169,9 @@ class RequestLog:
             return
         if not log.isEnabledFor(level := _level(status, well)):
             return
+        if not (well or status == 500 or self._within_bound()):
+            self._left_out += 1
+            return
         fields: dict[str, Any] = {
             **request.fields(),
             "event.dataset": "rayfunnel.requests",
@@ -177,6 +182,8 @@ class RequestLog:
             "rayfunnel.model_version": self._model_version,
             "rayfunnel.share": config.success_share if well else 1.0,
         }
+        if not well and self._left_out:
+            fields["rayfunnel.left_out"], self._left_out = self._left_out, 0
         if request.user_id:
             fields["user.hash"] = self._pseudonyms.text(request.user_id)
         if request.events:
@@ -191,6 +198,13 @@ class RequestLog:
             for stage, milliseconds in flow.timings_ms.items():
                 fields[f"rayfunnel.timings_ms.{stage}"] = round(milliseconds, 3)
         log.log(level, "%s %d in %.1f ms", request.operation, status, seconds * 1e3, extra={FIELDS: fields})
+
+    def _within_bound(self) -> bool:
+        """Whether this second has room for one more line."""
+        if self._second != (second := int(time.monotonic())):
+            self._second, self._written = second, 0
+        self._written += 1
+        return self._config.most_per_s == 0 or self._written <= self._config.most_per_s
 
 
 def _level(status: int, well: bool) -> int:

@@ -201,7 +201,7 @@ def test_what_is_no_traceparent_gives_no_trace(header: str) -> None:
     assert trace_of([(b"host", b"x"), (b"traceparent", header.encode())]) == ""
 
 
-async def test_errors_degraded_and_slow_answers_always_have_a_line_and_others_by_their_share(
+async def test_errors_degraded_and_slow_answers_have_a_line_and_others_by_their_share(
     in_process: Build, store: MemoryStore, lines: Lines
 ) -> None:
     few = FunnelConfig(logs=LogConfig(success_share=0, slow_ms=60_000))
@@ -223,23 +223,48 @@ async def test_errors_degraded_and_slow_answers_always_have_a_line_and_others_by
     assert CANARY not in json.dumps(lines())
 
 
-def test_the_share_of_successes_is_kept() -> None:
-    kept: list[logging.LogRecord] = []
+@pytest.fixture
+def kept() -> Iterator[list[dict[str, Any]]]:
+    """The fields of the lines about requests."""
+    found: list[dict[str, Any]] = []
     logger = logging.getLogger("rayfunnel.requests")
     handler = logging.Handler()
-    handler.emit = kept.append  # type: ignore[method-assign]
+    handler.emit = lambda record: found.append(getattr(record, FIELDS))  # type: ignore[method-assign]
     logger.addHandler(handler)
     level = logger.level
     logger.setLevel(logging.INFO)
-    try:
-        lines = RequestLog(LogConfig(success_share=0.25), Pseudonyms.random(), "m")
-        for _ in range(4000):
-            lines.ended(Request("recommend"), 200, 0.001)
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+    yield found
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def test_the_share_of_successes_is_kept(kept: list[dict[str, Any]]) -> None:
+    lines = RequestLog(LogConfig(success_share=0.25), Pseudonyms.random(), "m")
+    for _ in range(4000):
+        lines.ended(Request("recommend"), 200, 0.001)
     assert 850 < len(kept) < 1150  # 1000 ± 5.5 standard deviations
-    assert {getattr(record, FIELDS)["rayfunnel.share"] for record in kept} == {0.25}
+    assert {fields["rayfunnel.share"] for fields in kept} == {0.25}
+
+
+def test_a_flood_of_slow_and_refused_requests_has_a_bounded_number_of_lines_which_count_the_rest(
+    kept: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [7.0]
+    monkeypatch.setattr("monitoring.request_log.time.monotonic", lambda: now[0])
+    lines = RequestLog(LogConfig(success_share=1.0, most_per_s=3), Pseudonyms.random(), "m")
+    for _ in range(10):
+        lines.ended(Request("recommend"), 200, 60.0)
+        lines.ended(Request("recommend"), 503, 0.001)
+        lines.ended(Request("recommend"), 200, 0.001)
+        lines.ended(Request("recommend"), 500, 0.001)
+    slow, refused, well, failed = (
+        [fields for fields in kept if (fields["http.response.status_code"], fields["event.duration"]) == kind]
+        for kind in ((200, int(60e9)), (503, int(1e6)), (200, int(1e6)), (500, int(1e6)))
+    )
+    assert (len(slow), len(refused), len(well), len(failed)) == (2, 1, 10, 10)
+    now[0] = 8.0
+    lines.ended(Request("recommend"), 200, 60.0)
+    assert sum(fields.get("rayfunnel.left_out", 0) for fields in kept) == 17
 
 
 async def test_lines_of_a_batch_carry_its_requests_and_not_what_its_stage_said(
