@@ -42,8 +42,8 @@ class Workload:
 WORKLOADS = {
     "movielens": Workload("9,066 items, 671 users who ask evenly, 300 candidates, the trained model"),
     "reference": Workload(
-        "200,000 items, 100,000 users, Zipf 1.0, 500 candidates, DCN-V2 with cross rank 64 and 512-256-128 on each; two "
-        "Scorers where they are replicas of their own",
+        "200,000 items, 100,000 users, Zipf 1.0, 500 candidates, DCN-V2 with cross rank 64 and 512-256-128 on each; "
+        "two Scorers where they are replicas",
         Size(items=200_000, users=100_000, cross_rank=64, deep=(512, 256, 128)),
         {"candidates": {"config": {"n_candidates": 500}}, "scoring": {"replicas": 2, "min_replicas": 2}},
         zipf=1.0,
