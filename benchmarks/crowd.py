@@ -21,11 +21,11 @@ SLO_S = 0.2
 BASE, TIMES = 12.0, 10.0
 POINTS_S, LEVELS = (15.0, 25.0, 45.0, 47.0, 65.0), (1.0, TIMES, TIMES, 1.0, 1.0)
 """Base load to the first point, ten times that from the second to the third, base again from the fourth to the end."""
-LINE, MAX_BATCH, START, MOST = Line(0.03, 0.03), 2, 2, 16
+LINE, MAX_BATCH, START, MOST = Line(0.02, 0.03), 1, 2, 16
 
 STABLE_S = 10.0
 """How long the tuned ones wait before they give replicas back; Serve's default is 600 s."""
-BUDGET, MOST_COST, TUNING, TUNED_FOR_S = 100, 500.0, (11, 12), 4.0
+BUDGET, MOST_COST, TUNING, TUNED_FOR_S = 100, 520.0, (11, 12), 5.0
 """Random configurations of each, the most replica-seconds allowed, seeds, and the start-up time they are tuned for."""
 CHOSEN: dict[str, dict[str, float]] = {
     "rayfunnel": {
@@ -37,13 +37,13 @@ CHOSEN: dict[str, dict[str, float]] = {
         "most_growth": 4.997,
     },
     "Serve, tuned": {
-        "target_ongoing_requests": 1.538,
+        "target_ongoing_requests": 1.129,
         "upscale_delay_s": 0.0,
         "downscale_delay_s": 10.0,
         "look_back_period_s": 2.0,
         "metrics_interval_s": 1.0,
-        "upscaling_factor": 1.353,
-        "downscaling_factor": 0.264,
+        "upscaling_factor": 2.216,
+        "downscaling_factor": 0.941,
     },
     "Serve, default": {},
 }
