@@ -50,6 +50,7 @@ OURS: dict[str, type | tuple[type, ...]] = {
     "rayfunnel.degraded": str,
     "rayfunnel.deployment": str,
     "rayfunnel.events": int,
+    "rayfunnel.left_out": int,
     "rayfunnel.model_version": str,
     "rayfunnel.replica": str,
     "rayfunnel.share": (int, float),
