@@ -70,8 +70,8 @@ def config(base: str, folder: Path, policy: str) -> Path:
     }
     args["batcher"] = {"max_batch": 1, "max_queue": 1024, "in_flight": 64}  # so that Serve's law counts requests
     args["ingress"] = {"replicas": 1, "num_cpus": 0.2}
-    args["stages"]["scoring"] |= {"placement": "replica", "replicas": START, "min_replicas": 1, "max_replicas": MOST}
-    args["stages"]["scoring"] |= {"num_cpus": 0.1, "slots": 64, "max_rows": MAX_BATCH}
+    args["stages"]["scoring"] |= {"placement": "replica", "num_cpus": 0.1, "slots": 64, "max_rows": MAX_BATCH}
+    args["stages"]["scoring"] |= {"replicas": START, "min_replicas": START, "max_replicas": MOST}
     if policy == "rayfunnel":
         numbers: dict[str, Any] = {"slo_ms": 1e3 * SLO_S, "startup_s": 5, "panic_s": 10, "stable_s": STABLE_S}
         numbers |= CHOSEN[policy]
@@ -81,7 +81,7 @@ def config(base: str, folder: Path, policy: str) -> Path:
             "policy_kwargs": numbers,
         }
     else:
-        bounds = {"min_replicas": 1, "max_replicas": MOST, "initial_replicas": START, **CHOSEN[policy]}
+        bounds = {"min_replicas": START, "max_replicas": MOST, "initial_replicas": START, **CHOSEN[policy]}
         application["deployments"] = [{"name": "Scorer", "autoscaling_config": bounds}]
     path.write_text(yaml.safe_dump(loaded), "utf-8")
     return path
@@ -219,7 +219,7 @@ def _section(by: Mapping[str, Sequence[Kept]], command: str, picture: str) -> st
         f"`{command}`; {count} interleaved runs each. From {BASE:.0f} to {BASE * TIMES:.0f} requests/s in "
         f"{POINTS_S[1] - POINTS_S[0]:.0f} s, {POINTS_S[2] - POINTS_S[1]:.0f} s there, {POINTS_S[-1]:.0f} s in all; "
         f"real funnel, Serve and controller; **the scorer's device is emulated**: it sleeps {1e3 * LINE.a:.0f} + "
-        f"{1e3 * LINE.c:.0f} ms per request, at most {MAX_BATCH} at a time; 1 to {MOST} replicas. Missed: not "
+        f"{1e3 * LINE.c:.0f} ms per request, at most {MAX_BATCH} at a time; {START} to {MOST} replicas. Missed: not "
         f"answered in full within {1e3 * SLO_S:.0f} ms. Replica-seconds: of the scorer, from request to exit. "
         f"{BUDGET} random configurations of ours and of Serve in the simulator, the fewest misses within "
         f"{MOST_COST:.0f} replica-seconds: {CHOSEN['rayfunnel']}; {CHOSEN['Serve, tuned']}. Simulated: the same "
