@@ -41,7 +41,7 @@ def logging_all(cluster: Cluster, config: Config, drift_folder: Path) -> Cluster
         "verdicts": {"min_rows": 20},
         "deep": {"every_s": 10, "rows": 50, "folder": str(drift_folder)},
     }
-    cluster.deploy(changed(config, drift=drift, logs={"success_share": 1.0}))
+    cluster.deploy(changed(config, drift=drift, logs={"success_share": 1.0, "most_per_s": 0}))
     return cluster
 
 
