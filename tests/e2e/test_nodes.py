@@ -50,7 +50,8 @@ def rendered(cluster: Cluster, artifact: str, redis_url: str) -> Config:
     config = serve_config(parse_args(Profile, content, "profile."), cluster.config(artifact))
     config["http_options"]["host"] = "127.0.0.1"
     config["proxy_location"] = "HeadOnly"  # the nodes share one machine, and its ports
-    return changed(config, http__demo=True)  # by which the harness sees the histories
+    # The demo page: by which the harness sees the histories. Three nodes on two cores can keep the store's answer waiting.
+    return changed(config, http__demo=True, store__timeout_ms=1000)
 
 
 def where(cluster: Cluster, **nodes: Node) -> dict[str, list[str]]:
@@ -95,5 +96,4 @@ def test_stages_run_where_their_resources_are_and_a_lost_gpu_node_costs_no_answe
         wait_for("whole answers", lambda: [b for at, _, b in load.answers if at > healed and not b["degraded"]][20:])
     load.assert_all_answered(at_least=100)
     assert not any(body["degraded"] for _, _, body in load.answers[-10:])
-    slow = (":deadline", ":quality", ":store")
-    assert all(r.startswith("scoring:") or r.endswith(slow) for r in load.degraded), load.degraded
+    assert all(r.startswith("scoring:") or r.endswith((":deadline", ":quality")) for r in load.degraded), load.degraded
