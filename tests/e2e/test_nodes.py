@@ -50,7 +50,7 @@ def rendered(cluster: Cluster, artifact: str, redis_url: str) -> Config:
     config = serve_config(parse_args(Profile, content, "profile."), cluster.config(artifact))
     config["http_options"]["host"] = "127.0.0.1"
     config["proxy_location"] = "HeadOnly"  # the nodes share one machine, and its ports
-    # The demo page: by which the harness sees the histories. Three nodes on two cores can keep the store's answer waiting.
+    # The demo page shows the harness the histories; three nodes on two cores can keep the store waiting.
     return changed(config, http__demo=True, store__timeout_ms=1000)
 
 
