@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import faiss
@@ -10,8 +11,18 @@ import pytest
 
 from deployments.candidates import CandidateConfig, CandidateGenerator
 from deployments.flow import Query, request_batch
-from deployments.messages import PAD, Array, CandidateBatch, Filter, HistoryBatch, ProfileBatch, RequestBatch
+from deployments.messages import (
+    PAD,
+    Array,
+    CandidateBatch,
+    Filter,
+    HistoryBatch,
+    ProfileBatch,
+    RequestBatch,
+    pad_columns,
+)
 from deployments.models.artifact import Artifact
+from deployments.models.artifact_writer import ArtifactWriter
 from deployments.models.sources import READ
 from deployments.profiles import ProfileConfig, Profiles
 from deployments.retrieval import DEPTH
@@ -23,6 +34,28 @@ FILTERS = (
     Filter(between=(("year", (1990.0, np.inf)),)),
     Filter(one_of=(("genres", ("Classic",)),), between=(("year", (2018.0, 2018.0)),)),
 )
+
+
+UNIT = 1 / 64
+"""Vectors are multiples of it: products and their sums are exact in float32, in whatever order a machine adds them."""
+
+
+@pytest.fixture(scope="module")
+def artifact(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The small one with such vectors."""
+    out = tmp_path_factory.mktemp("candidates") / "small"
+    with ArtifactWriter(str(out)) as writer:
+        writer.keep(artifact)
+        vectors_ND = exact(artifact.tensors("items.safetensors")["item_vectors_ND"])
+        writer.tensors("items.safetensors", {"item_vectors_ND": vectors_ND})
+        index = faiss.IndexFlatIP(faiss.read_index(str(artifact.path("items.faiss"))).d)
+        index.add(pad_columns(vectors_ND, index.d))
+        faiss.write_index(index, str(writer.file("items.faiss")))
+    return Artifact.open(str(out))
+
+
+def exact(array: Array) -> Array:
+    return np.asarray(np.round(array / UNIT) * UNIT, np.float32)
 
 
 def batches(artifact: Artifact, seed: int, rows: int = 24) -> tuple[RequestBatch, ProfileBatch]:
@@ -52,11 +85,13 @@ def batches(artifact: Artifact, seed: int, rows: int = 24) -> tuple[RequestBatch
             rng.integers(0, 3, (rows, 2)).astype(np.float32),
         )
     )
+    profiles = replace(profiles, user_vector_BD=exact(profiles.user_vector_BD))
     return request_batch(queries, artifact.model_version), profiles
 
 
 class Definition:
-    """What the stage is to do, for one request, with an array over all items per source."""
+    """What the stage is to do, for one request, with an array over all items per source. Sums are in float32 and in the
+    order of the events, as equal sums of another order would not stay equal."""
 
     def __init__(self, artifact: Artifact, n_candidates: int) -> None:
         self.specs = artifact.manifest.settings["sources"]
@@ -71,11 +106,12 @@ class Definition:
             return np.asarray(self.popularity_N)
         if spec["kind"] == "vectors":
             return self.vectors_ND @ profile.user_vector_BD[0] * (not profile.cold_B[0])
-        total_N = np.zeros(ITEMS)
+        total_N = np.zeros(ITEMS, np.float32)
+        fading_L = np.exp(-np.arange(READ, dtype=np.float32) / np.float32(spec["decay"]))
         known = profile.item_BH[0] >= 0
         events = list(zip(profile.item_BH[0][known], profile.weight_BH[0][known], strict=True))[::-1][:READ]
         for age, (item, weight) in enumerate(events):
-            evidence = (0 if weight <= 0 else 1 if weight >= 0.799 else 0.5) * np.exp(-age / spec["decay"])
+            evidence = np.float32(0 if weight <= 0 else 1 if weight >= 0.799 else 0.5) * fading_L[age]
             ids, weights = (
                 self.tables[f"{spec['table']}_ids_NK"][item],
                 self.tables[f"{spec['table']}_weights_NK"][item],
