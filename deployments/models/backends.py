@@ -201,9 +201,10 @@ class _Cast(nn.Module):
 
 
 class _Int8Linear(nn.Module):
-    """A linear layer with int8 weights, a scale per output; the input is quantised by its range, call by call, to 7 bits:
-    where the CPU has no VNNI the kernels add pairs of products in 16 bits, which 8 would overflow, and the gate's numbers
-    are to hold on every machine.
+    """A linear layer with int8 weights, a scale per output; the input is quantised by its range, call by call.
+
+    To 7 bits: where the CPU has no VNNI the kernels add pairs of products in 16 bits, which 8 bits would overflow, and
+    what the gate found on one machine is to hold on others.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
