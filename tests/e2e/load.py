@@ -19,7 +19,7 @@ class Load:
     url: str
     rate: float = 20.0
     clients: int = 10
-    longest_s: float = 90.0
+    longest_s: float = 270.0
     body: dict[str, Any] = field(default_factory=dict)
     prefix: str = "u"
     """Of the user ids; 80 of them take turns."""
