@@ -206,7 +206,9 @@ class Policy:
             brief = needed(rushed, capacity.rate, config.utilisation, extra, config.slo_s)
         lasting, brief = min(lasting, float(spec.max_replicas)), min(brief, float(spec.max_replicas))
         least = spec.min_replicas if idle else max(1, spec.min_replicas)
-        target, reason = stage.stability.target(seen.now, current, ready, lasting, brief, least)
+        target, reason = stage.stability.target(
+            seen.now, current, ready, lasting, brief, least, stage.placement.startup_s
+        )
         target = spec.bounded(target)
         placed = spec.bounded(stage.placement.limit(seen.now, ready, target))
         if placed < target:

@@ -56,6 +56,8 @@ class Placement:
     def asked(self, now: float, target: int) -> None:
         """The target that was decided."""
         while self._asked and self._asked[-1][1] > target:
-            self._asked.pop()
+            asked_at, _ = self._asked.pop()
+            if now - asked_at > self.startup_s and self.room is None:  # withdrawn unready: it takes at least so long
+                self._took.append(min(now - asked_at, self._expiry_s))
         for count in range(max(self._ready, self._asked[-1][1] if self._asked else 0) + 1, target + 1):
             self._asked.append((now, count))

@@ -2,7 +2,8 @@
 
 Panic (the idea of Knative's pod autoscaler): when what is wanted is twice what is ready, nothing shrinks until a panic
 window has passed without that. Otherwise a stage shrinks to the highest recommendation of a stable window, past a dead
-band. What a trend adds counts for seconds only: a forecast must not hold replicas for minutes.
+band. What a trend adds counts for seconds only, though for as long as a replica takes to start: a forecast must not hold
+replicas for minutes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from dataclasses import dataclass
 
 from cluster.scaling import whole
 
+STARTUPS = 1.5
+"""What passes is wanted for at least so many start-ups: a replica that is withdrawn before it is ready was a waste, and
+nobody learned how long it takes."""
+
 
 class Highest:
     """The maximum over a sliding window: values in falling order, as a later and higher one makes an older useless."""
@@ -20,12 +25,12 @@ class Highest:
         self._window_s = window_s
         self._values: deque[tuple[float, int]] = deque()
 
-    def add(self, now: float, value: int) -> int:
-        """The highest value of the last `window_s`, this one included."""
+    def add(self, now: float, value: int, longer_s: float = 0.0) -> int:
+        """The highest value of the last `window_s`, or of `longer_s` if that is longer, this one included."""
         while self._values and self._values[-1][1] <= value:
             self._values.pop()
         self._values.append((now, value))
-        while self._values[0][0] < now - self._window_s:
+        while self._values[0][0] < now - max(self._window_s, longer_s):
             self._values.popleft()
         return self._values[0][1]
 
@@ -51,10 +56,17 @@ class Stability:
         self._fresh = True
 
     def target(
-        self, now: float, current: int, ready: int, lasting: float, brief: float, least: int = 1
+        self,
+        now: float,
+        current: int,
+        ready: int,
+        lasting: float,
+        brief: float,
+        least: int = 1,
+        startup_s: float = 0.0,
     ) -> tuple[int, str]:
         """(replicas, why). `current`: the target so far; `lasting`: what the rate asks for, not rounded; `brief`: with
-        the trend and the queue, which pass; `least`: never fewer.
+        the trend and the queue, which pass; `least`: never fewer; `startup_s`: how long a replica takes to start.
 
         Half of the dead band lies on either side: a need that hovers about a whole number moves nothing.
         """
@@ -64,7 +76,7 @@ class Stability:
             self._fresh = False
             self._lasting.add(now, current)
         held = self._lasting.add(now, max(least, whole(lasting * (1 + half))))
-        passing = self._brief.add(now, wanted)
+        passing = self._brief.add(now, wanted, STARTUPS * startup_s)
         if wanted >= max(2, self._windows.panic_ratio * max(1, ready)):
             self._panic_until = now + self._windows.panic_s
         if wanted > current:

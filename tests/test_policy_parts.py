@@ -212,6 +212,16 @@ def test_a_forecast_that_does_not_come_true_is_gone_in_seconds() -> None:
     assert target == 6
 
 
+def test_a_forecast_lasts_until_what_it_asked_for_could_be_ready() -> None:
+    stability = Stability(Windows(stable_s=300, forecast_s=10))
+    target, _ = stability.target(0, 6, 6, 5.6, 11, startup_s=20)
+    assert target == 11
+    for now in range(1, 31):
+        target, _ = stability.target(now, target, 6, 5.6, 5.6, startup_s=20)
+        assert target == 11, now
+    assert stability.target(31, target, 6, 5.6, 5.6, startup_s=20)[0] == 6
+
+
 def test_nothing_that_the_rate_asked_for_shrinks_in_panic() -> None:
     stability = Stability(Windows(stable_s=5, panic_s=30))
     target, reason = stability.target(0, 2, 2, 9.5, 9.5)
@@ -240,6 +250,17 @@ def test_start_up_times_are_learned() -> None:
         now, ready = now + 7, count
         placement.limit(now, ready, count)
     assert placement.startup_s == 7
+
+
+def test_a_replica_withdrawn_before_it_was_ready_takes_at_least_so_long() -> None:
+    placement = Placement(startup_s=10, expiry_s=60)
+    for now in range(16):
+        placement.asked(now, placement.limit(now, 1, 2))
+    placement.asked(16, placement.limit(16, 1, 1))
+    assert placement.startup_s == 16
+    placement.asked(17, placement.limit(17, 1, 2))
+    placement.asked(20, placement.limit(20, 1, 1))
+    assert placement.startup_s == 16, "one that was withdrawn sooner says nothing"
 
 
 def test_it_stops_asking_for_what_the_cluster_cannot_place_and_tries_again() -> None:
