@@ -9,12 +9,11 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import faiss
-import torch
+from types import ModuleType
 
 from deployments.errors import ConfigError
 
@@ -27,10 +26,17 @@ MPS_FOLDER = "/tmp/nvidia-mps"  # noqa: S108 - NVIDIA's default of CUDA_MPS_PIPE
 MPS_THREADS = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 
 
+def torch_here() -> ModuleType | None:
+    """torch, if this process has loaded it: a stage that computes without it is spared its seconds and megabytes."""
+    return sys.modules.get("torch")
+
+
 def set_threads(threads: int) -> None:
-    """Limits torch and Faiss in this process to the replica's share of the CPU."""
-    torch.set_num_threads(threads)
-    faiss.omp_set_num_threads(threads)
+    """Limits torch and Faiss, where this process uses them, to the replica's share of the CPU."""
+    if torch := torch_here():
+        torch.set_num_threads(threads)
+    if faiss := sys.modules.get("faiss"):
+        faiss.omp_set_num_threads(threads)
 
 
 def loaded() -> None:
@@ -83,6 +89,8 @@ def take_share(share: float) -> str:
     if not share:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return ""
+    import torch  # see `torch_here`
+
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if not torch.cuda.is_available():
         line = f"GPU {devices}: {share:g} given by Ray, but torch sees no CUDA device; the stage runs on the CPU"

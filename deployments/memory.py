@@ -6,10 +6,10 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-import torch
-
+from deployments.devices import torch_here
 from deployments.messages import Batch
 
 log = logging.getLogger("rayfunnel.memory")
@@ -71,7 +71,10 @@ class Limit:
         try:
             return method(*batches)
         except RuntimeError as error:
-            counted = self._counted_again()
+            torch = torch_here()
+            if torch is None:
+                raise
+            counted = self._counted_again(torch)
             # Compiled code says "API call failed" of any error; torch's own count says whether it was this one.
             if not (counted or isinstance(error, torch.OutOfMemoryError)):
                 raise
@@ -81,7 +84,7 @@ class Limit:
         self._lower(len(batches[0]), alone)
         return None
 
-    def _counted_again(self) -> bool:
+    def _counted_again(self, torch: ModuleType) -> bool:
         """Whether torch has counted an allocation that failed since this was asked last."""
         statistics: dict[str, Any] = torch.cuda.memory_stats()  # empty where CUDA has not started
         before, self._failures = self._failures, int(statistics.get("num_ooms", 0))

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
 from pydantic import BaseModel
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from deployments.devices import loaded, set_threads, take_share
+from deployments.devices import loaded, set_threads, take_share, torch_here
 from deployments.errors import DeadlineExceeded, StageFailed
 from deployments.hub import MetricsConfig
 from deployments.hub_server import hub_call
@@ -102,7 +101,8 @@ class StageReplica:
         self._waiting = 0
         context = serve.get_replica_context()
         self._metrics = FunnelMetrics(context.replica_tag, context.deployment)
-        gpu = torch.cuda.is_available()
+        torch = torch_here()
+        gpu = torch is not None and torch.cuda.is_available()
         self._reporter = Reporter(self._metrics, hub_call(hub), metrics, lambda: self._waiting, gpu)
         self._reporter.start()
         loaded()
