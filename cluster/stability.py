@@ -2,7 +2,7 @@
 
 Panic (the idea of Knative's pod autoscaler): when what is wanted is twice what is ready, nothing shrinks until a panic
 window has passed without that. Otherwise a stage shrinks to the highest recommendation of a stable window, past a dead
-band. What a trend adds counts for seconds only, though for as long as a replica takes to start: a forecast must not hold
+band. What a trend adds counts for seconds only, or for as long as a replica takes to start: a forecast must not hold
 replicas for minutes.
 """
 

@@ -30,7 +30,7 @@ import yaml
 from graphs.serving import environment
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 90.0
+PATIENCE_S = 150.0
 """For what takes seconds on an idle machine: start, deploy, stop."""
 
 T = TypeVar("T")
@@ -131,8 +131,8 @@ class Cluster:
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 200),
-            # How long an old ingress replica lives on, for load balancers on other machines to leave it: 30 s.
-            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+            # How long an old ingress replica lives on, for load balancers on other machines to leave it.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         }
         self._environment |= flags or {}
 

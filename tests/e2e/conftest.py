@@ -1,13 +1,28 @@
-"""The one cluster of the session. A test says which configuration it needs; what runs already is not deployed again."""
+"""The one cluster of the session. A test says which configuration it needs; what runs already is not deployed again:
+a deployment takes half a minute on two cores, so those that need the same one follow each other."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import Cluster, Config
+from tests.e2e.cluster import Cluster, Config, changed
 from tests.e2e.own_redis import OwnRedis
+
+ORDER = (
+    ("logs", "drift", "alerts"),  # `watching`; a young cluster: Ray's metrics page grows with every replica there was
+    ("answers", "bad_config", "bad_requests", "crashes", "metrics", "redeploys"),  # serve_config.yaml as it is
+    ("autoscaling", "shards", "your_own_redis", "gpus", "nodes"),  # each its own
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The modules here come in ORDER, before all others."""
+    place = {f"{__package__}.test_{name}": at for at, name in enumerate(name for group in ORDER for name in group)}
+    modules = [item.getparent(pytest.Module).obj.__name__ for item in items]  # type: ignore[union-attr]
+    items[:] = [items[n] for n in sorted(range(len(items)), key=lambda n: place.get(modules[n], len(place)))]
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +41,27 @@ def config(cluster: Cluster, artifact_path: str) -> Config:
 def served(cluster: Cluster, config: Config) -> Cluster:
     """The cluster with `config` running."""
     cluster.deploy(config)
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def drift_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where drift reports go."""
+    return tmp_path_factory.mktemp("drift")
+
+
+@pytest.fixture
+def watching(cluster: Cluster, config: Config, drift_folder: Path) -> Cluster:
+    """The cluster with a line for every request, drift judged and reported in seconds, and the Scorer in the policy's
+    hands, with nothing to decide."""
+    drift = {
+        "window_s": 1,
+        "sampling": {"every_s": 0.5},
+        "verdicts": {"min_rows": 15, "enter_windows": 2, "of_windows": 3},
+        "deep": {"every_s": 10, "rows": 50, "folder": str(drift_folder)},
+    }
+    logs = {"success_share": 1.0, "most_per_s": 0}
+    cluster.deploy(changed(config, drift=drift, logs=logs, stages__scoring__max_replicas=1))
     return cluster
 
 

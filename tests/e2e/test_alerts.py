@@ -16,7 +16,7 @@ from monitoring.alerts.__main__ import write
 from monitoring.alerts.prometheus import rules
 from monitoring.alerts.values import AlertValues, load
 from monitoring.dashboards.panels import dashboards
-from tests.e2e.cluster import Cluster, Config, changed, free_port, wait_for
+from tests.e2e.cluster import Cluster, free_port, wait_for
 from tests.e2e.load import Load
 from tests.monitors import Api, alertmanager, prometheus, query, tool
 from tests.sinks import Calls, Mails, http_server, mail_server
@@ -50,15 +50,12 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched(cluster: Cluster, config: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Everything in short intervals; the Scorer is in the policy's hands, with nothing to decide."""
+def monitors(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """Everything in short intervals."""
     tool("prometheus")
     tool("prometheus-alertmanager")
     folder = tmp_path_factory.mktemp("monitors")
     smtp, manager, port = free_port(), free_port(), free_port()
-    quick = {"window_s": 1, "sampling": {"every_s": 0.5}}
-    judged = {"verdicts": {"min_rows": 15, "enter_windows": 2, "of_windows": 3}}
-    cluster.deploy(changed(config, drift=quick | judged, stages__scoring__max_replicas=1))
     with ExitStack() as stack:
         mails, calls = stack.enter_context(mail_server(smtp)), stack.enter_context(http_server())
         email = {"smarthost": f"127.0.0.1:{smtp}", "username": "", "require_tls": False}
@@ -85,6 +82,11 @@ def watched(cluster: Cluster, config: Config, tmp_path_factory: pytest.TempPathF
         write(values, folder)
         stack.enter_context(alertmanager(folder, manager))
         yield Watched(cluster, values, stack.enter_context(prometheus(folder, port)), mails, calls)
+
+
+@pytest.fixture
+def watched(watching: Cluster, monitors: Watched) -> Watched:
+    return monitors
 
 
 def test_a_stopped_store_is_told_by_mail_and_call_and_so_is_its_return(watched: Watched) -> None:
@@ -130,7 +132,8 @@ def test_every_expression_of_rules_and_dashboards_names_series_that_exist(watche
     def nothing(exprs: set[str]) -> set[str]:
         return {e for e in exprs if not query(watched.prometheus, e) and not any(re.search(p, e) for p in MISSING_HERE)}
 
-    with Load(watched.cluster.url, rate=20):
+    # Strangers keep the alert of the test before firing, so that ALERTS is there.
+    with Load(watched.cluster.url, rate=50, prefix="stranger"):
         for _ in range(5):
             watched.cluster.client.post("/v1/recommend", json=hurried)
         missing: set[str] = selectors | shown

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.cluster import Cluster, Config, changed, wait_for
+from tests.e2e.cluster import Cluster, wait_for
 from tests.e2e.load import Load
 
 
@@ -24,9 +24,8 @@ def pid_of_the_actor(cluster: Cluster) -> int:
     return 0
 
 
-def test_verdicts_appear_and_outlive_a_killed_actor_that_costs_no_answer(cluster: Cluster, config: Config) -> None:
-    drift = {"window_s": 2, "sampling": {"every_s": 0.5}, "verdicts": {"min_rows": 20}}
-    cluster.deploy(changed(config, drift=drift))
+def test_verdicts_appear_and_outlive_a_killed_actor_that_costs_no_answer(watching: Cluster) -> None:
+    cluster = watching
 
     def judged(after: float) -> dict[str, Any] | None:
         answer = cluster.client.get("/v1/drift")

@@ -105,7 +105,8 @@ def test_scorers_share_a_gpu_by_fractions_and_where_there_is_no_room_the_policy_
         "startup_s": 1,
         "pending_expiry_s": 2,
     }
-    cluster.shut_down()  # else the Scorer that runs keeps its share until the new ones are there
+    if cluster.applications():
+        cluster.shut_down()  # else the Scorer that runs keeps its share until the new ones are there
     cluster.deploy(with_shares(config, 1, 0.25, 4, 8))  # one GPU is the Ranker's, one is left
     wait_for("four Scorers", lambda: count(cluster, "Scorer") == 4)
     four = devices_of("Scorer")

@@ -13,36 +13,17 @@ from typing import Any
 
 import httpx
 import pyarrow.parquet as pq
-import pytest
 import redis
 import yaml
 
 from deployments.store import StoreConfig
-from tests.e2e.cluster import ROOT, Cluster, Config, changed, wait_for
+from tests.e2e.cluster import ROOT, Cluster, wait_for
 from tests.e2e.test_answers import over_a_handle
 from tests.ecs_fields import flat, problems
 
 CANARY = "canary-7f3a9c"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 FILEBEAT = yaml.safe_load((ROOT / "monitoring/elk/filebeat.yml").read_text("utf-8"))
-
-
-@pytest.fixture(scope="module")
-def drift_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("drift")
-
-
-@pytest.fixture
-def logging_all(cluster: Cluster, config: Config, drift_folder: Path) -> Cluster:
-    """The cluster with a line for every request, and drift watched and reported in seconds."""
-    drift = {
-        "window_s": 2,
-        "sampling": {"every_s": 0.5},
-        "verdicts": {"min_rows": 20},
-        "deep": {"every_s": 10, "rows": 50, "folder": str(drift_folder)},
-    }
-    cluster.deploy(changed(config, drift=drift, logs={"success_share": 1.0, "most_per_s": 0}))
-    return cluster
 
 
 def our_files(cluster: Cluster) -> list[Path]:
@@ -63,8 +44,8 @@ def request_lines(cluster: Cluster) -> dict[str, dict[str, Any]]:
     return {f["http.request.id"]: f for f in lines if f.get("event.dataset") == "rayfunnel.requests"}
 
 
-def test_real_log_files_are_ecs_and_each_request_has_its_line(logging_all: Cluster) -> None:
-    cluster = logging_all
+def test_real_log_files_are_ecs_and_each_request_has_its_line(watching: Cluster) -> None:
+    cluster = watching
     headers = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
     answer = cluster.client.post("/v1/recommend", json={"user_id": "u1", "deadline_ms": 10_000}, headers=headers).json()
     refused = cluster.client.post("/v1/recommend", json={"user_id": "u1", "n": 0})
@@ -84,11 +65,11 @@ def test_real_log_files_are_ecs_and_each_request_has_its_line(logging_all: Clust
         assert not wrong, (path, wrong)
 
 
-def test_filebeat_is_pointed_at_these_files_and_renames_the_fields_that_ray_writes(logging_all: Cluster) -> None:
+def test_filebeat_is_pointed_at_these_files_and_renames_the_fields_that_ray_writes(watching: Cluster) -> None:
     (given,) = FILEBEAT["filebeat.inputs"]
-    pattern = given["paths"][0].replace("${RAYFUNNEL_LOGS:/tmp/ray/session_latest/logs/serve}", str(logging_all.logs))
+    pattern = given["paths"][0].replace("${RAYFUNNEL_LOGS:/tmp/ray/session_latest/logs/serve}", str(watching.logs))
     shipped = set(Path("/").glob(pattern.lstrip("/")))
-    assert set(our_files(logging_all)) <= shipped
+    assert set(our_files(watching)) <= shipped
     controller = next(path for path in shipped if path.name.startswith("controller_"))
     written = {name for line in parsed(controller) for name in line}
     then = FILEBEAT["processors"][1]["then"]
@@ -165,10 +146,8 @@ def excerpt(path: Path) -> str:
     return "" if at < 0 else repr(content[max(0, at - 300) : at + 300])
 
 
-def test_what_callers_send_is_in_no_file_metric_or_page(
-    logging_all: Cluster, drift_folder: Path, tmp_path: Path
-) -> None:
-    cluster, began = logging_all, time.time()
+def test_what_callers_send_is_in_no_file_metric_or_page(watching: Cluster, drift_folder: Path, tmp_path: Path) -> None:
+    cluster, began = watching, time.time()
     asyncio.run(send(cluster))
     over_a_handle(cluster, list(hostile(9)), tmp_path / "answers.json")
     break_the_store(cluster)

@@ -69,6 +69,7 @@ def titles(node: Node) -> str:
     return "\n".join(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in node.pids())
 
 
+@pytest.mark.timeout(600)
 def test_stages_run_where_their_resources_are_and_a_lost_gpu_node_costs_no_answer(
     nodes: Cluster, artifact_path: str, own_redis: OwnRedis
 ) -> None:

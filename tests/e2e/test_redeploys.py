@@ -7,6 +7,36 @@ import time
 
 from tests.e2e.cluster import Cluster, Config, application, changed, wait_for
 from tests.e2e.load import Load
+from tests.e2e.test_crashes import stored
+
+
+def test_events_outlive_the_recommender_and_a_shutdown_of_serve(served: Cluster, config: Config) -> None:
+    def history() -> list[tuple[str, str]]:
+        answer = served.client.get("/demo/history", params={"user_id": "keeper"})
+        return [(event["item_id"], event["event_type"]) for event in answer.json()["events"]]
+
+    events = [
+        {"user_id": "keeper", "item_id": f"i{4 * i}", "event_type": "like", "timestamp": 1.7e9 + i} for i in range(12)
+    ]
+    assert served.client.post("/v1/events", json={"events": events}).status_code == 202
+    expected = [(f"i{4 * i}", "like") for i in reversed(range(12))]
+    items = [item["item_id"] for item in served.recommend("keeper", n=30)["items"]]
+    assert history() == expected
+    assert not set(items) & {item for item, _ in expected}
+
+    without = copy.deepcopy(config)
+    without["applications"].remove(application(without, "recommender"))
+    served.deploy(without)
+    assert served.client.get("/v1/health/live").status_code == 404
+    kept = stored(served.store_port, ["keeper"]).events(0)
+    assert [(event.item_id, event.event_type) for event in reversed(kept)] == expected
+
+    served.shut_down()
+    assert not (served.store_folder / "valkey.pid").exists(), "the embedded server ended with its application"
+    served.deploy(config)
+    assert history() == expected
+    assert [item["item_id"] for item in served.recommend("keeper", n=30)["items"]] == items
+    assert served.client.post("/v1/events", json={"events": events}).json()["duplicates"] == 12
 
 
 def test_a_redeploy_with_a_changed_argument_costs_no_answer_and_has_its_effect(served: Cluster, config: Config) -> None:
@@ -27,35 +57,3 @@ def test_a_redeploy_with_a_changed_argument_costs_no_answer_and_has_its_effect(s
     assert any(item["reason"]["diversity_penalty"] for item in diverse)
     assert not before & {replica.replica_id for replica in served.replicas()}
     assert served.replicas("store") == store, "the store was left alone"
-
-
-def test_events_are_found_again_after_the_recommender_was_deleted_and_after_serve_was_shut_down(
-    served: Cluster, config: Config
-) -> None:
-    def history() -> list[tuple[str, str]]:
-        answer = served.client.get("/demo/history", params={"user_id": "keeper"})
-        return [(event["item_id"], event["event_type"]) for event in answer.json()["events"]]
-
-    events = [
-        {"user_id": "keeper", "item_id": f"i{4 * i}", "event_type": "like", "timestamp": 1.7e9 + i} for i in range(12)
-    ]
-    assert served.client.post("/v1/events", json={"events": events}).status_code == 202
-    expected = [(f"i{4 * i}", "like") for i in reversed(range(12))]
-    items = [item["item_id"] for item in served.recommend("keeper", n=30)["items"]]
-    assert history() == expected
-    assert not set(items) & {item for item, _ in expected}
-
-    without = copy.deepcopy(config)
-    without["applications"].remove(application(without, "recommender"))
-    served.deploy(without)
-    assert served.client.get("/v1/health/live").status_code == 404
-    served.deploy(config)
-    assert history() == expected
-    assert [item["item_id"] for item in served.recommend("keeper", n=30)["items"]] == items
-
-    served.shut_down()
-    assert not (served.store_folder / "valkey.pid").exists(), "the embedded server ended with its application"
-    served.deploy(config)
-    assert history() == expected
-    assert [item["item_id"] for item in served.recommend("keeper", n=30)["items"]] == items
-    assert served.client.post("/v1/events", json={"events": events}).json()["duplicates"] == 12

@@ -5,26 +5,30 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 
+from deployments.models.artifact import Artifact
+from deployments.service import Recommender
 from tests.e2e.cluster import Cluster, Config, changed, wait_for
 from tests.e2e.load import Load
+from tests.e2e.test_answers import in_one_process, over_http
 
 
-def test_shards_answer_as_one_catalogue_and_outlive_the_loss_of_one(cluster: Cluster, config: Config) -> None:
-    cluster.deploy(config)
-    users = [f"u{n}" for n in range(0, 80, 10)]
-    whole = [cluster.recommend(user)["items"] for user in users]
-    similar = cluster.client.post("/v1/similar", json={"item_id": "i8", "deadline_ms": 10_000}).json()["items"]
-
-    cluster.deploy(changed(config, stages__candidates__shards=2, cache={}))
+async def test_shards_answer_as_one_catalogue_and_outlive_the_loss_of_one(
+    cluster: Cluster, config: Config, artifact: Artifact, in_process: Callable[..., Recommender]
+) -> None:
+    sharded = changed(config, stages__candidates__shards=2, cache={}, drift__enabled=False)
+    cluster.deploy(sharded)
     shards = [replica for replica in cluster.replicas() if replica.deployment.startswith("CandidateGenerator")]
     assert [shard.deployment for shard in shards] == ["CandidateGenerator-1of2", "CandidateGenerator-2of2"]
-    for user, items in zip(users, whole, strict=True):
-        found = cluster.recommend(user)
-        assert found["degraded"] == []
-        assert [item["item_id"] for item in found["items"]] == [item["item_id"] for item in items]
-    found = cluster.client.post("/v1/similar", json={"item_id": "i8", "deadline_ms": 10_000}).json()
-    assert [item["item_id"] for item in found["items"]] == [item["item_id"] for item in similar]
+    patient = {"deadline_ms": 10_000}
+    calls = [("recommend", {"user_id": f"u{n}", **patient}) for n in range(0, 80, 10)]
+    calls.append(("similar", {"item_id": "i8", **patient}))
+    whole = await in_one_process(calls, config, artifact, in_process)
+    for found, expected in zip(over_http(cluster, calls), whole, strict=True):
+        assert found.get("degraded", []) == []
+        assert [item["item_id"] for item in found["items"]] == [item["item_id"] for item in expected["items"]]
+        assert len(found["items"]) == 10
 
     with Load(cluster.url) as load:
         wait_for("some answers", lambda: len(load.answers) >= 20)

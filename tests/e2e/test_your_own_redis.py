@@ -27,6 +27,7 @@ def compact(cluster: Cluster, config: Config, own_redis: OwnRedis) -> Config:
         stages__candidates__placement="ingress",
         stages__scoring__placement="ingress",
         stages__ranking__placement="ingress",
+        drift__enabled=False,
     )
     config["applications"].remove(application(config, "store"))
     cluster.deploy(config)
