@@ -23,12 +23,12 @@ from deployments.models.artifact import Artifact
 from deployments.models.artifact_writer import ArtifactWriter
 from deployments.models.features import RankingFeatures, feature_names
 from deployments.models.ranker import DCNv2
-from deployments.models.two_tower import UserTower
 from deployments.profiles import ProfileConfig, Profiles
 from deployments.scoring import WEIGHTS, load_ranker
 from graphs.fit.index import QUERIES, choose_index
 from graphs.fit.ranker import SHAPE
 from graphs.fit.retrieval import SOURCES
+from graphs.fit.towers import UserTower
 from graphs.fit.two_tower import WIDTH
 from graphs.packaging import REQUESTS, HeldOut, package, record
 

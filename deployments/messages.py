@@ -95,6 +95,11 @@ def pad_columns(array: Array, width: int) -> Array:
     return np.pad(array, widths, constant_values=_filler(array))
 
 
+def at(array_BK: Array, index_BN: Array) -> Array:
+    """`array_BK[b, index_BN[b, n]]`, [B, N, …]. As np.take_along_axis, which costs 20 µs of Python a call."""
+    return np.asarray(array_BK[np.arange(len(array_BK))[:, None], index_BN])
+
+
 def same_model(*batches: Batch) -> str:
     """The one model version of `batches`.
 

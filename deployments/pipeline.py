@@ -21,7 +21,7 @@ from deployments.batcher import Batcher, BatcherConfig
 from deployments.cache import CandidateCache
 from deployments.errors import Overloaded, StageFailed, StoreUnavailable
 from deployments.flow import Answer, Flow, Query, Ticket, request_batch
-from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch
+from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch, at
 from deployments.pace import Pace
 from deployments.quality import Quality, QualityConfig
 from deployments.stage import Place
@@ -264,16 +264,17 @@ class Pipeline:
             return found
         cached = [ticket.cached for ticket in flow.tickets]
         hits = [row for row, entry in enumerate(cached) if entry and entry.columns]
-        misses = np.setdiff1d(np.arange(len(cached)), hits)
+        misses = [row for row, entry in enumerate(cached) if not (entry and entry.columns)]
         self._metrics.cached(hits=len(hits), misses=len(misses))
         parts = [self._cache.candidates([entry for entry in cached if entry and entry.columns])] if hits else []
-        if len(misses):
-            computed: CandidateBatch = await call(deadline, flow.requests.take(misses), flow.profiles.take(misses))
+        if misses:
+            rows = np.array(misses)
+            computed: CandidateBatch = await call(deadline, flow.requests.take(rows), flow.profiles.take(rows))
             flow.degraded += fallbacks.partly("candidates", computed)
             parts.append(computed)
             if not flow.degraded:
                 self._cache.keep([entry for row in misses if (entry := cached[row])], computed)
-        return CandidateBatch.concat(parts).take(np.argsort([*hits, *misses.tolist()]))
+        return CandidateBatch.concat(parts).take(np.argsort(hits + misses)) if len(parts) > 1 else parts[0]
 
     async def _fetch(self, flow: Flow, deadline: float) -> HistoryBatch:
         try:
@@ -334,8 +335,8 @@ class Pipeline:
         assert flow.scores is not None
         assert flow.ranked is not None
         choice_BN = flow.ranked.choice_BN
-        items = np.take_along_axis(flow.candidates.item_ids_BK, choice_BN, axis=1).tolist()
-        sources = np.take_along_axis(flow.candidates.source_BK, choice_BN, axis=1).tolist()
+        items = at(flow.candidates.item_ids_BK, choice_BN).tolist()
+        sources = at(flow.candidates.source_BK, choice_BN).tolist()
         scores = flow.ranked.score_BN.tolist()
         counts = (choice_BN != PAD).sum(axis=1).tolist()
         names = flow.candidates.sources

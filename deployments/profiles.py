@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.errors import VersionMismatch
 from deployments.messages import Floats, HistoryBatch, ProfileBatch
 from deployments.models import history
 from deployments.models.artifact import Artifact
-from deployments.models.two_tower import HISTORY, UserTower
+from deployments.models.user_tower import HISTORY, UserTower
 
 
 class ProfileConfig(BaseModel):
@@ -29,9 +28,7 @@ class Profiles:
         self._config = config
         tensors = artifact.tensors("user_tower.safetensors")
         self._vectors_NW = tensors["history_vectors_NW"]
-        self._tower = UserTower(self._vectors_NW.shape[1] + 1, len(artifact.manifest.feature_schema["users"])).eval()
-        weights = {name: torch.tensor(value) for name, value in tensors.items() if name != "history_vectors_NW"}
-        self._tower.load_state_dict(weights)
+        self._tower = UserTower(tensors)
 
     def __call__(self, histories: HistoryBatch) -> ProfileBatch:
         """Profiles of B users; the vector of a cold one is 0."""
@@ -48,15 +45,6 @@ class Profiles:
         )
 
     def _vectors(self, histories: HistoryBatch) -> Floats:
-        column_BL, item_BL = history.last(histories.item_BH, HISTORY)
-        weight_BL = np.zeros(item_BL.shape, np.float32)
-        if histories.weight_BH.shape[1]:
-            weight_BL = np.take_along_axis(histories.weight_BH, column_BL.astype(np.intp), axis=1)
-        with torch.inference_mode():
-            vectors: Floats = self._tower(
-                torch.from_numpy(self._vectors_NW[np.maximum(item_BL, 0)]),
-                torch.from_numpy(weight_BL),
-                torch.from_numpy((item_BL >= 0).astype(np.float32)),
-                torch.from_numpy(histories.features_BF.astype(np.float32)),
-            ).numpy()
-        return vectors
+        item_BL, weight_BL = history.last(histories.item_BH, histories.weight_BH, HISTORY)
+        vectors_BLW = self._vectors_NW[np.maximum(item_BL, 0)]
+        return self._tower(vectors_BLW, weight_BL, item_BL >= 0, histories.features_BF)

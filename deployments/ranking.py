@@ -25,6 +25,7 @@ from deployments.messages import (
     RankedBatch,
     RequestBatch,
     ScoreBatch,
+    at,
     pad_columns,
     same_model,
 )
@@ -97,8 +98,8 @@ class Ranker:
         pool = self._config.diversity_pool
         mask_BK = pad_columns(candidates.mask_BK, pool)  # at least one column; a fixed pool gives the same arithmetic
         items_BK = np.where(mask_BK, pad_columns(candidates.item_ids_BK, pool), PAD)
-        finite_BK = np.nan_to_num(pad_columns(scores.scores_BK, pool), nan=_WORST, neginf=_WORST, posinf=_BEST)
-        model_BK = np.where(mask_BK, finite_BK, -np.inf).astype(np.float32)
+        finite_BK = np.fmin(np.fmax(pad_columns(scores.scores_BK, pool), _WORST), _BEST)  # fmax: NaN is _WORST
+        model_BK = np.where(mask_BK, finite_BK, -np.inf).astype(np.float32, copy=False)
         given_B = (requests.given_BG >= 0).sum(axis=1)
         asked_B = np.where(given_B > 0, given_B, requests.n_B)
         wanted_B = np.minimum(asked_B, mask_BK.sum(axis=1))
@@ -106,7 +107,7 @@ class Ranker:
 
         order_BK = np.lexsort((items_BK, -model_BK), axis=1)
         rank_BK = np.empty_like(order_BK)
-        np.put_along_axis(rank_BK, order_BK, np.arange(order_BK.shape[1])[None, :], axis=1)
+        rank_BK[np.arange(len(order_BK))[:, None], order_BK] = np.arange(order_BK.shape[1])
         tier_BK = np.where(mask_BK, _FREE, _PADDING).astype(np.int8)
         rule_BK = np.full(items_BK.shape, PAD, np.int32)
         pin_BN = np.full((len(requests), width), PAD)
@@ -131,8 +132,12 @@ class Ranker:
 
         choice_BN = _merge(order_BK, pin_BN, wanted_B)
 
+        missing_BN, index_BN = choice_BN < 0, np.maximum(choice_BN, 0)
+
         def chosen(column_BK: Array, fill: int) -> Array:
-            return np.where(choice_BN >= 0, _at(column_BK, np.maximum(choice_BN, 0)), fill).astype(column_BK.dtype)
+            column_BN = at(column_BK, index_BN)
+            column_BN[missing_BN] = fill
+            return column_BN
 
         return RankedBatch(
             model_version=version,
@@ -154,12 +159,12 @@ class Ranker:
         """
         strength, size = self._config.diversity, self._config.diversity_pool
         pool_BP = order_BK[:, :size]
-        items_BP, tier_BP, score_BP = _at(items_BK, pool_BP), _at(tier_BK, pool_BP), _at(score_BK, pool_BP)
+        items_BP, tier_BP, score_BP = at(items_BK, pool_BP), at(tier_BK, pool_BP), at(score_BK, pool_BP)
         vectors_BPD = self._vectors_ND[items_BP] * self._scale_N[items_BP][:, :, None]
-        cosine_BPP = vectors_BPD @ vectors_BPD.transpose(0, 2, 1)
         pinned_BP, free_BP = tier_BP == _PINNED, tier_BP == _FREE
         closest_BP = np.zeros_like(score_BP)
         if pinned_BP.any():
+            cosine_BPP = vectors_BPD @ vectors_BPD.transpose(0, 2, 1)
             closest_BP = cosine_BPP.max(axis=2, where=pinned_BP[:, None, :], initial=0.0)
         low_B1 = score_BP.min(axis=1, where=free_BP, initial=np.inf, keepdims=True)
         span_B1 = score_BP.max(axis=1, where=free_BP, initial=-np.inf, keepdims=True) - low_B1
@@ -167,26 +172,26 @@ class Ranker:
         relevance_BP = np.where(free_BP, (1.0 - strength) * scaled_BP, -np.inf)
 
         row_B = np.arange(len(pool_BP))
-        place_BP = np.where(pinned_BP, -1, steps + np.arange(size))  # the chosen get their step, the rest stay behind
+        pick_BN = np.empty((len(pool_BP), steps), np.intp)
+        closest_BN = np.empty(pick_BN.shape, np.float32)
         for step in range(steps):
-            pick_B = (relevance_BP - strength * closest_BP).argmax(axis=1)
-            left_B = np.isfinite(relevance_BP[row_B, pick_B])
-            row_L, pick_L = row_B[left_B], pick_B[left_B]
-            place_BP[row_L, pick_L] = step
-            penalty_BK[row_L, pool_BP[row_L, pick_L]] = strength * closest_BP[row_L, pick_L]
-            relevance_BP[row_L, pick_L] = -np.inf
-            np.maximum(closest_BP, cosine_BPP[row_B, pick_B], out=closest_BP)
-        reordered_BP = _at(pool_BP, place_BP.argsort(axis=1, kind="stable"))
+            pick_BN[:, step] = pick_B = (relevance_BP - strength * closest_BP).argmax(axis=1)
+            closest_BN[:, step] = closest_BP[row_B, pick_B]
+            relevance_BP[row_B, pick_B] = -np.inf
+            cosine_BP = (vectors_BPD @ vectors_BPD[row_B, pick_B][:, :, None])[:, :, 0]
+            np.maximum(closest_BP, cosine_BP, out=closest_BP)
+        row_L, step_L = np.nonzero(np.arange(steps) < free_BP.sum(axis=1, keepdims=True))  # then none was left to pick
+        pick_L = pick_BN[row_L, step_L]
+        penalty_BK[row_L, pool_BP[row_L, pick_L]] = strength * closest_BN[row_L, step_L]
+        place_BP = np.where(pinned_BP, -1, steps + np.arange(size))  # the chosen get their step, the rest stay behind
+        place_BP[row_L, pick_L] = step_L
+        reordered_BP = at(pool_BP, place_BP.argsort(axis=1, kind="stable"))
         return np.concatenate([reordered_BP, order_BK[:, size:]], axis=1)
-
-
-def _at(array_BK: Array, index_BN: Array) -> Array:
-    return np.take_along_axis(array_BK, index_BN, axis=1)
 
 
 def _queue(order_BK: Array, tier_BK: Array) -> Array:
     """`order_BK` by tier first, keeping the order within each."""
-    return _at(order_BK, _at(tier_BK, order_BK).argsort(axis=1, kind="stable"))
+    return at(order_BK, at(tier_BK, order_BK).argsort(axis=1, kind="stable"))
 
 
 def _category(name: str, catalogue: Catalogue) -> Ints:
@@ -198,14 +203,14 @@ def _category(name: str, catalogue: Catalogue) -> Ints:
 
 def _beyond_cap(category_BK: Ints, order_BK: Array, cap: int) -> Bools:
     """True where at least `cap` candidates of the same category come earlier in `order_BK`."""
-    ordered_BK = _at(category_BK, order_BK)
+    ordered_BK = at(category_BK, order_BK)
     grouped_BK = ordered_BK.argsort(axis=1, kind="stable")
-    group_BK = _at(ordered_BK, grouped_BK)
+    group_BK = at(ordered_BK, grouped_BK)
     index_K = np.arange(group_BK.shape[1])
     opens_BK = np.diff(group_BK, axis=1, prepend=-2) != 0  # -2: no category's code
     nth_BK = index_K - np.maximum.accumulate(np.where(opens_BK, index_K, 0), axis=1)
     over_BK = np.empty(category_BK.shape, np.bool_)
-    np.put_along_axis(over_BK, _at(order_BK, grouped_BK), (nth_BK >= cap) & (group_BK >= 0), axis=1)
+    over_BK[np.arange(len(over_BK))[:, None], at(order_BK, grouped_BK)] = (nth_BK >= cap) & (group_BK >= 0)
     return over_BK
 
 
@@ -214,5 +219,5 @@ def _merge(order_BK: Array, pin_BN: Array, wanted_B: Array) -> Array:
     free_BN = pin_BN == PAD
     pins_B1 = (~free_BN).sum(axis=1, keepdims=True)
     index_BN = np.clip(pins_B1 + free_BN.cumsum(axis=1) - 1, 0, order_BK.shape[1] - 1)
-    choice_BN = np.where(free_BN, _at(order_BK, index_BN), pin_BN)
+    choice_BN = np.where(free_BN, at(order_BK, index_BN), pin_BN)
     return np.where(np.arange(pin_BN.shape[1]) < wanted_B[:, None], choice_BN, PAD)

@@ -15,10 +15,11 @@ import scipy.sparse.linalg
 import torch
 
 from deployments.messages import Array, Floats, Ints
-from deployments.models.two_tower import HISTORY, ItemTower, UserTower
+from deployments.models.user_tower import HISTORY
 from graphs.datasets import Interactions
 from graphs.fit.index import QUERIES
 from graphs.fit.item_to_item import follows
+from graphs.fit.towers import ItemTower, UserTower
 
 WIDTH = 64
 """Dimensions without the bias."""

@@ -1,9 +1,7 @@
-"""The two-tower retrieval model (Yi et al. 2019): user and item vectors whose dot product is the score.
+"""The two-tower retrieval model (Yi et al. 2019), to be trained: vectors of users and items, the dot product the score.
 
 Shapes: B users, L events of history (most recent first), N items, C item features, F user features, D dimensions,
-P pools.
-The user tower pools the history's item vectors at several decays and adds what an MLP makes of the pools; there is no
-user id, so an event changes the vector at once.
+P pools. deployments/models/user_tower.py serves the users' half; the items' vectors are computed once.
 """
 
 from __future__ import annotations
@@ -12,17 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deployments.models.history import POSITIVE
-
-HISTORY = 50
-"""Events the user tower reads."""
-
-DECAYS = (3.0, 10.0, 40.0)
-"""Of the pools of all events, in events."""
-
-DISLIKE_DECAY = 20.0
-"""Of the extra pool of events that were no success."""
-
-WEAK = 0.4
+from deployments.models.user_tower import DECAYS, DISLIKE_DECAY, SMALLEST_NORM, WEAK
 
 
 class UserTower(nn.Module):
@@ -55,7 +43,7 @@ class UserTower(nn.Module):
 
 
 def _pool(vectors_BLW: Tensor, weight_BL: Tensor) -> Tensor:
-    norm_B1 = weight_BL.pow(2).sum(1, keepdim=True).sqrt() + 1e-3
+    norm_B1 = weight_BL.pow(2).sum(1, keepdim=True).sqrt() + SMALLEST_NORM
     return (weight_BL[..., None] * vectors_BLW).sum(1) / norm_B1
 
 
