@@ -114,7 +114,7 @@ def profile(base: str, workload: str, out: str, name: str, clients: int, seconds
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))
 
 
-def _title(pid: str) -> str:
+def process_title(pid: str) -> str:
     """What a process is: Serve's replicas by deployment, else by program; empty: gone, or none of ours."""
     try:
         title = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -129,7 +129,7 @@ def _seconds() -> dict[tuple[str, str], float]:
     """CPU seconds by (process id, title)."""
     spent = {}
     for path in Path("/proc").glob("[0-9]*"):
-        if title := _title(path.name):
+        if title := process_title(path.name):
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 fields = (path / "stat").read_text().rpartition(")")[2].split()
                 spent[path.name, title] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -158,7 +158,7 @@ def _sampled(url: str, bodies: Path, clients: int, seconds: float, folder: Path)
     spy = shutil.which("py-spy", path=str(servers.BIN)) or shutil.which("py-spy")
     if spy is None:
         raise SystemExit("py-spy is missing; install the extra `bench`")
-    pid = next(path.name for path in Path("/proc").glob("[0-9]*") if _title(path.name) == "Ingress")
+    pid = next(path.name for path in Path("/proc").glob("[0-9]*") if process_title(path.name) == "Ingress")
     output = folder / "ingress.raw"
     command = [spy, "record", "-p", pid, "-d", f"{seconds:.0f}", "-r", str(RATE), "-f", "raw", "-o", str(output)]
     loading = threading.Thread(target=closed_loop, args=(url, bodies, clients, seconds + 3))
