@@ -137,13 +137,13 @@ def live(base: str, policy: str, seed: int) -> Kept:
 
 
 def _serving(path: Path, log: Path) -> contextlib.AbstractContextManager[None]:
-    flags = environment() | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    flags = environment() | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "15"}
     return servers.launched(["serve", "run", str(path)], flags, log, ["/v1/health/ready"])
 
 
 def _favour() -> None:
-    """Ray runs its workers at nice 15. The ingress and the controller get 0, so that replicas which start have what
-    these leave of the two cores, as if they started on other machines.
+    """Ray runs its workers at nice 15 here, and the ingress and the controller get 0, so that replicas which start have
+    what these leave of the two cores, as if they started on other machines.
     """
     for process in Path("/proc").glob("[0-9]*"):
         if cpu.process_title(process.name) in ("Ingress", "Serve's controller"):
