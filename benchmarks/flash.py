@@ -143,12 +143,16 @@ def _serving(path: Path, log: Path) -> contextlib.AbstractContextManager[None]:
 
 def _favour() -> None:
     """Ray runs its workers at nice 15 here, and the ingress and the controller get 0, so that replicas which start have
-    what these leave of the two cores, as if they started on other machines.
+    what these leave of the two cores, as if they started on other machines. Raises SystemExit without the right to.
     """
     for process in Path("/proc").glob("[0-9]*"):
         if cpu.process_title(process.name) in ("Ingress", "Serve's controller"):
             for thread in (process / "task").iterdir():
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    try:
+                        os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
+                    except PermissionError:
+                        raise SystemExit("the flash crowd raises priorities; run it as root") from None
 
 
 def _settle(now: Callable[[], tuple[int, int, int]]) -> None:

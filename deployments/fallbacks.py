@@ -18,6 +18,7 @@ from deployments.messages import (
     RankedBatch,
     RequestBatch,
     ScoreBatch,
+    at,
 )
 from deployments.models.artifact import Artifact
 from deployments.models.sources import popularity
@@ -94,11 +95,11 @@ def best(requests: RequestBatch, candidates: CandidateBatch, share: float) -> Ca
     index_BK = np.sort(np.argpartition(-worth_BK, kept - 1, axis=1)[:, :kept], axis=1)
     return replace(
         candidates,
-        item_ids_BK=np.take_along_axis(candidates.item_ids_BK, index_BK, axis=1),
-        retrieval_scores_BK=np.take_along_axis(candidates.retrieval_scores_BK, index_BK, axis=1),
-        source_BK=np.take_along_axis(candidates.source_BK, index_BK, axis=1),
-        source_scores_BKS=np.take_along_axis(candidates.source_scores_BKS, index_BK[:, :, None], axis=1),
-        mask_BK=np.take_along_axis(candidates.mask_BK, index_BK, axis=1),
+        item_ids_BK=at(candidates.item_ids_BK, index_BK),
+        retrieval_scores_BK=at(candidates.retrieval_scores_BK, index_BK),
+        source_BK=at(candidates.source_BK, index_BK),
+        source_scores_BKS=at(candidates.source_scores_BKS, index_BK),
+        mask_BK=at(candidates.mask_BK, index_BK),
         share=kept / columns,
     )
 
@@ -117,7 +118,7 @@ def score_order(requests: RequestBatch, candidates: CandidateBatch, scores: Scor
     place_N = np.arange(order_BN.shape[1], dtype=np.int32)
     filled_BN = place_N < np.minimum(requests.n_B, available_B)[:, None]
     choice_BN = np.where(filled_BN, order_BN, np.int32(PAD))
-    score_BN = np.where(filled_BN, np.take_along_axis(scores.scores_BK, order_BN, axis=1), np.float32(0))
+    score_BN = np.where(filled_BN, at(scores.scores_BK, order_BN), np.float32(0))
     return RankedBatch(
         model_version=candidates.model_version,
         choice_BN=choice_BN,

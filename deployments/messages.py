@@ -96,8 +96,9 @@ def pad_columns(array: Array, width: int) -> Array:
 
 
 def at(array_BK: Array, index_BN: Array) -> Array:
-    """`array_BK[b, index_BN[b, n]]`, [B, N, …]. As np.take_along_axis, which costs 20 µs of Python a call."""
-    return np.asarray(array_BK[np.arange(len(array_BK))[:, None], index_BN])
+    """`array_BK[b, index_BN[b, n]]`, [B, N, …]: np.take_along_axis without its Python, some 20 µs a call."""
+    gathered: Array = array_BK[np.arange(len(array_BK))[:, None], index_BN]
+    return gathered
 
 
 def same_model(*batches: Batch) -> str:

@@ -263,10 +263,10 @@ class Pipeline:
             flow.degraded += fallbacks.partly("candidates", found)
             return found
         cached = [ticket.cached for ticket in flow.tickets]
-        hits = [row for row, entry in enumerate(cached) if entry and entry.columns]
-        misses = [row for row, entry in enumerate(cached) if not (entry and entry.columns)]
+        hits = {row: entry for row, entry in enumerate(cached) if entry and entry.columns}
+        misses = [row for row in range(len(cached)) if row not in hits]
         self._metrics.cached(hits=len(hits), misses=len(misses))
-        parts = [self._cache.candidates([entry for entry in cached if entry and entry.columns])] if hits else []
+        parts = [self._cache.candidates(list(hits.values()))] if hits else []
         if misses:
             rows = np.array(misses)
             computed: CandidateBatch = await call(deadline, flow.requests.take(rows), flow.profiles.take(rows))
@@ -274,7 +274,7 @@ class Pipeline:
             parts.append(computed)
             if not flow.degraded:
                 self._cache.keep([entry for row in misses if (entry := cached[row])], computed)
-        return CandidateBatch.concat(parts).take(np.argsort(hits + misses)) if len(parts) > 1 else parts[0]
+        return CandidateBatch.concat(parts).take(np.argsort([*hits, *misses])) if len(parts) > 1 else parts[0]
 
     async def _fetch(self, flow: Flow, deadline: float) -> HistoryBatch:
         try:

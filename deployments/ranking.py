@@ -131,7 +131,6 @@ class Ranker:
             order_BK = self._diversify(order_BK, tier_BK, score_BK, items_BK, penalty_BK, min(width, pool))
 
         choice_BN = _merge(order_BK, pin_BN, wanted_B)
-
         missing_BN, index_BN = choice_BN < 0, np.maximum(choice_BN, 0)
 
         def chosen(column_BK: Array, fill: int) -> Array:
@@ -180,7 +179,7 @@ class Ranker:
             relevance_BP[row_B, pick_B] = -np.inf
             cosine_BP = (vectors_BPD @ vectors_BPD[row_B, pick_B][:, :, None])[:, :, 0]
             np.maximum(closest_BP, cosine_BP, out=closest_BP)
-        row_L, step_L = np.nonzero(np.arange(steps) < free_BP.sum(axis=1, keepdims=True))  # then none was left to pick
+        row_L, step_L = np.nonzero(np.arange(steps) < free_BP.sum(axis=1, keepdims=True))  # while one was left to pick
         pick_L = pick_BN[row_L, step_L]
         penalty_BK[row_L, pool_BP[row_L, pick_L]] = strength * closest_BN[row_L, step_L]
         place_BP = np.where(pinned_BP, -1, steps + np.arange(size))  # the chosen get their step, the rest stay behind

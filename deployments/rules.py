@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.catalogue import Catalogue
 from deployments.errors import ConfigError, InvalidRequest
-from deployments.messages import PAD, Array, Bools, Floats, Ints, RequestBatch
+from deployments.messages import PAD, Array, Bools, Floats, Ints, RequestBatch, at
 
 
 class Rule(BaseModel):
@@ -102,7 +102,7 @@ def shift(
             rule_BK[hit_BK] = rule.index
     if not pushes_BK.any():
         return model_BK
-    sorted_BK = np.take_along_axis(model_BK, order_BK, axis=1).astype(np.float64)
+    sorted_BK = at(model_BK, order_BK).astype(np.float64)
     real_BK = np.isfinite(sorted_BK)
     count_B1 = np.maximum(real_BK.sum(axis=1, keepdims=True), 1)
     mean_B1 = np.where(real_BK, sorted_BK, 0.0).cumsum(axis=1)[:, -1:] / count_B1
@@ -122,7 +122,7 @@ def pin(
         place = rule.config.position - 1
         if rule.config.action != "pin" or place >= pin_BN.shape[1]:
             continue
-        found_BK = np.take_along_axis(hit_BK & free_BK, order_BK, axis=1)
+        found_BK = at(hit_BK & free_BK, order_BK)
         rows = np.flatnonzero(found_BK.any(axis=1) & (place < wanted_B) & (pin_BN[:, place] == PAD))
         columns = order_BK[rows, found_BK[rows].argmax(axis=1)]
         pin_BN[rows, place] = columns

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deployments.messages import PAD, CandidateBatch, PartBatch, RequestBatch, pad_columns, same_model
+from deployments.messages import PAD, CandidateBatch, PartBatch, RequestBatch, at, pad_columns, same_model
 from deployments.retrieval import Retrieval
 
 
@@ -52,12 +52,12 @@ def rank_similar(requests: RequestBatch, parts: Sequence[PartBatch]) -> Candidat
     scaled_BUS = raw_BUS / np.maximum(raw_BUS.max(axis=1, keepdims=True, initial=0), 1e-9)
     total_BU = np.where(item_BU >= 0, scaled_BUS.mean(axis=2), -np.inf)
     order_BK = np.lexsort((item_BU, -total_BU), axis=-1)[:, : int(requests.n_B.max(initial=1))]
-    score_BK = np.take_along_axis(total_BU, order_BK, axis=1)
+    score_BK = at(total_BU, order_BK)
     mask_BK = np.isfinite(score_BK) & (np.arange(score_BK.shape[1]) < requests.n_B[:, None])
-    by_source_BKS = np.take_along_axis(scaled_BUS, order_BK[..., None], axis=1) * mask_BK[..., None]
+    by_source_BKS = at(scaled_BUS, order_BK) * mask_BK[..., None]
     return CandidateBatch(
         model_version=version,
-        item_ids_BK=np.where(mask_BK, np.take_along_axis(item_BU, order_BK, axis=1), PAD).astype(np.int32),
+        item_ids_BK=np.where(mask_BK, at(item_BU, order_BK), PAD).astype(np.int32),
         retrieval_scores_BK=np.where(mask_BK, score_BK, 0).astype(np.float32),
         source_BK=np.where(mask_BK, by_source_BKS.argmax(axis=2), PAD).astype(np.int8),
         source_scores_BKS=by_source_BKS.astype(np.float32),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
-from deployments.messages import PAD, Array, Bools, Floats, Ints, pad_columns
+from deployments.messages import PAD, Array, Bools, Floats, Ints, at, pad_columns
 from deployments.models.artifact import Artifact
 
 _FEW = 20_000
@@ -96,7 +96,7 @@ class Vectors:
         item_BR = np.where(item_BR >= 0, item_BR // self._part.of, PAD)
         score_BR = np.where(item_BR >= 0, self.at(user_vector_BD, item_BR), np.float32(-np.inf))
         order_BR = np.lexsort((item_BR, -score_BR), axis=-1)
-        return np.take_along_axis(item_BR, order_BR, axis=1), np.take_along_axis(score_BR, order_BR, axis=1)
+        return at(item_BR, order_BR), at(score_BR, order_BR)
 
     def _allowed(self, vector_1D: Floats, unwanted: Ints, passes_N: Bools, depth: int) -> Ints:
         """The `depth` best allowed items, numbered as the index does, in any order."""
