@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -80,6 +81,27 @@ def simulated(policy: str, seed: int, startup_s: float, numbers: Mapping[str, fl
     else:
         scaler = ServeLaw(plant, **numbers)
     return simulate(trace, scaler, plant, seed, {"Scorer": START}, warm_up_s=0)
+
+
+def onset_floor_s(sigmas: float, draws: int = 20_000, seed: int = 1) -> float:
+    """Seconds after the onset before which no test can tell the ramp from base load, at the median.
+
+    `sigmas`: its false alarms are as rare as a normal variate beyond this. The likelihood ratio of the ramp's Poisson
+    process against the base's is the most powerful test (Neyman and Pearson); its false alarms are found by drawing
+    arrivals of the ramp and weighing each with the inverse of its ratio.
+    """
+    alarms = math.erfc(sigmas / math.sqrt(2)) / 2
+    chance = np.random.default_rng(seed)
+    slope = BASE * (TIMES - 1) / (POINTS_S[1] - POINTS_S[0])
+    for seconds in np.arange(RATE_STEP_S, POINTS_S[1] - POINTS_S[0], 0.05):
+        more = slope * seconds**2 / 2
+        counts = chance.poisson(BASE * seconds + more, draws)
+        area = chance.random(counts.sum()) * (BASE * seconds + more)
+        at = (np.sqrt(BASE**2 + 2 * slope * area) - BASE) / slope
+        ratios = np.bincount(np.repeat(np.arange(draws), counts), np.log1p(slope * at / BASE), draws) - more
+        if np.exp(-ratios[ratios > np.median(ratios)]).sum() / draws <= alarms:
+            return float(seconds)
+    return math.inf
 
 
 def tune(policy: str) -> dict[str, float]:

@@ -8,6 +8,7 @@ import copy
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -139,6 +140,7 @@ def server(name: str, base: str, folder: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def launched(words: Sequence[str], flags: Mapping[str, str], log_file: Path, ready: Sequence[str]) -> Iterator[None]:
     """Runs the command, once every path in `ready` answers, until the block ends."""
+    _wait_for_port()
     with log_file.open("w") as log:
         process = subprocess.Popen(
             [str(BIN / words[0]), *words[1:]], env=flags, stdout=log, stderr=log, start_new_session=True
@@ -149,6 +151,18 @@ def launched(words: Sequence[str], flags: Mapping[str, str], log_file: Path, rea
             yield
         finally:
             _stop(process)
+
+
+def _wait_for_port() -> None:
+    """What ran before may go on answering after its command has ended: Serve's proxy does so for some seconds."""
+    deadline = time.monotonic() + READY_S
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", PORT)):
+                return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"another server listens on port {PORT}; stop it")
+        time.sleep(0.5)
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, path: str) -> None:
