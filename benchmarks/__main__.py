@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 
 from benchmarks import servers
@@ -31,6 +32,8 @@ DEFAULT = [
 
 def main() -> None:
     """Parses the arguments and measures."""
+    # Shells let background jobs ignore it; servers would inherit that, and are stopped by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--config", default="serve_config.yaml")
     parser.add_argument("--out", default="benchmarks/RESULTS.md")
