@@ -214,7 +214,7 @@ def flash(base: str, out: str, rounds: int, fresh: bool, command: str) -> None:
                 f"{policy}: {missed(runs[-1]).mean():.2%} missed, first {first_request_s(runs[-1]):.1f} s", flush=True
             )
     by = {policy: [run for run in runs if run["policy"] == policy] for policy in POLICIES}
-    picture = flash_crowd(_curves(by), Path(out).with_name("flash.png"))
+    picture = flash_crowd(_curves(by), Path(out).parent / "plots" / "flash.png")
     write_section(out, _section(by, command, picture.name))
 
 
@@ -234,7 +234,7 @@ def _section(by: Mapping[str, Sequence[Kept]], command: str, picture: str) -> st
     start = startup_s([run for runs in by.values() for run in runs])
     lines = [
         "## Autoscaling, live: flash crowd x10\n",
-        f"`{command}`; {count} interleaved runs each. From {BASE:.0f} to {BASE * TIMES:.0f} requests/s in "
+        f"`{command}`; {count} interleaved runs each. From {BASE:g} to {BASE * TIMES:g} requests/s in "
         f"{POINTS_S[1] - POINTS_S[0]:.0f} s, {POINTS_S[2] - POINTS_S[1]:.0f} s there, {POINTS_S[-1]:.0f} s in all; "
         f"real funnel, Serve and controller, replicas at Ray's nice 15 and what serves them at 0; "
         f"**the scorer's device is emulated**: it sleeps {1e3 * LINE.a:.0f} + "
@@ -262,7 +262,7 @@ def _section(by: Mapping[str, Sequence[Kept]], command: str, picture: str) -> st
             f"| {np.mean([1e3 * twin.p99_s for twin in twins]):.0f} "
             f"| {np.mean([twin.replica_seconds for twin in twins]):.0f} | {np.mean(apart):.0%} |"
         )
-    return "\n".join([*lines, "", f"![load, queue and replicas]({picture})"])
+    return "\n".join([*lines, "", f"![load, queue and replicas](plots/{picture})"])
 
 
 def _of(shares: Sequence[float]) -> str:
