@@ -22,6 +22,7 @@ import yaml
 
 from benchmarks.limit import BATCH
 from cluster.valkey import ValkeyConfig, ValkeySupervisor
+from deployments.batcher import BatcherConfig
 from deployments.funnel import seed
 from deployments.models.artifact import Artifact
 from deployments.store import RedisStore, StoreConfig
@@ -56,7 +57,7 @@ def config(
 ) -> Path:
     """A copy of the config file on our ports and store. `plain`: the fp32 model as it is, no cache, as many replicas
     as at the start; `inside`: all stages in two ingress replicas, a batch at a time in each, as the peers' two workers;
-    `changed`: `in_flight` or `max_batch` of the ingress, or another number of every stage.
+    `changed`: a number of the batcher, or another one of every stage.
     """
     loaded: dict[str, Any] = copy.deepcopy(yaml.safe_load(Path(base).read_text("utf-8")))
     loaded["http_options"]["port"] = PORT
@@ -76,8 +77,8 @@ def config(
         for stage in args["stages"].values():
             stage["placement"] = "ingress"
     for key, value in (changed or {}).items():
-        for part in [args["batcher"]] if key in ("in_flight", "max_batch") else args["stages"].values():
-            part[key] = int(value)
+        for part in [args["batcher"]] if key in BatcherConfig.model_fields else args["stages"].values():
+            part[key] = yaml.safe_load(value)
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(loaded), "utf-8")
     return path

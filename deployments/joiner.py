@@ -55,7 +55,8 @@ class Joiner:
         self._pool = pool
         self._max_rows = max_rows
         self._pace = Pace()
-        self._batcher: Batcher[_Call] = Batcher(self._run, BatcherConfig(max_batch=64, max_queue=4096, in_flight=slots))
+        config = BatcherConfig(max_batch=64, max_queue=4096, in_flight=slots, linger_ms=0)
+        self._batcher: Batcher[_Call] = Batcher(self._run, config)
 
     async def call(self, method: Method, deadline: float, batches: tuple[Batch, ...]) -> Batch:
         """`method(*batches)`. `deadline`: Unix seconds.

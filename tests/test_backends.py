@@ -157,6 +157,19 @@ def test_scores_are_the_plain_ones_as_far_as_the_precision_goes(
         assert np.abs(found - expected).max() > 1e-5, "it computed in fp32"
 
 
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+def test_rows_are_computed_in_parts_and_each_gets_its_own_score(
+    packaged: Artifact, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "compiled":
+        needs_compiler(packaged)
+    whole = scores(packaged, backend, "fp32")
+    width = FusedDCNv2(load_ranker(packaged)).first.out_features
+    monkeypatch.setattr(backends, "PART_BYTES", 4 * width * 7)
+    assert len(whole) % 7 > 0
+    np.testing.assert_allclose(scores(packaged, backend, "fp32"), whole, rtol=1e-5, atol=1e-5)
+
+
 def test_packaging_writes_down_what_it_measured(packaged: Artifact) -> None:
     assert set(packaged.manifest.gates) == {gates.combination(*pair) for pair in COMBINATIONS}
     for backend, precision in COMBINATIONS:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.batcher import Batcher, BatcherConfig
+from deployments.batcher import LEAST_SPLIT, Batcher, BatcherConfig
 from deployments.errors import Overloaded
 
 
@@ -58,6 +58,19 @@ async def test_requests_of_one_loop_turn_travel_together() -> None:
         batcher.put(Request(number))
     await settle()
     assert worker.batches == [[0, 1, 2], [3, 4]]
+
+
+async def test_free_slots_share_what_waits_but_not_in_small_batches() -> None:
+    worker = Worker()
+    batcher = Batcher(worker, BatcherConfig(in_flight=2))
+    for number in range(20):
+        batcher.put(Request(number))
+    await settle()
+    assert [len(batch) for batch in worker.batches] == [10, 10]
+    for number in range(LEAST_SPLIT):
+        batcher.put(Request(number))
+    await settle()
+    assert [len(batch) for batch in worker.batches[2:]] == [LEAST_SPLIT]
 
 
 async def test_requests_gather_while_all_slots_are_busy_and_leave_when_one_is_free() -> None:
@@ -164,3 +177,61 @@ def test_no_request_is_lost_or_travels_twice_and_order_is_kept(
         assert worker.most_running <= in_flight
 
     asyncio.run(scenario())
+
+
+class Timed:
+    """Takes 0.2 s per batch, so that a hold may last 0.05 s."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.ended = asyncio.Event()
+
+    async def __call__(self, requests: Sequence[Request]) -> None:
+        self.batches.append([r.number for r in requests])
+        await asyncio.sleep(0.2)
+        self.ended.set()
+
+
+async def test_the_callers_of_an_answered_batch_travel_together_again() -> None:
+    worker = Timed()
+    batcher = Batcher(worker, BatcherConfig(linger_ms=50))
+    for number in range(3):
+        batcher.put(Request(number))
+    await worker.ended.wait()
+    for number in range(3, 6):
+        await settle()
+        batcher.put(Request(number))
+    assert batcher.waiting == 3
+    await settle()
+    assert worker.batches == [[0, 1, 2], [3, 4, 5]]
+
+
+async def test_those_that_came_leave_when_no_more_come() -> None:
+    worker = Timed()
+    batcher = Batcher(worker, BatcherConfig(linger_ms=5))
+    for number in range(3):
+        batcher.put(Request(number))
+    await worker.ended.wait()
+    await settle()
+    batcher.put(Request(3))
+    batcher.put(Request(4))
+    await settle()
+    assert batcher.waiting == 2
+    await asyncio.sleep(0.1)
+    assert worker.batches == [[0, 1, 2], [3, 4]]
+
+
+async def test_a_lone_request_and_a_fuller_queue_hold_nothing() -> None:
+    worker = Timed()
+    batcher = Batcher(worker, BatcherConfig(in_flight=1, max_batch=2, linger_ms=50))
+    batcher.put(Request(0))
+    await worker.ended.wait()
+    await settle()
+    for number in range(1, 5):
+        batcher.put(Request(number))
+    await settle()
+    assert worker.batches == [[0], [1, 2]]
+    worker.ended.clear()
+    await worker.ended.wait()
+    await settle()
+    assert worker.batches == [[0], [1, 2], [3, 4]]
