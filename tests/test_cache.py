@@ -83,7 +83,10 @@ async def test_answers_are_the_same_with_and_without_cache(
         asked = [(f"u{rng.integers(0, 12)}", REQUESTS[rng.integers(0, len(REQUESTS))]) for _ in range(40)]
         answers = [asyncio.gather(*(ask(r, user, **fields) for user, fields in asked)) for r in (plain, caching)]
         expected, cached = await asyncio.gather(*answers)
-        assert [content(a) for a in cached] == [content(a) for a in expected]
+        for found, wanted in zip(cached, expected, strict=True):
+            for (item, score, source), other in zip(content(found), content(wanted), strict=True):
+                # Sums round differently with other requests in the batch, which can move the last digit.
+                assert (item, pytest.approx(score, abs=2e-4), source) == other
         await settled(caching)
     assert 0 < sum(counting.rows) < 100, "of 160 requests many were hits"
 
