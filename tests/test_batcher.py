@@ -180,7 +180,7 @@ def test_no_request_is_lost_or_travels_twice_and_order_is_kept(
 
 
 class Timed:
-    """Takes 0.2 s per batch, so that a hold may last 0.05 s."""
+    """Takes 0.4 s per batch, so that a hold may last 0.1 s."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -188,13 +188,13 @@ class Timed:
 
     async def __call__(self, requests: Sequence[Request]) -> None:
         self.batches.append([r.number for r in requests])
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.4)
         self.ended.set()
 
 
 async def test_the_callers_of_an_answered_batch_travel_together_again() -> None:
     worker = Timed()
-    batcher = Batcher(worker, BatcherConfig(linger_ms=50))
+    batcher = Batcher(worker, BatcherConfig(linger_ms=100))
     for number in range(3):
         batcher.put(Request(number))
     await worker.ended.wait()
@@ -208,7 +208,7 @@ async def test_the_callers_of_an_answered_batch_travel_together_again() -> None:
 
 async def test_those_that_came_leave_when_no_more_come() -> None:
     worker = Timed()
-    batcher = Batcher(worker, BatcherConfig(linger_ms=5))
+    batcher = Batcher(worker, BatcherConfig(linger_ms=50))
     for number in range(3):
         batcher.put(Request(number))
     await worker.ended.wait()
@@ -217,13 +217,13 @@ async def test_those_that_came_leave_when_no_more_come() -> None:
     batcher.put(Request(4))
     await settle()
     assert batcher.waiting == 2
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.2)
     assert worker.batches == [[0, 1, 2], [3, 4]]
 
 
 async def test_a_lone_request_and_a_fuller_queue_hold_nothing() -> None:
     worker = Timed()
-    batcher = Batcher(worker, BatcherConfig(in_flight=1, max_batch=2, linger_ms=50))
+    batcher = Batcher(worker, BatcherConfig(in_flight=1, max_batch=2, linger_ms=100))
     batcher.put(Request(0))
     await worker.ended.wait()
     await settle()
