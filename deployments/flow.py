@@ -67,12 +67,12 @@ class Cached:
 
 
 class Ticket:
-    """A request on its way through batcher and pipeline; the first answer wins."""
+    """A request on its way through batcher and pipeline; the first answer wins. `what`: the query's."""
 
-    __slots__ = ("answer", "arrived", "cached", "flow", "query", "request")
+    __slots__ = ("answer", "arrived", "cached", "flow", "query", "request", "what")
 
-    def __init__(self, query: Query) -> None:
-        self.query = query
+    def __init__(self, query: Query, what: tuple[object, ...]) -> None:
+        self.query, self.what = query, what
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.arrived = time.time()
         self.flow: Flow | None = None

@@ -121,7 +121,8 @@ class Pipeline:
         Raises:
             Overloaded: the queue is full.
         """
-        while (leader := self._queued.get(query.what)) and 0 <= query.deadline - leader.query.deadline <= _JOIN_S:
+        what = query.what
+        while (leader := self._queued.get(what)) and 0 <= query.deadline - leader.query.deadline <= _JOIN_S:
             try:
                 answer = await asyncio.shield(leader.answer)
             except asyncio.CancelledError:
@@ -131,7 +132,7 @@ class Pipeline:
             else:
                 self._metrics.joined()
                 return answer
-        ticket = Ticket(query)
+        ticket = Ticket(query, what)
         self._totals.add(arrivals=1)
         try:
             self._batcher.put(ticket)
@@ -139,7 +140,7 @@ class Pipeline:
             self._totals.add(shed=1)
             self._metrics.shed()
             raise
-        self._queued[query.what] = ticket
+        self._queued[what] = ticket
         spare_s = self._latest(query) - time.time()
         timer = asyncio.get_running_loop().call_later(max(0.0, spare_s), self._answer_late, ticket)
         try:
@@ -154,8 +155,8 @@ class Pipeline:
 
     def _left(self, ticket: Ticket) -> None:
         """Nobody can join `ticket` any more: what it is answered from is read now."""
-        if self._queued.get(ticket.query.what) is ticket:
-            del self._queued[ticket.query.what]
+        if self._queued.get(ticket.what) is ticket:
+            del self._queued[ticket.what]
 
     def _latest(self, query: Query) -> float:
         return query.deadline - self._config.reserve_ms / 1e3

@@ -23,7 +23,7 @@ MOST_GIVEN = 500
 
 
 class Body(BaseModel):
-    """Strict: no unknown field, no silent conversion."""
+    """Strict: no unknown field, no silent conversion. Lists and dicts have factories: pydantic deep-copies defaults."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -33,7 +33,7 @@ class Ranking(Body):
 
     user_id: Id
     context: dict[Label, Scalar] = Field(
-        {}, max_length=32, description="Facts about the request; business rules can depend on them."
+        default_factory=dict, max_length=32, description="Facts about the request; business rules can depend on them."
     )
     deadline_ms: int | None = Field(None, ge=1, le=60_000, description="Answer by then, degraded if need be.")
     explain: bool = Field(False, description="Add per item what led to it, and per request the timings.")
@@ -44,9 +44,9 @@ class RecommendRequest(Ranking):
     """The best items for a user."""
 
     n: int = Field(10, ge=1, le=100)
-    exclude_ids: list[Id] = Field([], max_length=1000)
+    exclude_ids: list[Id] = Field(default_factory=list, max_length=1000)
     filters: dict[Label, Any] = Field(
-        {},
+        default_factory=dict,
         max_length=16,
         description='Conditions on item attributes, e.g. {"genres": ["Comedy"], "year": {"gte": 1990}}.',
     )

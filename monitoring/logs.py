@@ -43,8 +43,9 @@ class LogConfig(BaseModel):
     most_per_s: int = Field(
         20,
         ge=0,
-        description="Lines a second in an ingress replica about refused, degraded and slow requests, so that their log "
-        "makes no overload worse; 0: no bound. The next one counts those left out. Status 500 always has a line.",
+        description="Lines a second in an ingress replica about requests answered well and fast, and as many about "
+        "others, so that the log makes no overload worse; 0: no bound. The next one of its kind counts those left out. "
+        "Status 500 always has a line.",
     )
     stderr: Literal["all", "warnings", "off"] = Field("all", description="Lines that go to stderr beside Ray's file.")
     exception_messages: bool = Field(

@@ -12,7 +12,6 @@ import os
 import random
 import secrets
 import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -79,7 +78,7 @@ class Request:
 
     def __init__(self, operation: str) -> None:
         self.operation = operation
-        self.request_id = uuid.uuid4().hex
+        self.request_id = f"{random.getrandbits(128):032x}"
         self.span = tracing.current_span()
         self.trace_id = tracing.trace_id(self.span) if self.span else incoming_trace.get() or self.request_id
         self.user_id = ""
@@ -156,7 +155,7 @@ class RequestLog:
 
     def __init__(self, config: LogConfig, pseudonyms: Pseudonyms, model_version: str) -> None:
         self._config, self._pseudonyms, self._model_version = config, pseudonyms, model_version
-        self._second, self._written, self._left_out = 0, 0, 0
+        self._well, self._others = _Bound(config.most_per_s), _Bound(config.most_per_s)
 
     def ended(self, request: Request, status: int, seconds: float, error: BaseException | None = None) -> None:
         """The request was answered with `status`; `error`: why not as wished. If it is traced, so are its stages."""
@@ -169,8 +168,9 @@ class RequestLog:
             return
         if not log.isEnabledFor(level := _level(status, well)):
             return
-        if not (well or status == 500 or self._within_bound()):
-            self._left_out += 1
+        bound = self._well if well else self._others
+        if status != 500 and not bound.admits():
+            bound.left_out += 1
             return
         fields: dict[str, Any] = {
             **request.fields(),
@@ -182,8 +182,8 @@ class RequestLog:
             "rayfunnel.model_version": self._model_version,
             "rayfunnel.share": config.success_share if well else 1.0,
         }
-        if not well and self._left_out:
-            fields["rayfunnel.left_out"], self._left_out = self._left_out, 0
+        if bound.left_out:
+            fields["rayfunnel.left_out"], bound.left_out = bound.left_out, 0
         if request.user_id:
             fields["user.hash"] = self._pseudonyms.text(request.user_id)
         if request.events:
@@ -199,12 +199,21 @@ class RequestLog:
                 fields[f"rayfunnel.timings_ms.{stage}"] = round(milliseconds, 3)
         log.log(level, "%s %d in %.1f ms", request.operation, status, seconds * 1e3, extra={FIELDS: fields})
 
-    def _within_bound(self) -> bool:
-        """Whether this second has room for one more line."""
+
+class _Bound:
+    """Lines of one kind: at most `most_per_s` in a second, 0: any number."""
+
+    def __init__(self, most_per_s: int) -> None:
+        self._most_per_s, self._second, self._admitted = most_per_s, 0, 0
+        self.left_out = 0
+        """Since the last line."""
+
+    def admits(self) -> bool:
+        """Whether this second has room for one more."""
         if self._second != (second := int(time.monotonic())):
-            self._second, self._written = second, 0
-        self._written += 1
-        return self._config.most_per_s == 0 or self._written <= self._config.most_per_s
+            self._second, self._admitted = second, 0
+        self._admitted += 1
+        return self._most_per_s == 0 or self._admitted <= self._most_per_s
 
 
 def _level(status: int, well: bool) -> int:
