@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from itertools import pairwise
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """The events of B users as columns: user after user, each oldest first; E events in all."""
+    """The events of users as columns: user after user, each oldest first; E events in all, of B users."""
 
     user_ids: Sequence[str]
     count_B: Ints
@@ -65,10 +66,12 @@ class Histories:
     weights: Sequence[str]
     """As stored: a number, or empty where the type's weight applies."""
     request_ids: Sequence[str]
+    rows: Sequence[int] = ()
+    """Which of the users asked for these are [B]; the others' histories are as the caller holds them."""
     versions: Sequence[bytes] = ()
-    """If asked for [B]: the history's version, empty where nothing was ever recorded."""
+    """If asked for, of all users asked for: the history's version, empty where nothing was ever recorded."""
     cached: Sequence[bytes | None] = ()
-    """If asked for [B]: the cache entry."""
+    """If asked for, of all users asked for: the cache entry."""
 
     @classmethod
     def decode(
@@ -76,7 +79,7 @@ class Histories:
         user_ids: Sequence[str],
         counts: Iterable[int],
         members: Sequence[bytes],
-        timestamps: Iterable[float | bytes],
+        timestamps: Sequence[float],
     ) -> Self:
         """From what the store holds: `counts` per user [B], then all users' members and timestamps [E]."""
         text = b"\0".join(members).decode("utf-8", "surrogatepass").split("\0") if members else []
@@ -84,7 +87,7 @@ class Histories:
         return cls(
             user_ids=user_ids,
             count_B=np.fromiter(counts, np.int32, len(user_ids)),
-            timestamp_E=np.fromiter(map(float, timestamps), np.float64, len(members)),
+            timestamp_E=np.array(timestamps, np.float64),
             item_ids=item_ids,
             event_ids=event_ids,
             event_types=event_types,
@@ -122,20 +125,26 @@ class _Worth(dict[tuple[str, str], float]):
         return value
 
 
-def history_batch(
+class History(NamedTuple):
+    """One user's events as the stages read them, oldest first; arrays of their own, and not to be written to."""
+
+    item_H: Ints
+    """Catalogue positions."""
+    timestamp_H: Times
+    weight_H: Floats
+
+
+def read(
     histories: Histories,
     positions: Callable[[Sequence[str]], npt.NDArray[np.integer]],
     event_weights: Mapping[str, float],
     default_weight: float,
-    model_version: str,
-    features_BF: Floats,
-) -> HistoryBatch:
-    """The message the stages read: [B, H], H = the longest history (at least 1), oldest first, padded at the end.
+) -> list[History]:
+    """The users' histories [B].
 
     `positions`: external item ids [E] → catalogue positions [E], -1 unknown; such events are dropped, and of
     several with the same item at the same time all but the first.
     `event_weights`: event type → weight of the events that carry none; `default_weight`: of any other type.
-    `features_BF`: the users' features.
     """
     rows, item_E = len(histories.user_ids), positions(histories.item_ids).astype(np.int32)
     row_E = np.repeat(np.arange(rows), histories.count_B)
@@ -143,17 +152,27 @@ def history_batch(
     # One event may stand there twice: as it was posted, and as it came back with the histories of a retrained artifact.
     time_E = histories.timestamp_E
     known[1:] &= (row_E[1:] != row_E[:-1]) | (item_E[1:] != item_E[:-1]) | (time_E[1:] != time_E[:-1])
-    row_E = row_E[known]
-    count_B = np.bincount(row_E, minlength=rows)
-    column_E = np.arange(len(row_E)) - np.repeat(np.cumsum(count_B) - count_B, count_B)
     worth = _Worth(event_weights, default_weight)
     kind_E = zip(histories.weights, histories.event_types, strict=True)
     weight_E = np.fromiter(map(worth.__getitem__, kind_E), np.float32, len(item_E))
+    ends = np.bincount(row_E[known], minlength=rows).cumsum().tolist()
+    item_E, time_E, weight_E = item_E[known], time_E[known], weight_E[known]
+    return [
+        History(item_E[start:end].copy(), time_E[start:end].copy(), weight_E[start:end].copy())
+        for start, end in pairwise([0, *ends])
+    ]
 
-    shape = (rows, max(1, int(count_B.max(initial=0))))
+
+def history_batch(histories: Sequence[History], model_version: str, features_BF: Floats) -> HistoryBatch:
+    """The message the stages read: [B, H], H = the longest history (at least 1), oldest first, padded at the end.
+
+    `features_BF`: the users' features.
+    """
+    count_B = np.array([len(history.item_H) for history in histories], np.intp)
+    shape = (len(histories), max(1, int(count_B.max(initial=0))))
     item_BH = np.full(shape, PAD, np.int32)
     timestamp_BH, weight_BH = np.zeros(shape, np.float64), np.zeros(shape, np.float32)
-    item_BH[row_E, column_E] = item_E[known]
-    timestamp_BH[row_E, column_E] = histories.timestamp_E[known]
-    weight_BH[row_E, column_E] = weight_E[known]
+    if histories:
+        mask_BH = np.arange(shape[1]) < count_B[:, None]
+        item_BH[mask_BH], timestamp_BH[mask_BH], weight_BH[mask_BH] = map(np.concatenate, zip(*histories, strict=True))
     return HistoryBatch(model_version, item_BH, timestamp_BH, weight_BH, features_BF)

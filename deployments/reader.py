@@ -1,16 +1,26 @@
-"""Fetches what a batch's users did, and what the cache has for their requests: one round trip to the store."""
+"""Fetches what a batch's users did, and what the cache has for their requests: one round trip to the store.
+
+Histories stay here once decoded, as long as the store says that they are of the version that is held.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from cachetools import LRUCache
+
 from deployments.cache import CandidateCache
 from deployments.catalogue import Catalogue
-from deployments.events import history_batch
+from deployments.events import History, history_batch, read
 from deployments.flow import Ticket
 from deployments.messages import HistoryBatch
 from deployments.models.user_features import UserFeatures
 from deployments.store import Store, StoreConfig
+
+_NONE = b"", History(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.float32))
+_USER = 64
+"""What holding a user costs beside the events, in events."""
 
 
 class HistoryReader:
@@ -31,20 +41,31 @@ class HistoryReader:
         self._user_features = user_features
         self._model_version = model_version
         self._cache = cache
+        self._held: LRUCache[str, tuple[bytes, History]] = LRUCache(config.held_events, _cost)
 
     async def __call__(self, tickets: Sequence[Ticket]) -> HistoryBatch:
         """Raises StoreUnavailable."""
         users = [ticket.query.user_id for ticket in tickets]
         keys = [self._cache.key(ticket.query) for ticket in tickets] if self._cache else []
-        found = await self._store.histories(users, keys)
+        held = [self._held.get(user, _NONE) for user in users]
+        versions = [version for version, _ in held] if self._config.held_events else []
+        found = await self._store.histories(users, keys, versions)
         if self._cache:
             for ticket, key, version, entry in zip(tickets, keys, found.versions, found.cached, strict=True):
                 ticket.cached = self._cache.found(key, version, entry)
-        return history_batch(
-            found,
-            self._catalogue.positions,
-            self._config.event_weights,
-            self._config.default_event_weight,
-            self._model_version,
-            self._user_features(users),
-        )
+        histories = [history for _, history in held]
+        weights, usual_weight = self._config.event_weights, self._config.default_event_weight
+        for row, history in zip(found.rows, read(found, self._catalogue.positions, weights, usual_weight), strict=True):
+            histories[row] = history
+            if versions:
+                self._hold(users[row], found.versions[row], history)
+        return history_batch(histories, self._model_version, self._user_features(users))
+
+    def _hold(self, user_id: str, version: bytes, history: History) -> None:
+        """An empty version can't be told from another: of users of whom nothing is recorded, nothing is held."""
+        if version and _cost((version, history)) <= self._config.held_events:
+            self._held[user_id] = version, history
+
+
+def _cost(held: tuple[bytes, History]) -> int:
+    return _USER + len(held[1].item_H)

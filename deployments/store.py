@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
+import orjson
 import redis.asyncio
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from redis.asyncio.retry import Retry
@@ -62,6 +63,9 @@ class StoreConfig(BaseModel):
     """For recording up to 1000 events; a write waits for the disk, and nobody's recommendation waits for it."""
     history_limit: int = Field(500, ge=1)
     """Events kept per user, the most recent ones."""
+    held_events: int = Field(1_000_000, ge=0)
+    """Events that each ingress replica holds decoded, of the users who asked last (16 bytes each, and 1 kB a user); 0:
+    none. A history that has changed is read again."""
     breaker_failures: int = Field(5, ge=1)
     breaker_reset_s: float = Field(1.0, gt=0)
     event_weights: dict[str, float] = {"view": 0.4, "click": 0.6, "like": 1.0, "purchase": 1.0, "dislike": -0.5}
@@ -88,10 +92,14 @@ class StoreConfig(BaseModel):
 class Store(Protocol):
     """Every method raises StoreUnavailable if the store did not answer in time or at all."""
 
-    async def histories(self, user_ids: Sequence[str], keys: Sequence[str] = ()) -> Histories:
+    async def histories(
+        self, user_ids: Sequence[str], keys: Sequence[str] = (), held: Sequence[bytes] = ()
+    ) -> Histories:
         """The most recent `history_limit` events of each user, by (timestamp, item_id, event_id). One round trip.
 
         `keys`: the cache key of each user's request, or none at all; then `versions` and `cached` are filled as well.
+        `held`: the version of each user's history that the caller holds, empty: of none; then `versions` is filled, and
+        users with that version are left out of the columns. A history that has changed since costs a second round trip.
         A version is never newer than the history it comes with.
         """
         ...
@@ -148,19 +156,30 @@ class RedisStore:
             **secrets,
         )
 
-    async def histories(self, user_ids: Sequence[str], keys: Sequence[str] = ()) -> Histories:
+    async def histories(
+        self, user_ids: Sequence[str], keys: Sequence[str] = (), held: Sequence[bytes] = ()
+    ) -> Histories:
         """See `Store`."""
-        limit = self._config.history_limit
-        commands: list[tuple[Any, ...]] = []
-        if keys:
-            versions = [self._key("version", user) for user in user_ids]
-            commands.append(("MGET", *versions, *(self._key("candidates", key) for key in keys)))
-        commands += [("ZRANGE", self._key("history", user), -limit, -1, "WITHSCORES") for user in user_ids]
+        rows = [row for row in range(len(user_ids)) if not held or not held[row]]
+        commands = [self._events_of(user_ids[row]) for row in rows]
+        versioned = user_ids if keys or held else ()
+        if versioned:
+            names = [self._key("version", user) for user in versioned]
+            commands.insert(0, ("MGET", *names, *(self._key("candidates", key) for key in keys)))
         replies: list[list[bytes]] = await self._run(commands, self._config.timeout_ms)
-        found = replies.pop(0) if keys else []
+        found = replies.pop(0) if versioned else []
+        versions = [version or b"" for version in found[: len(versioned)]]
+        changed = [row for row, version in enumerate(held) if version and version != versions[row]]
+        replies += await self._run([self._events_of(user_ids[row]) for row in changed], self._config.timeout_ms)
+        rows += changed
         flat = list(itertools.chain.from_iterable(replies))
-        histories = Histories.decode(user_ids, (len(r) // 2 for r in replies), flat[::2], flat[1::2])
-        return replace(histories, versions=[v or b"" for v in found[: len(keys)]], cached=found[len(keys) :])
+        timestamps = orjson.loads(b"[%b]" % b",".join(flat[1::2]))
+        counts = (len(reply) // 2 for reply in replies)
+        histories = Histories.decode([user_ids[row] for row in rows], counts, flat[::2], timestamps)
+        return replace(histories, rows=rows, versions=versions, cached=found[len(versioned) :])
+
+    def _events_of(self, user_id: str) -> tuple[Any, ...]:
+        return "ZRANGE", self._key("history", user_id), -self._config.history_limit, -1, "WITHSCORES"
 
     async def cache(self, entries: Mapping[str, bytes], ttl_s: float) -> None:
         """See `Store`."""
@@ -251,16 +270,21 @@ class MemoryStore:
         self._tags: set[str] = set()
         self._kept: dict[str, tuple[str, bytes | None]] = {}
 
-    async def histories(self, user_ids: Sequence[str], keys: Sequence[str] = ()) -> Histories:
+    async def histories(
+        self, user_ids: Sequence[str], keys: Sequence[str] = (), held: Sequence[bytes] = ()
+    ) -> Histories:
         """See `Store`."""
         await self._answer(self._config.timeout_ms)
-        rows = [sorted(self._users.get(user, {}).items(), key=_by_time) for user in user_ids]
-        flat = list(itertools.chain.from_iterable(rows))
-        histories = Histories.decode(user_ids, map(len, rows), [m for m, _ in flat], (t for _, t in flat))
-        versions = [self._versions.get(user, b"") for user in user_ids[: len(keys)]]
+        versions = [self._versions.get(user, b"") for user in user_ids] if keys or held else []
+        rows = [row for row in range(len(user_ids)) if not held or not held[row] or held[row] != versions[row]]
+        users = [user_ids[row] for row in rows]
+        events = [sorted(self._users.get(user, {}).items(), key=_by_time) for user in users]
+        flat = list(itertools.chain.from_iterable(events))
+        histories = Histories.decode(users, map(len, events), [m for m, _ in flat], [t for _, t in flat])
         now = time.monotonic()
         entries = [self._entries.get(key, (0.0, None)) for key in keys]
-        return replace(histories, versions=versions, cached=[value if now < end else None for end, value in entries])
+        cached = [value if now < end else None for end, value in entries]
+        return replace(histories, rows=rows, versions=versions, cached=cached)
 
     async def cache(self, entries: Mapping[str, bytes], ttl_s: float) -> None:
         """See `Store`."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.events import Event, Histories, history_batch
+from deployments.events import Event, Histories, history_batch, read
 from deployments.messages import HistoryBatch
 
 CATALOGUE = {"a": 0, "b": 1, "c": 2}
@@ -31,7 +31,8 @@ def histories(*users: Sequence[Event]) -> Histories:
 
 
 def batch(*users: Sequence[Event]) -> HistoryBatch:
-    return history_batch(histories(*users), positions, {"like": 1.0}, 0.25, "v1", np.zeros((len(users), 0), np.float32))
+    rows = read(histories(*users), positions, {"like": 1.0}, 0.25)
+    return history_batch(rows, "v1", np.zeros((len(users), 0), np.float32))
 
 
 def test_rows_are_oldest_first_padded_at_the_end_and_without_unknown_items() -> None:

@@ -129,6 +129,24 @@ class StoreContract:
         assert twice.versions[0] not in (b"", once.versions[0])
         assert list((await store.histories(users)).versions) == [], "not asked for"
 
+    async def test_a_history_of_the_version_that_is_held_does_not_come_again(self, open_store: OpenStore) -> None:
+        store = open_store()
+        users = ["u1", "u2", "nobody", "u1"]
+        await store.record([event("a", user_id="u1"), event("b", user_id="u2"), event("c", user_id="u2")])
+        first = await store.histories(users, held=[b""] * 4)
+        assert (list(first.rows), first.count_B.tolist()) == ([0, 1, 2, 3], [1, 2, 0, 1])
+        assert [bool(version) for version in first.versions] == [True, True, False, True]
+        held = [first.versions[0], first.versions[1], b"", b""]
+        again = await store.histories(users, ["", "", "", ""], held)
+        assert (sorted(again.rows), list(again.versions)) == ([2, 3], list(first.versions))
+        await store.record([event("d", user_id="u1")])
+        changed = await store.histories(users, held=held)
+        by_row = dict(zip(changed.rows, changed.count_B.tolist(), strict=True))
+        assert by_row == {0: 2, 2: 0, 3: 2}
+        assert (changed.versions[1], changed.versions[0] != first.versions[0]) == (first.versions[1], True)
+        assert dict(zip(changed.rows, changed.user_ids, strict=True))[0] == "u1"
+        assert list((await store.histories([], held=[])).rows) == []
+
     async def test_cache_entries_come_with_the_histories_until_they_expire(self, open_store: OpenStore) -> None:
         store = open_store()
         await store.record([event("a", user_id="u1")])
