@@ -101,7 +101,8 @@ def propose(
     touched = collect(work, sources, request, lists)
     size = merge(work, lists, sources, request, item_K, source_K)
     for k in range(size):
-        raw_KV[k] = work.acc_NV[item_K[k]]
+        for view in range(raw_KV.shape[1]):  # faster than as a slice: there are few views
+            raw_KV[k, view] = work.acc_NV[item_K[k], view]
     clear(work, touched)
 
 
@@ -136,7 +137,8 @@ def clear(work: Workspace, touched: list[Ints]) -> None:
     """Leaves no scores behind for the next request."""
     for found in touched:
         for item in found:
-            work.acc_NV[item] = 0
+            for view in range(work.acc_NV.shape[1]):
+                work.acc_NV[item, view] = 0
 
 
 @njit(cache=True, nogil=True)
