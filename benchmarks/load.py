@@ -87,30 +87,32 @@ def arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
     return np.asarray(times[times < seconds])
 
 
-def open_loop(url: str, bodies: Path, rate: float, seconds: float, seed: int = 1) -> Load:
+def open_loop(url: str, bodies: Path, rate: float, seconds: float, seed: int = 1, lead_s: float = 0) -> Load:
     """Requests at the times of a Poisson process whoever is served; a latency counts from the scheduled time, so a
-    stall is felt by all whom it delays. Runs in a process of its own.
+    stall is felt by all whom it delays. What is asked in the first `lead_s` of `seconds` does not count. Runs in a
+    process of its own.
     """
     import multiprocessing
 
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found: dict[str, float] = pool.apply(_open_loop, (url, str(bodies), rate, seconds, seed))
+        found: dict[str, float] = pool.apply(_open_loop, (url, str(bodies), rate, seconds, seed, lead_s))
     return Load(**found)  # type: ignore[arg-type]
 
 
-def _open_loop(url: str, bodies: str, rate: float, seconds: float, seed: int) -> dict[str, float]:
+def _open_loop(url: str, bodies: str, rate: float, seconds: float, seed: int, lead_s: float) -> dict[str, float]:
     import uvloop
 
     lines = Path(bodies).read_bytes().splitlines()
-    return uvloop.run(_scheduled(url, lines, arrivals(rate, seconds, seed)))
+    return uvloop.run(_scheduled(url, lines, arrivals(rate, seconds, seed), lead_s))
 
 
-async def _scheduled(url: str, bodies: Sequence[bytes], times: np.ndarray) -> dict[str, float]:
+async def _scheduled(url: str, bodies: Sequence[bytes], times: np.ndarray, lead_s: float) -> dict[str, float]:
     began, answers = await _answers(url, bodies, times)
-    latencies, outcomes = [ms for _, ms, _ in answers], [outcome for _, _, outcome in answers]
+    counted = [(ms, outcome) for at, ms, outcome in answers if at >= lead_s]
+    latencies, outcomes = [ms for ms, _ in counted], [outcome for _, outcome in counted]
     p50, p99 = np.percentile(latencies, (50, 99))
-    took = time.time() - began
-    return asdict(Load(len(times), took, float(p50), float(p99), outcomes.count("error"), outcomes.count("degraded")))
+    took = time.time() - began - lead_s
+    return asdict(Load(len(counted), took, float(p50), float(p99), outcomes.count("error"), outcomes.count("degraded")))
 
 
 Answers = list[tuple[float, float, str]]

@@ -28,6 +28,8 @@ from graphs.serving import load, recommender_args
 CHECKED = 200
 TOLERANCE = 1e-4
 FRACTIONS = (0.3, 0.5, 0.7, 0.9)
+LEAD_S = 12.0
+"""Not counted at the start of a rate: a sudden one has the policy start replicas, whose imports take the cores."""
 REFERENCE = "FastAPI + uvicorn x2, per request"
 """Whose answers the others' are compared with: no batching, nothing of ours around the recommender."""
 
@@ -152,7 +154,10 @@ def paced(base: str, workload: str, out: str, names: Sequence[str], seconds: flo
                 with servers.server(name, config, folder) as url:
                     closed_loop(url, bodies, 32, 5)
                     peak = closed_loop(url, bodies, 128, 10).per_second
-                    curves[name] = [(peak * s, open_loop(url, bodies, peak * s, seconds)) for s in FRACTIONS]
+                    rates = [peak * share for share in FRACTIONS]
+                    curves[name] = [
+                        (rate, open_loop(url, bodies, rate, LEAD_S + seconds, lead_s=LEAD_S)) for rate in rates
+                    ]
                 for share, (rate, result) in zip(FRACTIONS, curves[name], strict=True):
                     lines.append(
                         f"| {name} | {share:.0%} | {rate:.0f} | {result.p50_ms:.1f} | {result.p99_ms:.1f} "
@@ -164,8 +169,9 @@ def paced(base: str, workload: str, out: str, names: Sequence[str], seconds: flo
         f"python -m benchmarks open-loop --workload {workload} --servers '{';'.join(names)}' --seconds {seconds:g}"
     )
     text = (
-        f"{workloads.WORKLOADS[workload].what}. Poisson arrivals for {seconds:g} s at shares of the server's own peak "
-        "(128 clients, closed loop), a latency counts from the scheduled time. The generator runs on the same cores."
+        f"{workloads.WORKLOADS[workload].what}. Poisson arrivals for {seconds:g} s, after {LEAD_S:g} s that do not "
+        "count, at shares of the server's own peak (128 clients, closed loop); a latency counts from the scheduled time. "
+        "The generator runs on the same cores."
     )
     title = f"## Speed, open loop: {workload}"
     image = f"![Latency over throughput](plots/{picture.name})"
