@@ -170,8 +170,8 @@ def paced(base: str, workload: str, out: str, names: Sequence[str], seconds: flo
     )
     text = (
         f"{workloads.WORKLOADS[workload].what}. Poisson arrivals for {seconds:g} s, after {LEAD_S:g} s that do not "
-        "count, at shares of the server's own peak (128 clients, closed loop), a latency counted from the scheduled time. "
-        "The generator runs on the same cores."
+        "count, at shares of the server's own peak (128 clients, closed loop); a latency counts from the scheduled "
+        "time. The generator runs on the same cores."
     )
     title = f"## Speed, open loop: {workload}"
     image = f"![Latency over throughput](plots/{picture.name})"
