@@ -104,6 +104,27 @@ def test_nothing_unwanted_counts_under_a_wide_filter(lists: Artifact, queries_QD
             assert not ((items < 30_000) & (items % 7 == 0)).any()
 
 
+@pytest.mark.parametrize("of", [1, 3])
+def test_what_users_have_seen_is_left_out_however_much_and_whoever_asks_beside(
+    lists: Artifact, vectors_ND: Array, queries_QD: Array, of: int
+) -> None:
+    for number in range(of):
+        part = Part(number, of)
+        vectors = Vectors(lists, part)
+        best_QN = np.argsort(-(queries_QD[:5] @ vectors.vectors_ND.T), axis=1).astype(np.int32)
+        unwanted = [best_QN[q, :count] for q, count in enumerate((0, 200, 301, 3000, 5000))]
+        passes = [ALL] * 5
+        together, score_QR = vectors.search(queries_QD[:5], unwanted, passes, 150)
+        for q in range(5):
+            alone, _ = vectors.search(queries_QD[q : q + 1], unwanted[q : q + 1], passes[:1], 150)
+            assert alone[0].tolist() == together[q].tolist()
+            assert len(set(alone[0].tolist()) - {-1} - set(unwanted[q].tolist())) == 150
+            np.testing.assert_allclose(score_QR[q], vectors.vectors_ND[together[q]] @ queries_QD[q], rtol=1e-4)
+            wanted = best_QN[q, len(unwanted[q]) :][:150]
+            if q < 3:  # the lists that are probed hold less of what comes after the best thousands
+                assert len(set(wanted.tolist()) & set(alone[0].tolist())) >= 110
+
+
 def test_parts_find_together_what_the_whole_finds(lists: Artifact, queries_QD: Array) -> None:
     whole, _ = Vectors(lists, WHOLE).search(queries_QD, [NONE] * Q, [ALL] * Q, 100)
     found: list[list[tuple[float, int]]] = [[] for _ in range(Q)]

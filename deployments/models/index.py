@@ -17,6 +17,9 @@ from deployments.models.artifact import Artifact
 _FEW = 20_000
 """So many items that pass a filter are compared one by one: inverted lists would miss most of them."""
 
+_MORE = 4000
+"""So many unwanted items are found and dropped rather than kept out by a selector, which takes a search per row."""
+
 _WIDER = 10
 """So many times more items are looked up by inner product than are wanted by cosine."""
 
@@ -79,24 +82,38 @@ class Vectors:
     def search(
         self, user_vector_BD: Floats, unwanted: Sequence[Ints], passes: Sequence[Bools], depth: int
     ) -> tuple[Ints, Floats]:
-        """Items and scores [B, R], best first, -1 padded. Among them are the `depth` best that are allowed, as far as
-        the index finds them, but others may be as well. `unwanted`: items a row must not get; `passes`: those its
-        filter lets through, empty: all. Scores are exact, whatever the index compares.
+        """The `depth` best items that are allowed, as far as the index finds them, with their scores [B, R], best
+        first, -1 padded. `unwanted`: items a row must not get; `passes`: those its filter lets through, empty: all.
+        Scores are exact, whatever the index compares.
         """
-        n_items, rows = len(self.vectors_ND), len(user_vector_BD)
-        few = np.array([len(u) <= 2 * depth and not len(p) for u, p in zip(unwanted, passes, strict=True)], np.bool_)
-        reach = min(depth + max((len(u) for u, plain in zip(unwanted, few, strict=True) if plain), default=0), n_items)
-        item_BR = np.full((rows, max(reach, min(depth, n_items))), PAD, np.int32)
+        depth = min(depth, len(self.vectors_ND))
+        item_BR = np.full((len(user_vector_BD), depth), PAD, np.int32)
         query_BD = self._padded(user_vector_BD)
-        if few.any():  # asking for more and dropping is cheaper than a selector per row
-            item_BR[few, :reach] = self._index.search(query_BD[few], reach)[1]
-        for row in np.flatnonzero(~few).tolist():
+        more_B = np.array([_MORE + 1 if len(p) else len(u) for u, p in zip(unwanted, passes, strict=True)], np.intp)
+        for least, most in (
+            (0, 2 * depth),
+            (2 * depth + 1, _MORE),
+        ):  # those who have seen much ask for more than others
+            rows = np.flatnonzero((more_B >= least) & (more_B <= most))
+            if len(rows):
+                reach = min(depth + int(more_B[rows].max()), len(self.vectors_ND))
+                found_BR = self._index.search(query_BD[rows], reach)[1]
+                self._drop(np.where(found_BR >= 0, found_BR // self._part.of, PAD), rows.tolist(), unwanted, item_BR)
+        for row in np.flatnonzero(more_B > _MORE).tolist():
             found = self._allowed(query_BD[row : row + 1], unwanted[row], passes[row], depth)
-            item_BR[row, : len(found)] = found
-        item_BR = np.where(item_BR >= 0, item_BR // self._part.of, PAD)
+            item_BR[row, : len(found)] = found // self._part.of
         score_BR = np.where(item_BR >= 0, self.at(user_vector_BD, item_BR), np.float32(-np.inf))
         order_BR = np.lexsort((item_BR, -score_BR), axis=-1)
         return at(item_BR, order_BR), at(score_BR, order_BR)
+
+    def _drop(self, found_BR: Ints, rows: Sequence[int], unwanted: Sequence[Ints], item_BR: Ints) -> None:
+        """Fills the rows of `item_BR` with the first of what was found for them that are not unwanted."""
+        blocked_N = np.zeros(len(self.vectors_ND), np.bool_)
+        for row, found_R in zip(rows, found_BR, strict=True):
+            blocked_N[unwanted[row]] = True
+            kept = found_R[(found_R >= 0) & ~blocked_N[found_R]][: item_BR.shape[1]]
+            item_BR[row, : len(kept)] = kept
+            blocked_N[unwanted[row]] = False
 
     def _allowed(self, vector_1D: Floats, unwanted: Ints, passes_N: Bools, depth: int) -> Ints:
         """The `depth` best allowed items, numbered as the index does, in any order."""
