@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import faiss
 import numpy as np
 import pytest
@@ -73,8 +75,8 @@ def test_the_index_reaches_the_recall_it_states(lists: Artifact, vectors_ND: Arr
     assert settings["recall@500"] >= TARGET
     vectors = Vectors(lists, WHOLE)
     assert not vectors.exact
-    lists_ = faiss.downcast_InvertedLists(faiss.extract_index_ivf(vectors._index).invlists)
-    assert lists_.prefetch_nthread == 0, "else every search starts threads"
+    mapped: Any = faiss.downcast_InvertedLists(faiss.extract_index_ivf(vectors._index).invlists)
+    assert mapped.prefetch_nthread == 0, "else every search starts threads"
     item_QR, score_QR = vectors.search(queries_QD, [NONE] * Q, [ALL] * Q, DEPTH)
     everything = np.ones(N, np.bool_)
     found = [len(set(item_QR[q]) & exact(vectors_ND, queries_QD[q], everything, DEPTH)) for q in range(Q)]

@@ -73,8 +73,10 @@ class Vectors:
         """Every item is compared: then `all` is cheaper than `search`, whatever is filtered."""
         if part.of > 1 and not self.exact:
             self._index = _subset(str(artifact.path("items.faiss")), part)
-        elif not self.exact:  # by default Faiss starts 32 threads at every search, which read ahead
-            faiss.downcast_InvertedLists(faiss.extract_index_ivf(self._index).invlists).prefetch_nthread = 0
+        elif not self.exact:
+            mapped: Any = faiss.extract_index_ivf(self._index).invlists
+            lists: Any = faiss.downcast_InvertedLists(mapped)
+            lists.prefetch_nthread = 0  # by default Faiss starts 32 threads at every search, which read ahead
 
     def all(self, user_vector_BD: Floats) -> Floats:
         """Every item's score [B, N]."""
