@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import pytest
 import redis
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -117,6 +118,23 @@ class TestRedisStore(StoreContract):
         assert time.monotonic() - started < 0.2
         admin.client_unpause()
         assert await ids(store, "u2") == ["b"]
+
+    @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+    def test_an_event_loop_that_was_busy_reads_what_came_in_time(
+        self, server: ValkeySupervisor, run: Callable[[Any], None]
+    ) -> None:
+        async def busy() -> None:
+            store = RedisStore(StoreConfig(redis_url=server.url, timeout_ms=50))
+            await store.record([event("a", user_id="busy")])
+            await store.ping()
+            for _ in range(5):
+                reading = asyncio.ensure_future(ids(store, "busy"))
+                await asyncio.sleep(0)  # the command is sent
+                time.sleep(0.1)  # noqa: ASYNC251 - it is busy
+                assert await reading == ["a"]
+            await store.close()
+
+        run(busy())
 
     async def test_a_cancelled_caller_leaves_no_stale_answer(self, open_store: OpenStore, admin: redis.Redis) -> None:
         store = open_store()
