@@ -94,11 +94,9 @@ class Vectors:
         item_BR = np.full((len(user_vector_BD), depth), PAD, np.int32)
         query_BD = self._padded(user_vector_BD)
         more_B = np.array([_MORE + 1 if len(p) else len(u) for u, p in zip(unwanted, passes, strict=True)], np.intp)
-        for least, most in (
-            (0, 2 * depth),
-            (2 * depth + 1, _MORE),
-        ):  # those who have seen much ask for more than others
-            rows = np.flatnonzero((more_B >= least) & (more_B <= most))
+        much_B = more_B > 2 * depth  # a search of their own, so that others need not find as many
+        for group_B in (~much_B, much_B & (more_B <= _MORE)):
+            rows = np.flatnonzero(group_B)
             if len(rows):
                 reach = min(depth + int(more_B[rows].max()), len(self.vectors_ND))
                 found_BR = self._index.search(query_BD[rows], reach)[1]
