@@ -106,7 +106,7 @@ def _open_loop(url: str, bodies: str, rate: float, seconds: float, seed: int, le
     return uvloop.run(_scheduled(url, lines, arrivals(rate, seconds, seed), lead_s))
 
 
-async def _scheduled(url: str, bodies: Sequence[bytes], times: np.ndarray, lead_s: float) -> dict[str, float]:
+async def _scheduled(url: str, bodies: Sequence[bytes], times: np.ndarray, lead_s: float = 0) -> dict[str, float]:
     began, answers = await _answers(url, bodies, times)
     counted = [(ms, outcome) for at, ms, outcome in answers if at >= lead_s]
     latencies, outcomes = [ms for ms, _ in counted], [outcome for _, outcome in counted]

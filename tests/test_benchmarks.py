@@ -55,12 +55,14 @@ async def test_a_latency_counts_from_the_scheduled_time_and_errors_are_counted()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     found = await _scheduled(f"http://127.0.0.1:{port}", [b"{}"], np.zeros(5))
+    late = await _scheduled(f"http://127.0.0.1:{port}", [b"{}"], np.array([0.0, 0.01, 0.2, 0.21]), lead_s=0.1)
     server.close()
     await server.wait_closed()
     await asyncio.sleep(0.05)
     assert (found["requests"], found["errors"], found["degraded"]) == (5, 1, 1)
     assert found["p99_ms"] > 230
     assert 130 < found["p50_ms"] < found["p99_ms"]
+    assert late["requests"] == 2
 
 
 def test_bodies_are_drawn_from_the_artifacts_users_and_some_unknown_ones(artifact: Artifact, tmp_path: Path) -> None:
