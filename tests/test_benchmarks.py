@@ -55,7 +55,7 @@ async def test_a_latency_counts_from_the_scheduled_time_and_errors_are_counted()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     found = await _scheduled(f"http://127.0.0.1:{port}", [b"{}"], np.zeros(5))
-    late = await _scheduled(f"http://127.0.0.1:{port}", [b"{}"], np.array([0.0, 0.01, 0.2, 0.21]), lead_s=0.1)
+    late = await _scheduled(f"http://127.0.0.1:{port}", [b"{}"], np.array([0.0, 0.0, 0.001, 0.001]), lead_s=5e-4)
     server.close()
     await server.wait_closed()
     await asyncio.sleep(0.05)
