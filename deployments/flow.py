@@ -37,11 +37,13 @@ class Query:
     unknown: int = 0
     """Item ids that the caller named and the catalogue does not have."""
 
-    @property
-    def what(self) -> tuple[object, ...]:
-        """Everything that the answer depends on: two queries that agree in it have the same answer."""
+    what: tuple[object, ...] = field(init=False, repr=False)
+    """Everything that the answer depends on: two queries that agree in it have the same answer."""
+
+    def __post_init__(self) -> None:
         context = tuple(self.context.items()) if self.context else ()
-        return self.user_id, self.n, self.excluded.tobytes(), self.given.tobytes(), self.filter, context
+        what = self.user_id, self.n, self.excluded.tobytes(), self.given.tobytes(), self.filter, context
+        object.__setattr__(self, "what", what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,12 @@ class Cached:
 
 
 class Ticket:
-    """A request on its way through batcher and pipeline; the first answer wins. `what`: the query's."""
+    """A request on its way through batcher and pipeline; the first answer wins."""
 
-    __slots__ = ("answer", "arrived", "cached", "flow", "query", "request", "what")
+    __slots__ = ("answer", "arrived", "cached", "flow", "query", "request")
 
-    def __init__(self, query: Query, what: tuple[object, ...]) -> None:
-        self.query, self.what = query, what
+    def __init__(self, query: Query) -> None:
+        self.query = query
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.arrived = time.time()
         self.flow: Flow | None = None

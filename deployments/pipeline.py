@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deployments import fallbacks
+from deployments import fallbacks, patience
 from deployments.batcher import Batcher, BatcherConfig
 from deployments.cache import CandidateCache
 from deployments.errors import Overloaded, StageFailed, StoreUnavailable
@@ -121,8 +121,7 @@ class Pipeline:
         Raises:
             Overloaded: the queue is full.
         """
-        what = query.what
-        while (leader := self._queued.get(what)) and 0 <= query.deadline - leader.query.deadline <= _JOIN_S:
+        while (leader := self._queued.get(query.what)) and 0 <= query.deadline - leader.query.deadline <= _JOIN_S:
             try:
                 answer = await asyncio.shield(leader.answer)
             except asyncio.CancelledError:
@@ -132,7 +131,7 @@ class Pipeline:
             else:
                 self._metrics.joined()
                 return answer
-        ticket = Ticket(query, what)
+        ticket = Ticket(query)
         self._totals.add(arrivals=1)
         try:
             self._batcher.put(ticket)
@@ -140,7 +139,7 @@ class Pipeline:
             self._totals.add(shed=1)
             self._metrics.shed()
             raise
-        self._queued[what] = ticket
+        self._queued[query.what] = ticket
         spare_s = self._latest(query) - time.time()
         timer = asyncio.get_running_loop().call_later(max(0.0, spare_s), self._answer_late, ticket)
         try:
@@ -155,8 +154,8 @@ class Pipeline:
 
     def _left(self, ticket: Ticket) -> None:
         """Nobody can join `ticket` any more: what it is answered from is read now."""
-        if self._queued.get(ticket.what) is ticket:
-            del self._queued[ticket.what]
+        if self._queued.get(ticket.query.what) is ticket:
+            del self._queued[ticket.query.what]
 
     def _latest(self, query: Query) -> float:
         return query.deadline - self._config.reserve_ms / 1e3
@@ -279,7 +278,8 @@ class Pipeline:
 
     async def _fetch(self, flow: Flow, deadline: float) -> HistoryBatch:
         try:
-            return await asyncio.wait_for(self._histories(flow.tickets), deadline - time.time())
+            async with patience.timeout(deadline - time.time()):
+                return await self._histories(flow.tickets)
         except (StoreUnavailable, TimeoutError) as error:
             raise StageFailed("profile", "store", str(error)) from error
         except Exception as error:

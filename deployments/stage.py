@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+from deployments import patience
 from deployments.errors import DeadlineExceeded, StageFailed, VersionMismatch
 from deployments.messages import Batch
 
@@ -71,8 +72,10 @@ class Place:
         await self._slot(deadline)
         task = asyncio.ensure_future(self._start(deadline, batches))
         task.add_done_callback(self._ended)
-        done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.time()))
-        if not done:
+        await asyncio.wait({task}, timeout=max(0.0, deadline - time.time()))
+        if not task.done():
+            await patience.catch_up()
+        if not task.done():
             self._abandoned.add(task)
             raise StageFailed(self.name, "timeout", "it did not answer by its deadline")
         if task.cancelled():

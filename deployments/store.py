@@ -11,12 +11,11 @@ The promise holds as far back as the history reaches (`history_limit`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -28,6 +27,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from deployments import patience
 from deployments.breaker import Breaker
 from deployments.errors import StoreUnavailable
 from deployments.events import Event, Histories
@@ -36,8 +36,6 @@ PASSWORD_VARIABLE = "RAYFUNNEL_REDIS_PASSWORD"  # noqa: S105 - the variable's na
 CA_VARIABLE = "RAYFUNNEL_REDIS_CA"
 _CHUNK = 1000
 """Events per round trip while seeding."""
-_TURNS = 5
-"""Of the event loop, from a reply in the socket to whom it was for."""
 _KEEP = """
 local owner = redis.call('HGET', KEYS[1], 'owner')
 if owner and owner ~= ARGV[1] then return 0 end
@@ -244,7 +242,7 @@ class RedisStore:
             return []
         with (self._writes if write else self._reads).guard():
             try:
-                async with _timeout(timeout_ms / 1000):
+                async with patience.timeout(timeout_ms / 1000):
                     pipeline = self._redis.pipeline(transaction=write)  # a history and its version change as one
                     for command in commands:
                         pipeline.execute_command(*command)
@@ -348,25 +346,3 @@ class MemoryStore:
 
 def _by_time(entry: tuple[bytes, float]) -> tuple[float, bytes]:
     return entry[1], entry[0]
-
-
-@contextlib.asynccontextmanager
-async def _timeout(seconds: float) -> AsyncIterator[None]:
-    """`asyncio.timeout`, except that an event loop which was busy meanwhile first reads what came in time: uvloop has
-    its timers run before its sockets."""
-    loop = asyncio.get_running_loop()
-    inside = True
-
-    def expire(limit: asyncio.Timeout, turns: int) -> None:
-        if inside and turns:
-            loop.call_soon(expire, limit, turns - 1)
-        elif inside:
-            limit.reschedule(loop.time())
-
-    async with asyncio.timeout(None) as limit:
-        timer = loop.call_later(seconds, expire, limit, _TURNS)
-        try:
-            yield
-        finally:
-            inside = False
-            timer.cancel()

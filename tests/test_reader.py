@@ -43,8 +43,7 @@ def reader(artifact: Artifact, store: MemoryStore, held_events: int) -> HistoryR
 
 
 async def read(of: HistoryReader, users: Sequence[str]) -> HistoryBatch:
-    queries = [Query(user, 10, time.time() + 60) for user in users]
-    return await of([Ticket(query, query.what) for query in queries])
+    return await of([Ticket(Query(user, 10, time.time() + 60)) for user in users])
 
 
 def event(user: str, number: int) -> Event:

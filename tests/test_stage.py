@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 
 from deployments.errors import DeadlineExceeded, StageFailed, VersionMismatch
 from deployments.messages import Batch, ScoreBatch
@@ -48,6 +51,19 @@ async def test_work_whose_deadline_has_passed_is_not_started() -> None:
     with pytest.raises(DeadlineExceeded, match="was not started"):
         run_before(soon(-1), stage, (BATCH,))
     assert stage.started == 0
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_an_event_loop_that_was_busy_takes_what_came_in_time(run: Callable[[Any], None]) -> None:
+    async def busy() -> None:
+        stage = Echo()
+        stage.gate.set()
+        call = asyncio.ensure_future(Place("echo", local(stage, 1), 1).call(soon(0.5), BATCH))
+        await asyncio.sleep(0.05)  # it is started
+        time.sleep(0.8)  # noqa: ASYNC251 - it is busy
+        assert await call is BATCH
+
+    run(busy())
 
 
 async def test_a_call_is_given_up_at_its_deadline_and_holds_its_slot_until_it_returns() -> None:

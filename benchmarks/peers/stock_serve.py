@@ -69,7 +69,7 @@ class Api:
         """The n best items."""
         body = parse(RecommendRequest, await request.body())
         query = Query(user_id=body.user_id, n=body.n, deadline=time.time() + 60)
-        profile = self._profiles(await self._read([Ticket(query, query.what)]))
+        profile = self._profiles(await self._read([Ticket(query)]))
         asked = request_batch([query], self._version)
         found = await self._stages["candidates"].remote(asked, profile)
         scores = await self._stages["scoring"].remote(profile, found)
