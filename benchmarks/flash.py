@@ -42,7 +42,7 @@ from benchmarks.crowd import (
     schedule,
     simulated,
 )
-from benchmarks.load import ask_all
+from benchmarks.open_loop import ask_all
 from benchmarks.plots import flash_crowd
 from benchmarks.workloads import FOLDER
 from cluster.autoscaling import PolicyConfig

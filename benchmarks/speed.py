@@ -20,7 +20,8 @@ import torch
 from rich.progress import Progress
 
 from benchmarks import plots, servers, workloads
-from benchmarks.load import Load, closed_loop, open_loop
+from benchmarks.load import Load, closed_loop
+from benchmarks.open_loop import open_loop
 from deployments.models.artifact import Artifact
 from graphs.results import write_section
 from graphs.serving import load, recommender_args

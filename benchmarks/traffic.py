@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.load import open_loop
+from benchmarks.open_loop import open_loop
 from benchmarks.workloads import bodies
 from deployments.models.artifact import Artifact
 from graphs.serving import load, recommender_args
@@ -27,7 +27,7 @@ def traffic(config: str, url: str, rate: float, seconds: float, new: float, n: i
         lines = bodies(artifact, Path(folder), zipf=0, new=new, n=n)
         pieces = max(1, round(seconds / _PIECE_S))
         for piece in range(pieces):
-            seen = open_loop(f"{url}/v1/recommend", lines, rate, seconds / pieces, seed=piece)
+            seen = open_loop(url, lines, rate, seconds / pieces, seed=piece)
             console.print(
                 f"{seen.per_second:.0f} requests/s, p50 {seen.p50_ms:.1f} ms, p99 {seen.p99_ms:.1f} ms, "
                 f"{seen.errors} errors, {seen.degraded} degraded; {_drift(url)}"

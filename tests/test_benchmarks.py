@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.load import _scheduled, arrivals
+from benchmarks.open_loop import arrivals, ask, summary
 from benchmarks.speed import differences
 from benchmarks.workloads import bodies
 from deployments.models.artifact import Artifact
@@ -54,15 +55,46 @@ async def test_a_latency_counts_from_the_scheduled_time_and_errors_are_counted()
     served: list[int] = []
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    found = await _scheduled(f"http://127.0.0.1:{port}", [b"{}"], np.zeros(5))
-    late = await _scheduled(f"http://127.0.0.1:{port}", [b"{}"], np.array([0.0, 0.0, 0.001, 0.001]), lead_s=5e-4)
+    _, answers = await ask(f"http://127.0.0.1:{port}", [b"{}"], np.zeros(5))
+    _, more = await ask(f"http://127.0.0.1:{port}", [b"{}"], np.array([0.0, 0.0, 0.001, 0.001]))
     server.close()
     await server.wait_closed()
     await asyncio.sleep(0.05)
-    assert (found["requests"], found["errors"], found["degraded"]) == (5, 1, 1)
-    assert found["p99_ms"] > 230
-    assert 130 < found["p50_ms"] < found["p99_ms"]
-    assert late["requests"] == 2
+    found, late = summary(answers), summary(more, lead_s=5e-4)
+    assert (found.requests, found.errors, found.degraded) == (5, 1, 1)
+    assert found.p99_ms > 230
+    assert 130 < found.p50_ms < found.p99_ms
+    assert late.requests == 2
+
+
+async def test_connections_are_kept_and_a_lost_one_is_an_error_of_its_own_request_alone() -> None:
+    peers = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peers.append(writer.get_extra_info("peername"))
+        body = b'{"degraded":[]}'
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"{}"):
+                answered.append(1)
+                if len(answered) == 3:
+                    break
+                head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+                for piece in (head[:9], head[9:], body[:5], body[5:]):
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0.001)
+        writer.close()
+        await writer.wait_closed()
+
+    answered: list[int] = []
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    _, answers = await ask(f"http://127.0.0.1:{port}", [b"{}"], np.arange(6) * 0.05)
+    server.close()
+    await server.wait_closed()
+    await asyncio.sleep(0.05)
+    assert [outcome for *_, outcome in answers] == ["ok", "ok", "error", "ok", "ok", "ok"]
+    assert len(peers) == 2, "one until it was lost, one since"
 
 
 def test_bodies_are_drawn_from_the_artifacts_users_and_some_unknown_ones(artifact: Artifact, tmp_path: Path) -> None:
