@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.open_loop import arrivals, ask, summary
+from benchmarks.open_loop import arrivals, ask, ask_all, summary
 from benchmarks.speed import differences
 from benchmarks.workloads import bodies
 from deployments.models.artifact import Artifact
@@ -89,7 +89,7 @@ async def test_connections_are_kept_and_a_lost_one_is_an_error_of_its_own_reques
     answered: list[int] = []
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    _, answers = await ask(f"http://127.0.0.1:{port}", [b"{}"], np.arange(6) * 0.05)
+    _, answers = await asyncio.to_thread(ask_all, f"http://127.0.0.1:{port}", [b"{}"], np.arange(6) * 0.05)
     server.close()
     await server.wait_closed()
     await asyncio.sleep(0.05)
