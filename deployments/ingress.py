@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments.accepting import accept_all
 from deployments.candidates import CandidateConfig
 from deployments.devices import loaded, set_threads
 from deployments.errors import FunnelError, InvalidRequest
@@ -73,6 +74,7 @@ class Ingress:
         replica_logs(config.funnel.logs)
         own_devices()
         set_threads(config.threads)
+        accept_all(asyncio.get_running_loop())  # Serve starts its HTTP server on it after this
         artifact = Artifact.open(config.artifact)
         self._store = RedisStore(config.funnel.store)
         self._http = config.http
