@@ -32,7 +32,7 @@ def accept_all(loop: asyncio.AbstractEventLoop) -> None:
             return await create_server(factory, host, port, **options)
         return _Listener(loop, factory, sock, backlog)
 
-    loop.create_server = create  # type: ignore[method-assign]
+    loop.create_server = create  # type: ignore[method-assign, assignment]
 
 
 class _Listener:
