@@ -28,7 +28,8 @@ from graphs.serving import load, recommender_args
 
 CHECKED = 200
 TOLERANCE = 1e-4
-FRACTIONS = (0.3, 0.5, 0.7, 0.9)
+FRACTIONS = (0.3, 0.5, 0.7, 0.9, 1.4)
+"""Of the peak; the last is more than the server can do."""
 LEAD_S = 12.0
 """Not counted at the start of a rate: a sudden one has the policy start replicas, whose imports take the cores."""
 REFERENCE = "FastAPI + uvicorn x2, per request"
