@@ -64,9 +64,9 @@ class FunnelMetrics:
         """A request was refused because the queue was full."""
         self._of(m.SHED, reason="queue").inc()
 
-    def expired(self, stage: str) -> None:
-        """A request was answered at its deadline; `stage`: how far it had come."""
-        self._of(m.EXPIRED, stage=stage).inc()
+    def expired(self, stage: str, requests: int) -> None:
+        """Requests were answered at their deadline; `stage`: how far they had come."""
+        self._of(m.EXPIRED, stage=stage).inc(requests)
 
     def stood_in(self, stage: str, backend: str) -> None:
         """A batch was computed by `backend`, in the place of the one configured."""

@@ -142,6 +142,33 @@ async def test_a_request_that_can_not_leave_the_queue_in_time_gets_popular_items
     stuck.gate.set()
 
 
+@pytest.mark.parametrize("stuck_in", ["queue", "scoring"])
+async def test_those_whose_deadline_came_while_the_event_loop_was_busy_are_answered_together(
+    in_process: Build, store: MemoryStore, stuck_in: str
+) -> None:
+    stuck = Stuck()
+    config = FunnelConfig(batcher=BatcherConfig(in_flight=1))
+    recommender = in_process(store, config, {"candidates" if stuck_in == "queue" else "scoring": stuck})
+    bodies: list[dict[str, Any]] = [
+        {"user_id": f"u{i}", "n": 3 + i, "deadline_ms": 2000 if i == 5 else 200, "explain": True} for i in range(6)
+    ]
+    first = asyncio.ensure_future(recommender.recommend({"user_id": "u9", "deadline_ms": 2000}))
+    if stuck_in == "queue":
+        await asyncio.sleep(0.05)
+    waiting = [asyncio.ensure_future(recommender.recommend(body)) for body in bodies]
+    await asyncio.sleep(0.1)
+    assert not any(task.done() for task in waiting)
+    time.sleep(0.2)  # noqa: ASYNC251 - a busy event loop
+    late = await asyncio.gather(*waiting[:5])
+    assert [answer["degraded"] for answer in late] == [[f"{stuck_in}:deadline"]] * 5
+    assert [(answer["user_id"], len(answer["items"])) for answer in late] == [(f"u{i}", 3 + i) for i in range(5)]
+    if stuck_in == "queue":
+        assert [answer["batch_size"] for answer in late] == [5] * 5
+    assert not waiting[5].done(), "it has time left"
+    stuck.gate.set()
+    await asyncio.gather(first, waiting[5])
+
+
 async def test_past_the_bound_of_the_queue_the_answer_is_overloaded_at_once(
     in_process: Build, store: MemoryStore
 ) -> None:
