@@ -17,7 +17,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, DeploymentActorConfig
 
 from deployments.drift_host import DriftActor
-from deployments.errors import ArtifactError, ConfigError, StoreUnavailable
+from deployments.errors import ArtifactError, ConfigError, Overloaded, StoreUnavailable
 from deployments.funnel import FunnelConfig
 from deployments.hub_server import MetricsHub
 from deployments.ingress import DRIFT, Ingress, IngressConfig
@@ -29,6 +29,8 @@ from graphs.config import STAGES, IngressArgs, RecommenderArgs, StageArgs, parse
 from graphs.refusal import in_one_sentence
 from monitoring.reference import BASIS
 
+_DOOR = 64
+"""Requests on their way into an ingress replica's queue, or out of it."""
 METRICS_INTERVAL_S = 0.5
 """Replicas report to the autoscaling policy so often."""
 
@@ -44,7 +46,8 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         check(config)
     # A link is followed here, once: replicas that start after a retraining load the model they were deployed with.
     artifact = str(Path(config.artifact).resolve()) if "://" not in config.artifact else config.artifact
-    most_in_batcher = config.batcher.max_queue + config.batcher.in_flight * config.batcher.max_batch
+    # More than the batcher takes, so that its bound is met first.
+    most = config.batcher.max_queue + config.batcher.in_flight * config.batcher.max_batch + _DOOR
     hub = _hub(config)
     stages = {name: _stage(name, config, artifact, hub) for name in STAGES}
     if config.stages.candidates.shards > 1:
@@ -53,7 +56,9 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         Ingress,
         name="Ingress",
         **_replicas(config.ingress.replicas, config.ingress.replicas, config.ingress.replicas, _autoscaled(config)),
-        max_ongoing_requests=most_in_batcher + 256,  # so that the batcher's bound is met first
+        max_ongoing_requests=most,
+        max_queued_requests=most,  # in Serve, where they have no deadline yet; as many may come in one turn of the loop
+        backpressure_config={"retry_after_s": Overloaded.retry_after_s},
         max_surge_percent=100,  # a redeploy starts the new replicas before it stops the old ones
         ray_actor_options=_actor(config.ingress),
         deployment_actors=_drift(config, artifact),
