@@ -28,7 +28,7 @@ class BatcherConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_batch: int = Field(64, ge=1, le=1024, description="Most requests in one batch.")
-    max_queue: int = Field(256, ge=1, description="Waiting requests past which the answer is 503, at once.")
+    max_queue: int = Field(256, ge=1, description="Requests waiting at a time, past which the answer is 503, at once.")
     in_flight: int = Field(4, ge=1, le=64, description="Batches under way at a time.")
     linger_ms: float = Field(
         5.0, ge=0, le=100, description="Pause between arrivals after which an answered batch's callers are not awaited."

@@ -29,8 +29,6 @@ from graphs.config import STAGES, IngressArgs, RecommenderArgs, StageArgs, parse
 from graphs.refusal import in_one_sentence
 from monitoring.reference import BASIS
 
-_DOOR = 64
-"""Requests on their way into an ingress replica's queue, or out of it."""
 METRICS_INTERVAL_S = 0.5
 """Replicas report to the autoscaling policy so often."""
 
@@ -46,8 +44,8 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         check(config)
     # A link is followed here, once: replicas that start after a retraining load the model they were deployed with.
     artifact = str(Path(config.artifact).resolve()) if "://" not in config.artifact else config.artifact
-    # More than the batcher takes, so that its bound is met first.
-    most = config.batcher.max_queue + config.batcher.in_flight * config.batcher.max_batch + _DOOR
+    # Serve's bounds are met before the batcher's: it refuses before any of our code runs (benchmarks/NOTES.md).
+    at_once = max(config.batcher.max_queue, 2 * config.batcher.in_flight * config.batcher.max_batch)
     hub = _hub(config)
     stages = {name: _stage(name, config, artifact, hub) for name in STAGES}
     if config.stages.candidates.shards > 1:
@@ -56,8 +54,8 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         Ingress,
         name="Ingress",
         **_replicas(config.ingress.replicas, config.ingress.replicas, config.ingress.replicas, _autoscaled(config)),
-        max_ongoing_requests=most,
-        max_queued_requests=most,  # in Serve, where they have no deadline yet; as many may come in one turn of the loop
+        max_ongoing_requests=at_once,
+        max_queued_requests=at_once,  # with no deadline yet; so many may come in one turn of the event loop
         backpressure_config={"retry_after_s": Overloaded.retry_after_s},
         max_surge_percent=100,  # a redeploy starts the new replicas before it stops the old ones
         ray_actor_options=_actor(config.ingress),

@@ -44,7 +44,7 @@ def test_a_flood_is_answered_or_refused_with_a_remedy_and_leaves_nothing_behind(
     answers = asyncio.run(flood((host, int(port))))
     statuses = Counter(answer[9:12] for answer in answers)
     assert set(statuses) == {b"200", b"503"}, statuses
-    assert statuses[b"200"] > 300
+    assert statuses[b"200"] >= 200
     refused = [answer.lower() for answer in answers if answer[9:12] == b"503"]
     assert all(b"\r\nretry-after: 1\r\n" in answer for answer in refused), refused[0]
     wait_for("full answers again", lambda: served.recommend("u2")["degraded"] == [])
