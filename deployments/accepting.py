@@ -3,7 +3,7 @@
 uvloop's libuv does so since 0.18 (libuv/libuv#3696). A turn of an ingress that has much to do takes tens of
 milliseconds, so connections came to wait for seconds before anything was read from them, past every deadline, and at
 twice the load that it could carry nothing was answered any more (benchmarks/NOTES.md). asyncio's own loop accepts all
-of them (python/cpython#72092), but is slower at everything else.
+of them (bpo-27906), but is slower at everything else.
 """
 
 from __future__ import annotations
