@@ -72,7 +72,9 @@ def recommender(in_process: Build, store: MemoryStore, clock: Clock) -> Recommen
 
 async def ask(recommender: Recommender, users: list[str], **fields: Any) -> list[dict[str, Any]]:
     bodies = [{"user_id": user, "deadline_ms": 20_000} | fields for user in users]
-    answers = await asyncio.gather(*(recommender.recommend(body) for body in bodies))
+    answers = []
+    for some in (bodies[:200], bodies[200:]):  # no more than may wait
+        answers += await asyncio.gather(*(recommender.recommend(body) for body in some))
     assert recommender._watch is not None
     await recommender._watch.send()
     return answers
