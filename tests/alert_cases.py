@@ -155,7 +155,7 @@ CASES = [
         "RayfunnelQueueGrowing",
         {"rayfunnel_queue_depth": 3},
         {"rayfunnel_queue_depth": RISING},
-        ({"rayfunnel_queue_depth": 900}, {"rayfunnel_queue_depth": 10}),
+        ({"rayfunnel_queue_depth": 200}, {"rayfunnel_queue_depth": 10}),
         value="2.948k",
     ),
     _gauge(

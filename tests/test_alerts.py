@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from graphs import serving
 from monitoring.alerts.__main__ import RENDERED, main, rendered
 from monitoring.alerts.prometheus import alerts, rules
 from monitoring.alerts.rule import Rule
@@ -101,6 +102,12 @@ def test_every_alert_has_a_case_but_the_watchdog_that_always_fires(values: Alert
 def test_the_rendered_files_are_those_of_the_values(values: AlertValues) -> None:
     shown = {path.name: path.read_text("utf-8") for path in RENDERED.iterdir()}
     assert shown == rendered(values), "python -m monitoring.alerts renders them anew"
+
+
+def test_the_queue_is_watched_for_the_bound_and_the_batch_of_serve_config(values: AlertValues) -> None:
+    config = serving.load(str(Path(__file__).parents[1] / "serve_config.yaml"))
+    batcher = serving.recommender_args(config).batcher
+    assert (values.queue.bound, values.queue.floor) == (batcher.max_queue, batcher.max_batch)
 
 
 def test_prometheus_accepts_the_rendered_files() -> None:
