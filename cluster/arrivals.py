@@ -3,12 +3,15 @@
 Differences of counters are spread over the time they span into bins of 0.25 s; a rate over a window is the mean of its
 bins. Dispersion is the index of dispersion of counts, variance/mean (1: Poisson), from the median of successive
 differences of half-second counts, which a step or a ramp does not move. (Median of |x−y| of two normals = 0.954 σ.)
+
+A rise shows in two ways: against the level before it, which is the sooner sign of one that has just begun, and as the
+slope of a line through the latest bins, which holds for one that goes on.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from math import floor, isfinite, sqrt
+from math import floor, isfinite, log1p, sqrt
 from statistics import median
 from typing import NamedTuple
 
@@ -16,6 +19,8 @@ BIN_S = 0.25
 KEPT_S = 60.0
 _BINS = int(KEPT_S / BIN_S)
 WINDOWS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+ONSET_S, BEFORE_S = 4.0, 20.0
+"""A rise that began at most so long ago is looked for, against the mean of so long before it."""
 _CALM = 0.954
 
 
@@ -29,7 +34,7 @@ class Trend(NamedTuple):
 class Arrivals:
     """Counts per bin of the last `KEPT_S` seconds. `sigmas`: how far from chance a rise must be to be believed."""
 
-    def __init__(self, sigmas: float = 4.5) -> None:
+    def __init__(self, sigmas: float = 4.0) -> None:
         self._sigmas = sigmas
         self._bins: list[float] = []
         self._first = 0
@@ -65,9 +70,10 @@ class Arrivals:
         return level
 
     def trend(self, end: float, windows_s: tuple[float, ...] = (2.0, 4.0, 8.0)) -> Trend:
-        """The steepest rise over one of the windows that is significant against the measured dispersion."""
-        best = Trend(self.level(end), 0.0)
+        """The steepest rise that is significant against the measured dispersion: since an onset, or over one of the
+        windows."""
         dispersion = self.dispersion(end)
+        best = self._onset(end, dispersion) or Trend(self.level(end), 0.0)
         for window_s in windows_s:
             bins = self._before(end, window_s)
             n = len(bins)
@@ -82,6 +88,29 @@ class Arrivals:
                 if rise.slope > best.slope:
                     best = rise
         return best
+
+    def _onset(self, end: float, dispersion: float) -> Trend | None:
+        """The ramp that began at the likeliest moment of the last `ONSET_S`, if chance does not explain it.
+
+        Gain: log-likelihood of Poisson counts around the ramp over that around the level before it, divided by the
+        dispersion (quasi-likelihood: McCullagh and Nelder, 1989, *Generalized Linear Models*, 9.2). A normal variate
+        beyond `sigmas` is as rare as a gain beyond sigmas²/2 is at most.
+        """
+        bins = self._before(end, KEPT_S)
+        longest, before = round(ONSET_S / BIN_S), round(BEFORE_S / BIN_S)
+        usual = sum(bins) / max(1, len(bins))
+        best, length, found = dispersion * self._sigmas**2 / 2, 0, None
+        for n in range(2, min(longest, len(bins) - before // 2) + 1):
+            level = max(sum(bins[-n - before : -n]) / len(bins[-n - before : -n]), usual, 0.01)
+            counts = bins[-n:]
+            squares = n * (4 * n * n - 1) / 12
+            slope = sum((i + 0.5) * (count - level) for i, count in enumerate(counts)) / squares
+            if slope <= 0:
+                continue
+            gain = sum(count * log1p(slope * (i + 0.5) / level) for i, count in enumerate(counts)) - slope * n * n / 2
+            if gain > best:
+                best, length, found = gain, n, Trend((level + slope * n) / BIN_S, slope / BIN_S / BIN_S)
+        return found if length < longest else None  # a longer rise has no onset here, and its slope would be too steep
 
     def dispersion(self, end: float) -> float:
         """Variance/mean of half-second counts, at least 1; measured once a second and smoothed over a minute."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from math import inf, nan
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -140,6 +141,26 @@ def test_a_ramp_is_seen_while_it_is_young() -> None:
     trend = arrivals.trend(60)
     assert trend.slope == pytest.approx(450, rel=0.35)
     assert trend.rate == pytest.approx(1400, rel=0.2)
+
+
+def test_a_ramp_is_seen_a_second_after_its_onset() -> None:
+    slopes = [fed(lambda t: 500 + max(0.0, t - 58.75) * 450, 60, seed).trend(60).slope for seed in range(50)]
+    assert sum(slope > 0 for slope in slopes) >= 48
+    assert sum(slopes) / 50 == pytest.approx(450, rel=0.2)
+
+
+def test_a_ramp_that_goes_on_is_followed_with_its_own_slope() -> None:
+    for seconds in (3, 5, 8):
+        slopes = [fed(lambda t, s=seconds: 500 + max(0.0, t - 60 + s) * 200, 60, i).trend(60).slope for i in range(50)]
+        assert sum(slopes) / 50 == pytest.approx(200, rel=0.2), seconds
+
+
+def test_few_requests_at_once_are_chance() -> None:
+    chance, arrivals, found = np.random.default_rng(1), Arrivals(), 0
+    for tick in range(2 * 3600):
+        arrivals.add(tick / 2, tick / 2 + 0.5, int(chance.poisson(2.5)))
+        found += arrivals.trend((tick + 1) / 2).slope > 0
+    assert found == 0
 
 
 def test_clumped_traffic_must_rise_more_to_be_believed() -> None:
