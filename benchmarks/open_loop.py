@@ -48,7 +48,9 @@ def summary(answers: Answers, lead_s: float = 0) -> Load:
     outcomes = [outcome for _, _, outcome in counted]
     p50, p99 = np.percentile([ms for _, ms, _ in counted], (50, 99))
     seconds = max(at + ms / 1e3 for at, ms, _ in counted) - lead_s
-    return Load(len(counted), seconds, float(p50), float(p99), outcomes.count("error"), outcomes.count("degraded"))
+    return Load(
+        outcomes.count("ok"), seconds, float(p50), float(p99), outcomes.count("error"), outcomes.count("degraded")
+    )
 
 
 def ask_all(url: str, bodies: Sequence[bytes], times: np.ndarray) -> tuple[float, Answers]:

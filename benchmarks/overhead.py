@@ -60,7 +60,7 @@ def overhead(base: str, out: str, pairs: int, seconds: float, of: str = "drift")
                     if result.errors:
                         raise SystemExit(f"{prefix}: {result.errors} errors under load")
                     found[prefix] = result.per_second
-                    cpu_s[prefix] = (_cpu_s(prefix) - before) / result.requests
+                    cpu_s[prefix] = (_cpu_s(prefix) - before) / result.full
                 if pair >= 0:
                     ratios.append(found[WATCHED] / found[UNWATCHED])
                     costs.append(cpu_s[WATCHED] / cpu_s[UNWATCHED])

@@ -136,7 +136,7 @@ def speed(
         "compute, no server, batches of 32; its p50: one process, one request after the other). `as shipped`: the "
         "configuration as it is; the others run the plain fp32 "
         f"model without cache. All gave equal answers to {CHECKED} requests before they were timed. `bad answers`: "
-        "errors and degraded ones under load."
+        "errors and degraded ones under load, which the requests per second do not count."
     )
     title = f"## Speed, closed loop: {workload}"
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))
@@ -144,7 +144,7 @@ def speed(
 
 def paced(base: str, workload: str, out: str, names: Sequence[str], seconds: float) -> None:
     """Open loop at shares of each server's peak; writes its section and its plot."""
-    lines = ["| server | share of peak | requests/s | p50 ms | p99 ms | errors | degraded |", "|---" * 7 + "|"]
+    lines = ["| server | share of peak | asked/s | in full/s | p50 ms | p99 ms | errors | degraded |", "|---" * 8 + "|"]
     curves: dict[str, list[tuple[float, Load]]] = {}
     with tempfile.TemporaryDirectory(prefix="rfb") as tmp:
         folder = Path(tmp)
@@ -162,8 +162,8 @@ def paced(base: str, workload: str, out: str, names: Sequence[str], seconds: flo
                     ]
                 for share, (rate, result) in zip(FRACTIONS, curves[name], strict=True):
                     lines.append(
-                        f"| {name} | {share:.0%} | {rate:.0f} | {result.p50_ms:.1f} | {result.p99_ms:.1f} "
-                        f"| {result.errors} | {result.degraded} |"
+                        f"| {name} | {share:.0%} | {rate:.0f} | {result.per_second:.0f} | {result.p50_ms:.1f} "
+                        f"| {result.p99_ms:.1f} | {result.errors} | {result.degraded} |"
                     )
                     print(lines[-1])
     picture = plots.latencies(curves, Path(out).parent / "plots" / f"open-loop-{workload}.png")

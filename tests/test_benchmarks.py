@@ -61,10 +61,10 @@ async def test_a_latency_counts_from_the_scheduled_time_and_errors_are_counted()
     await server.wait_closed()
     await asyncio.sleep(0.05)
     found, late = summary(answers), summary(more, lead_s=5e-4)
-    assert (found.requests, found.errors, found.degraded) == (5, 1, 1)
+    assert (found.full, found.errors, found.degraded) == (3, 1, 1)
     assert found.p99_ms > 230
     assert 130 < found.p50_ms < found.p99_ms
-    assert late.requests == 2
+    assert late.full == 2
 
 
 async def test_connections_are_kept_and_a_lost_one_is_an_error_of_its_own_request_alone() -> None:
