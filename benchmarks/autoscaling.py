@@ -201,12 +201,18 @@ class Study:
         candidates: list[Numbers] = [{}] + [sample(chance) for _ in range(self.budget - 1)]
         if name == "best static":
             candidates = [{"rate": RATE * 10 ** (step / (STATIC_STEPS - 1))} for step in range(STATIC_STEPS)]
-        first = sorted(candidates, key=lambda numbers: self._rank(name, numbers, TUNING[:FIRST]))
-        return min(first[:FINALISTS], key=lambda numbers: self._rank(name, numbers, TUNING))
+        finalists = self._ranked(name, candidates, TUNING[:FIRST])[:FINALISTS]
+        return self._ranked(name, finalists, TUNING)[0]
 
-    def _rank(self, name: str, numbers: Numbers, seeds: Sequence[int]) -> tuple[float, float]:
+    def _ranked(self, name: str, candidates: Sequence[Numbers], seeds: Sequence[int]) -> list[Numbers]:
+        """The best first."""
+        jobs = [Job(self.scenario, name, numbers, seed) for numbers in candidates for seed in seeds]
+        runs = iter(self._pool.map(_run, jobs))
+        ranks = [self._rank([next(runs) for _ in seeds], seeds) for _ in candidates]
+        return [candidates[i] for i in sorted(range(len(candidates)), key=ranks.__getitem__)]
+
+    def _rank(self, runs: Sequence[Run], seeds: Sequence[int]) -> tuple[float, float]:
         """The lower, the better."""
-        runs = self.runs(name, numbers, seeds)
         missed = float(np.mean([run.miss_share for run in runs]))
         cost = float(np.mean([self.cost(run, seed) for run, seed in zip(runs, seeds, strict=True)]))
         if self.scenario.most_cost:
