@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks.autoscaling import _ours as random_ours
-from benchmarks.autoscaling import _serve as random_serve
+from benchmarks.search import random_ours, random_serve
 from benchmarks.serve_law import ServeLaw
 from cluster.autoscaling import PolicyConfig
 from cluster.baselines import Ours

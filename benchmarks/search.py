@@ -1,0 +1,87 @@
+"""The policies that are tuned alike, their numbers drawn at random: `TUNED` names how each is made, and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.serve_law import ServeLaw
+from cluster.autoscaling import PolicyConfig
+from cluster.baselines import Knative, Kubernetes, Ours, Static
+from cluster.simulator import Plant, Scaler
+from cluster.stability import Windows
+from graphs.simulation import base_replicas
+
+Numbers = dict[str, float]
+Chance = np.random.Generator
+
+
+def _log(chance: Chance, low: float, high: float) -> float:
+    return float(np.exp(chance.uniform(np.log(low), np.log(high))))
+
+
+def random_ours(chance: Chance) -> Numbers:
+    """Of our policy."""
+    return {
+        "utilisation": chance.uniform(0.6, 0.95),
+        "burst": _log(chance, 0.1, 2.0),
+        "spare": chance.choice([0.0, 50.0, 100.0, 200.0, 400.0]),
+        "mean_s": chance.choice([5.0, 10.0, 30.0]),
+        "longest_lead_s": _log(chance, 3, 30),
+        "most_growth": _log(chance, 2, 10),
+        "stable_s": chance.choice([30.0, 60.0, 120.0, 300.0]),
+    }
+
+
+def random_serve(chance: Chance) -> Numbers:
+    """Of Ray Serve's law."""
+    interval_s = float(chance.choice([0.5, 1.0, 2.0]))
+    return {
+        "target_ongoing_requests": _log(chance, 0.5, 12),
+        "upscale_delay_s": chance.choice([0.0, 1.0, 5.0]),
+        "downscale_delay_s": chance.choice([10.0, 30.0, 60.0, 120.0, 300.0]),
+        "look_back_period_s": interval_s * chance.choice([2.0, 5.0, 15.0]),
+        "metrics_interval_s": interval_s,
+        "upscaling_factor": _log(chance, 0.7, 3),
+        "downscaling_factor": _log(chance, 0.2, 1),
+    }
+
+
+def _knative(chance: Chance) -> Numbers:
+    return {
+        "target": _log(chance, 0.5, 12),
+        "stable_s": chance.choice([10.0, 30.0, 60.0, 120.0]),
+        "panic_share": chance.choice([0.05, 0.1, 0.2]),
+        "panic_ratio": chance.choice([1.25, 1.5, 2.0]),
+        "down_delay_s": chance.choice([0.0, 30.0, 120.0]),
+    }
+
+
+def _kubernetes(chance: Chance) -> Numbers:
+    return {
+        "target": _log(chance, 0.5, 12),
+        "metric_s": chance.choice([10.0, 15.0, 30.0]),
+        "stabilization_s": chance.choice([30.0, 60.0, 120.0, 300.0]),
+        "sync_s": chance.choice([5.0, 15.0]),
+    }
+
+
+def make_ours(plant: Plant, numbers: Numbers) -> Scaler:
+    """Our policy with some numbers."""
+    numbers = dict(numbers)
+    windows = Windows(stable_s=numbers.pop("stable_s", 300.0))
+    return Ours(plant.specs, PolicyConfig(slo_s=plant.slo_s, windows=windows, **numbers))
+
+
+Maker = Callable[[Plant, Numbers], Scaler]
+TUNED: dict[str, tuple[Maker, Callable[[Chance], Numbers]]] = {
+    "ours": (make_ours, random_ours),
+    "Serve, tuned": (lambda plant, numbers: ServeLaw(plant, **numbers), random_serve),
+    "Knative, tuned": (lambda plant, numbers: Knative(plant.specs, **numbers), _knative),
+    "Kubernetes, tuned": (lambda plant, numbers: Kubernetes(plant.specs, **numbers), _kubernetes),
+    "best static": (
+        lambda plant, numbers: Static(base_replicas(plant, numbers["rate"], 0.85)),
+        lambda chance: {},
+    ),
+}
