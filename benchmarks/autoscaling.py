@@ -3,7 +3,6 @@
 Every policy runs on the same simulated funnel, bounds and signal lag. Each tunable one gets the same number of random
 configurations per scenario, all judged on the first of the tuning seeds and the best of them on all: the fewest misses
 among those within the cost limit, or the cheapest within the limit of misses. The held-out seeds decide, in pairs.
-(Over 300 lines: the scenarios are a table.)
 """
 
 from __future__ import annotations
@@ -20,12 +19,10 @@ import numpy as np
 from rich.console import Console
 from scipy import stats
 
-from benchmarks.search import TUNED, Numbers, make_ours
-from cluster.autoscaling import Policy
+from benchmarks.limits import limits
+from benchmarks.search import RATE, TUNED, Numbers
 from cluster.baselines import Oracle
-from cluster.observations import Counters, Observation, Report, StageObservation
 from cluster.quality import Quality
-from cluster.scaling import StageSpec
 from cluster.simulator import Plant, Run, Scaler, simulate
 from cluster.traces import Trace, make
 from graphs.results import write_section
@@ -35,7 +32,6 @@ TUNING, HELD_OUT = tuple(range(1, 11)), tuple(range(101, 111))
 ALL = TUNING + HELD_OUT
 FIRST, FINALISTS = 2, 8
 """So many of the tuning seeds judge all configurations, and so many of these go on to the others."""
-RATE = 500.0
 STATIC_STEPS = 24
 NONE = 5e-4
 """No ratio is stated where the baseline misses less."""
@@ -276,53 +272,6 @@ def _scenario(study: Study, head: str) -> str:
     return f"{title}{head}Tuned for {goal}. ± and [ ]: 95 % intervals, in pairs by seed.\n\n{table}"
 
 
-def steady(out: list[str]) -> None:
-    """Direction changes under a constant rate."""
-    plant = funnel()
-    turns = []
-    for seed in HELD_OUT[:3]:
-        trace = make("steady", seed, RATE, plant.step_s)
-        start = base_replicas(plant, RATE)
-        turns.append(simulate(trace, make_ours(plant, {}), plant, seed, start, warm_up_s=600).turns_per_hour)
-    out.append(
-        f"### Steady load, two hours\n\nDirection changes of the most restless stage per hour, default numbers, "
-        f"{len(turns)} seeds: {', '.join(f'{turn:.1f}' for turn in turns)}.\n"
-    )
-
-
-def speed(out: list[str]) -> None:
-    """How long an hour at 10,000 requests/s takes to simulate."""
-    plant = replace(funnel(most=2000))
-    steps = round(3600 / plant.step_s)
-    counts = np.random.default_rng(1).poisson(10_000 * plant.step_s, steps)
-    trace = Trace("constant", plant.step_s, counts, np.full(36_000, 10_000.0))
-    start = dict.fromkeys(plant.specs, 334)
-    began = time.perf_counter()
-    simulate(trace, make_ours(plant, {}), plant, 1, start)
-    out.append(
-        f"### Speed\n\nAn hour at 10,000 requests/s with 1,002 replicas at the start: simulated in "
-        f"{time.perf_counter() - began:.1f} s.\n"
-    )
-
-
-def decision(out: list[str]) -> None:
-    """How long the policy takes to decide when 1,002 replicas report."""
-    names, took = ("a", "b", "c"), []
-    policy = Policy({name: StageSpec(1, 2000) for name in names})
-    for tick in range(200):
-        now, count = 1e9 + tick / 2, 50.0 * tick
-        own = Counters(count, count, 0, 0, count / 100, count / 8, count)
-        reports = {f"r{i}": Report(now, own) for i in range(334)}
-        stages = {name: StageObservation(334, 334, reports) for name in names}
-        seen = Observation(now, {"i": Report(now, Counters(100 * count, 100 * count))}, stages)
-        began = time.perf_counter()
-        policy.decide(seen)
-        took.append(1e3 * (time.perf_counter() - began))
-    out.append(
-        f"### A decision for 1,002 replicas\n\nMedian {np.median(took):.1f} ms, p99 {np.percentile(took, 99):.1f} ms.\n"
-    )
-
-
 def autoscaling(out: str, budget: int, only: str, command: str) -> None:
     """Runs the study and writes its section."""
     console = Console(stderr=True)
@@ -340,10 +289,4 @@ def autoscaling(out: str, budget: int, only: str, command: str) -> None:
             write_section(out, _scenario(Study(scenario, budget, pool), head))
             console.print(f"{scenario.title}: {time.perf_counter() - began:.0f} s")
     if not only or only == "limits":
-        parts = [
-            f"## Autoscaling, simulated: limits\n\n`{command}`. Targets not met, and what the study can't show: "
-            "[notes](NOTES.md).\n"
-        ]
-        for measure in (steady, speed, decision):
-            measure(parts)
-        write_section(out, "\n".join(parts))
+        write_section(out, limits(command))

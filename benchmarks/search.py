@@ -15,6 +15,8 @@ from graphs.simulation import base_replicas
 
 Numbers = dict[str, float]
 Chance = np.random.Generator
+RATE = 500.0
+"""Requests/s of a scenario's base load."""
 
 
 def _log(chance: Chance, low: float, high: float) -> float:

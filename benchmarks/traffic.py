@@ -29,7 +29,7 @@ def traffic(config: str, url: str, rate: float, seconds: float, new: float, n: i
         for piece in range(pieces):
             seen = open_loop(url, lines, rate, seconds / pieces, seed=piece)
             console.print(
-                f"{seen.per_second:.0f} requests/s, p50 {seen.p50_ms:.1f} ms, p99 {seen.p99_ms:.1f} ms, "
+                f"{seen.per_second:.0f} requests/s in full, p50 {seen.p50_ms:.1f} ms, p99 {seen.p99_ms:.1f} ms, "
                 f"{seen.errors} errors, {seen.degraded} degraded; {_drift(url)}"
             )
 

@@ -101,8 +101,8 @@ class Arrivals:
         usual = sum(bins) / max(1, len(bins))
         best, length, found = dispersion * self._sigmas**2 / 2, 0, None
         for n in range(2, min(longest, len(bins) - before // 2) + 1):
-            level = max(sum(bins[-n - before : -n]) / len(bins[-n - before : -n]), usual, 0.01)
-            counts = bins[-n:]
+            earlier, counts = bins[-n - before : -n], bins[-n:]
+            level = max(sum(earlier) / len(earlier), usual, 0.01)
             squares = n * (4 * n * n - 1) / 12
             slope = sum((i + 0.5) * (count - level) for i, count in enumerate(counts)) / squares
             if slope <= 0:
