@@ -28,7 +28,7 @@ def random_ours(chance: Chance) -> Numbers:
     return {
         "utilisation": chance.uniform(0.6, 0.95),
         "burst": _log(chance, 0.1, 2.0),
-        "spare": chance.choice([0.0, 50.0, 100.0, 200.0, 400.0]),
+        "spare": chance.choice([0.0, 1000.0, 100.0, 200.0, 400.0]),
         "mean_s": chance.choice([5.0, 10.0, 30.0]),
         "longest_lead_s": _log(chance, 3, 30),
         "most_growth": _log(chance, 2, 10),
