@@ -1,8 +1,8 @@
 """The study of autoscaling policies: `python -m benchmarks autoscaling` → a section of RESULTS.md.
 
 Every policy runs on the same simulated funnel, bounds and signal lag. Each tunable one gets the same number of random
-configurations per scenario, all judged on the first of the tuning seeds and the best of them on all. The best: of a
-goal, the fewest misses within a cost, or the cheapest within a share missed. The held-out seeds decide, in pairs.
+configurations per scenario, all judged on the first of the tuning seeds and the best of them on all: those with the
+fewest misses within a cost, or the cheapest within a share missed. The held-out seeds decide, in pairs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.console import Console
 from scipy import stats
 
 from benchmarks.limits import limits
-from benchmarks.search import RATE, TUNED, Numbers
+from benchmarks.search import EQUAL, RATE, TUNED, Goal, Numbers
 from cluster.baselines import Oracle
 from cluster.quality import Quality
 from cluster.simulator import Plant, Run, Scaler, simulate
@@ -36,35 +36,6 @@ STATIC_STEPS = 24
 NONE = 5e-4
 """No ratio is stated where the baseline misses less."""
 WITH_QUALITY = ("ours", "Serve, tuned", "Knative, tuned", "Kubernetes, tuned")
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What tuning looks for: the fewest misses at `most_cost` times the oracle's cost; 0: the cheapest with at most
-    `most_missed` (share of the requests)."""
-
-    most_cost: float = 0.0
-    most_missed: float = 0.0
-
-    def __str__(self) -> str:
-        if self.most_cost:
-            return f"the fewest misses at {self.most_cost} x the oracle's cost"
-        return f"the least cost with {self.most_missed:.2%} missed"
-
-    def missed_by(self, missed: float, cost: float) -> float:
-        """How far from the limit; 0: within it."""
-        return max(0.0, cost - self.most_cost if self.most_cost else missed - self.most_missed)
-
-    def rank(self, missed: float, cost: float) -> tuple[float, float]:
-        """The lower, the better."""
-        return self.missed_by(missed, cost), missed if self.most_cost else cost
-
-
-EQUAL = (
-    *(Goal(most_missed=share) for share in (1e-2, 1e-3, 1e-4)),
-    *(Goal(most_cost=cost) for cost in (1.3, 1.6, 2.0)),
-)
-"""Cost at equal misses, misses at equal cost."""
 
 
 @dataclass(frozen=True)

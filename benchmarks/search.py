@@ -1,8 +1,9 @@
-"""The policies that are tuned alike, their numbers drawn at random: `TUNED` names how each is made, and drawn."""
+"""What tuning looks for (`Goal`) and where: `TUNED` names the policies and how numbers of each are drawn at random."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,6 +18,35 @@ Numbers = dict[str, float]
 Chance = np.random.Generator
 RATE = 500.0
 """Requests/s of a scenario's base load."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What tuning looks for: the fewest misses at `most_cost` times the oracle's cost; 0: the cheapest with at most
+    `most_missed` (share of the requests)."""
+
+    most_cost: float = 0.0
+    most_missed: float = 0.0
+
+    def __str__(self) -> str:
+        if self.most_cost:
+            return f"the fewest misses at {self.most_cost} x the oracle's cost"
+        return f"the least cost with {self.most_missed:.2%} missed"
+
+    def missed_by(self, missed: float, cost: float) -> float:
+        """How far from the limit; 0: within it."""
+        return max(0.0, cost - self.most_cost if self.most_cost else missed - self.most_missed)
+
+    def rank(self, missed: float, cost: float) -> tuple[float, float]:
+        """The lower, the better."""
+        return self.missed_by(missed, cost), missed if self.most_cost else cost
+
+
+EQUAL = (
+    *(Goal(most_missed=share) for share in (1e-2, 1e-3, 1e-4)),
+    *(Goal(most_cost=cost) for cost in (1.3, 1.6, 2.0)),
+)
+"""Cost at equal misses, misses at equal cost."""
 
 
 def _log(chance: Chance, low: float, high: float) -> float:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.autoscaling import HELD_OUT, TUNING, Goal, Study
+from benchmarks.autoscaling import HELD_OUT, TUNING, Study
 from benchmarks.open_loop import arrivals, ask, ask_all, summary
+from benchmarks.search import Goal
 from benchmarks.speed import differences
 from benchmarks.workloads import bodies
 from deployments.models.artifact import Artifact
