@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -133,22 +133,30 @@ class Study:
         finalists = sorted(tried, key=lambda i: goal.rank(*means[i]))[:FINALISTS]
         means = self.judge(name, finalists, TUNING)
         best = min(finalists, key=lambda i: goal.rank(*means[i]))
-        return best, not goal.missed_by(*means[best])
+        return best, not goal.excess(*means[best])
 
     def judge(self, name: str, which: Sequence[int], seeds: Sequence[int]) -> dict[int, tuple[float, float]]:
         """Mean (share missed, cost over the oracle's) of each configuration."""
         tried, judged = self.configurations(name), self._judged
         new = [(i, seed) for i in which for seed in seeds if (name, i, seed) not in judged]
         jobs = [Job(self.scenario, name, tried[i], seed) for i, seed in new]
-        for (i, seed), run in zip(new, self._pool.map(_run, jobs), strict=True):
-            judged[name, i, seed] = run.miss_share, self.cost(run, seed)
+        self._keep((name, i, seed, run) for (i, seed), run in zip(new, self._pool.map(_run, jobs), strict=True))
         means = {i: np.mean([judged[name, i, seed] for seed in seeds], axis=0) for i in which}
         return {i: (float(missed), float(cost)) for i, (missed, cost) in means.items()}
 
+    def _keep(self, runs: Iterable[tuple[str, int, int, Run]]) -> None:
+        """Of each policy, configuration and seed, so that no run is made twice."""
+        for name, i, seed, run in runs:
+            self._judged[name, i, seed] = run.miss_share, self.cost(run, seed)
+
     def held_out(self) -> tuple[dict[str, list[Run]], dict[str, Numbers]]:
         """Every policy on the held-out seeds, and the numbers that tuning chose."""
-        chosen = {name: self.configurations(name)[self.best(name, self.scenario.goal)[0]] for name in TUNED}
-        runs = {name: self.runs(name, numbers, HELD_OUT) for name, numbers in chosen.items()}
+        chosen, runs = {}, {}
+        for name in TUNED:
+            best, _ = self.best(name, self.scenario.goal)
+            chosen[name] = self.configurations(name)[best]
+            runs[name] = self.runs(name, chosen[name], HELD_OUT)
+            self._keep((name, best, seed, run) for seed, run in zip(HELD_OUT, runs[name], strict=True))
         runs["ours, default numbers"] = self.runs("ours", {}, HELD_OUT)
         runs["Serve, default"] = self.runs("Serve, tuned", {}, HELD_OUT)
         if self.flash:

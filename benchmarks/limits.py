@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -45,7 +44,7 @@ def _steady(seeds: Sequence[int]) -> str:
 
 def _speed() -> str:
     """How long an hour at 10,000 requests/s takes to simulate."""
-    plant = replace(funnel(most=2000))
+    plant = funnel(most=2000)
     steps = round(3600 / plant.step_s)
     counts = np.random.default_rng(1).poisson(10_000 * plant.step_s, steps)
     trace = Trace("constant", plant.step_s, counts, np.full(36_000, 10_000.0))

@@ -33,13 +33,13 @@ class Goal:
             return f"the fewest misses at {self.most_cost} x the oracle's cost"
         return f"the least cost with {self.most_missed:.2%} missed"
 
-    def missed_by(self, missed: float, cost: float) -> float:
+    def excess(self, missed: float, cost: float) -> float:
         """How far from the limit; 0: within it."""
         return max(0.0, cost - self.most_cost if self.most_cost else missed - self.most_missed)
 
     def rank(self, missed: float, cost: float) -> tuple[float, float]:
         """The lower, the better."""
-        return self.missed_by(missed, cost), missed if self.most_cost else cost
+        return self.excess(missed, cost), missed if self.most_cost else cost
 
 
 EQUAL = (
@@ -58,6 +58,7 @@ def random_ours(chance: Chance) -> Numbers:
     return {
         "utilisation": chance.uniform(0.6, 0.95),
         "burst": _log(chance, 0.1, 2.0),
+        # Another order would draw other numbers than those in RESULTS.md.
         "spare": chance.choice([0.0, 1000.0, 100.0, 200.0, 400.0]),
         "mean_s": chance.choice([5.0, 10.0, 30.0]),
         "longest_lead_s": _log(chance, 3, 30),
