@@ -131,8 +131,9 @@ class Cluster:
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 200),
-            # How long an old ingress replica lives on, for load balancers on other machines to leave it.
-            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+            # Shorter than serve.env's, but longer than HAProxy's reload (0.9 s on a busy machine) and a pause of the
+            # tests' clients: what comes on a kept connection just as the old replica closes it is lost.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
         }
         self._environment |= flags or {}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import time
 
+import httpx
+
 from tests.e2e.cluster import Cluster, Config, application, changed, wait_for
 from tests.e2e.load import Load
 from tests.e2e.test_crashes import stored
@@ -43,7 +45,9 @@ def test_a_redeploy_with_a_changed_argument_costs_no_answer_and_has_its_effect(s
     before = {replica.replica_id for replica in served.replicas()}
     store = served.replicas("store")
     plain = [item["item_id"] for item in served.recommend("u1", n=20)["items"]]
-    with Load(served.url) as load:
+    idle = httpx.Client(base_url=served.url, timeout=30, limits=httpx.Limits(keepalive_expiry=None))
+    with idle, Load(served.url) as load:
+        assert idle.post("/v1/recommend", json={"user_id": "u1"}).status_code == 200
         wait_for("some answers", lambda: len(load.answers) >= 20)
         served.deploy(changed(config, stages__ranking__config__diversity=0.9))
         deployed = time.time()
@@ -51,6 +55,7 @@ def test_a_redeploy_with_a_changed_argument_costs_no_answer_and_has_its_effect(s
             "whole answers of the new ones",
             lambda: [body for at, _, body in load.answers if at > deployed and body.get("degraded") == []][10:],
         )
+        assert idle.post("/v1/recommend", json={"user_id": "u1"}).status_code == 200, "on its connection of before"
     load.assert_all_answered(at_least=60)
     diverse = served.recommend("u1", n=20, explain=True)["items"]
     assert [item["item_id"] for item in diverse] != plain
