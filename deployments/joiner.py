@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deployments.batcher import Batcher, BatcherConfig
+from deployments.inline import Inline
 from deployments.messages import Batch
 from deployments.pace import Pace
 from deployments.stage import run_before
@@ -44,7 +45,8 @@ class _Call:
 
 
 class Joiner:
-    """Runs a stage's methods on `pool`, `slots` at a time, up to `max_rows` rows together.
+    """Runs a stage's methods, `slots` at a time, up to `max_rows` rows together, on `pool`, or, one at a time and
+    while they are short, on the event loop.
 
     Rows are independent and padding does not matter (tests/contracts/), so a caller gets what it would have got alone.
     If the joined call fails, each is made alone, so that one bad batch fails only itself. A call that has less time
@@ -52,7 +54,7 @@ class Joiner:
     """
 
     def __init__(self, pool: Executor, slots: int, max_rows: int) -> None:
-        self._pool = pool
+        self._inline = Inline(pool, allowed=slots == 1)
         self._max_rows = max_rows
         self._pace = Pace()
         config = BatcherConfig(max_batch=64, max_queue=4096, in_flight=slots, linger_ms=0)
@@ -69,9 +71,8 @@ class Joiner:
         return await call.answer
 
     async def _run(self, calls: Sequence[_Call]) -> None:
-        loop = asyncio.get_running_loop()
         for group in _groups(calls, self._max_rows):
-            answers = await loop.run_in_executor(self._pool, _compute, group, self._pace)
+            answers = await self._inline.run(_compute, group, self._pace)
             for call, answer in zip(group, answers, strict=True):
                 if call.done:
                     continue

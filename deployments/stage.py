@@ -15,8 +15,6 @@ batch job and in a test; a `Place` is what the pipeline sees of it.
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,6 +23,7 @@ from typing import Any, Protocol
 
 from deployments import patience
 from deployments.errors import DeadlineExceeded, StageFailed, VersionMismatch
+from deployments.inline import Inline
 from deployments.messages import Batch
 
 log = logging.getLogger("rayfunnel.stage")
@@ -112,22 +111,21 @@ class Place:
 
 
 def local(stage: Callable[..., Batch], slots: int) -> Start:
-    """Runs `stage`, or a method of one, in this process, off the event loop, on `slots` threads."""
-    pool = ThreadPoolExecutor(slots)
+    """Runs `stage`, or a method of one, in this process, on `slots` threads or, while its calls are short, none."""
+    inline = Inline(ThreadPoolExecutor(slots))
 
     async def start(deadline: float, batches: Batches) -> Batch:
-        run = contextvars.copy_context().run  # so that what it logs carries the batch's ids
-        return await asyncio.get_running_loop().run_in_executor(pool, run, run_before, deadline, stage, batches)
+        return await inline.run(run_before, deadline, stage, batches)
 
     return start
 
 
 def scattered(name: str, starts: Sequence[Start], gather: Callable[..., Batch], slots: int) -> Start:
-    """Asks every part at once, `slots` calls under way at each; `gather(*inputs, answers, number of parts)` merges,
-    on a thread, those that have come when most of the time is over.
+    """Asks every part at once, `slots` calls under way at each; `gather(*inputs, answers, number of parts)` merges
+    those that have come when most of the time is over, where `local` stages are computed.
     """
     places = [Place(f"{name} {number + 1} of {len(starts)}", start, slots) for number, start in enumerate(starts)]
-    pool = ThreadPoolExecutor(slots)
+    inline = Inline(ThreadPoolExecutor(slots))
 
     async def start(deadline: float, batches: Batches) -> Batch:
         parts_by = deadline - _GATHERING * max(0.0, deadline - time.time())
@@ -138,8 +136,7 @@ def scattered(name: str, starts: Sequence[Start], gather: Callable[..., Batch], 
                 log.warning("without a part: %s", _reason(answer))
                 if not parts:
                     raise answer
-        merge = functools.partial(gather, *batches, parts, len(places))
-        return await asyncio.get_running_loop().run_in_executor(pool, merge)
+        return await inline.run(gather, *batches, parts, len(places))
 
     return start
 
