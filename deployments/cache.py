@@ -29,7 +29,9 @@ class CacheConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    candidates_ttl_s: float = Field(0, ge=0, le=86_400, description="Seconds that candidates are kept; 0: off.")
+    candidates_ttl_s: float = Field(
+        0, ge=0, le=86_400, description="Seconds that candidates are kept, at most; at least half of it. 0: off."
+    )
 
 
 class CandidateCache:

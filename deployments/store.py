@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import random
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,7 +107,9 @@ class Store(Protocol):
         ...
 
     async def cache(self, entries: Mapping[str, bytes], ttl_s: float) -> None:
-        """Keeps `entries` (by cache key) for `ttl_s` seconds. One round trip."""
+        """Keeps `entries` (by cache key) for `ttl_s` seconds at most, each for a share of its own (`lifetime_s`). One
+        round trip.
+        """
         ...
 
     async def record(self, events: Sequence[Event]) -> int:
@@ -184,8 +187,10 @@ class RedisStore:
 
     async def cache(self, entries: Mapping[str, bytes], ttl_s: float) -> None:
         """See `Store`."""
-        ttl_ms = max(1, round(ttl_s * 1000))
-        commands = [("SET", self._key("candidates", key), value, "PX", ttl_ms) for key, value in entries.items()]
+        commands = [
+            ("SET", self._key("candidates", key), value, "PX", max(1, round(lifetime_s(ttl_s) * 1000)))
+            for key, value in entries.items()
+        ]
         await self._run(commands, self._config.timeout_ms)
 
     async def record(self, events: Sequence[Event]) -> int:
@@ -290,7 +295,8 @@ class MemoryStore:
     async def cache(self, entries: Mapping[str, bytes], ttl_s: float) -> None:
         """See `Store`."""
         await self._answer(self._config.timeout_ms)
-        self._entries |= {key: (time.monotonic() + ttl_s, value) for key, value in entries.items()}
+        now = time.monotonic()
+        self._entries |= {key: (now + lifetime_s(ttl_s), value) for key, value in entries.items()}
 
     async def record(self, events: Sequence[Event]) -> int:
         """See `Store`."""
@@ -342,6 +348,13 @@ class MemoryStore:
             raise StoreUnavailable(f"the in-memory store did not answer in {timeout_ms} ms") from None
         if self.failing:
             raise StoreUnavailable("the in-memory store was told to fail")
+
+
+def lifetime_s(ttl_s: float) -> float:
+    """Between half of `ttl_s` and all of it: what was written in the same second must not have to be computed in the
+    same second again.
+    """
+    return ttl_s * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 def _by_time(entry: tuple[bytes, float]) -> tuple[float, bytes]:

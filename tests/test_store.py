@@ -106,6 +106,14 @@ class TestRedisStore(StoreContract):
             reads.append(admin.info("stats")["total_reads_processed"] - before)
         assert min(reads) <= 3, reads  # two batches, and the question itself
 
+    async def test_entries_that_were_cached_together_do_not_expire_together(
+        self, open_store: OpenStore, admin: redis.Redis
+    ) -> None:
+        await open_store().cache({f"k{n}": b"value" for n in range(200)}, ttl_s=1000)
+        left_s = sorted(admin.ttl(key) for key in admin.scan_iter("*candidates*"))
+        assert len(left_s) == 200
+        assert 480 <= left_s[0] < 600 < 900 < left_s[-1] <= 1000
+
     async def test_a_slow_server_is_given_up_in_time_and_answers_are_not_mixed_up_later(
         self, open_store: OpenStore, admin: redis.Redis
     ) -> None:
