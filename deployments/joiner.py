@@ -45,8 +45,8 @@ class _Call:
 
 
 class Joiner:
-    """Runs a stage's methods, `slots` at a time, up to `max_rows` rows together, on `pool`, or, one at a time and
-    while they are short, on the event loop.
+    """Runs a stage's methods, `slots` at a time, up to `max_rows` rows together: on `pool` or, if `slots` is 1 and
+    calls are short, on the event loop.
 
     Rows are independent and padding does not matter (tests/contracts/), so a caller gets what it would have got alone.
     If the joined call fails, each is made alone, so that one bad batch fails only itself. A call that has less time

@@ -67,7 +67,7 @@ def assigned(resource: str) -> float:
 
 
 class StageReplica:
-    """Holds one stage; keeps its compute off the event loop. A deadline that passed in the queue is not started.
+    """Holds one stage; keeps long calls off the event loop. A deadline that passed in the queue is not started.
 
     `slots`: batches computed at a time, others join meanwhile up to `max_rows`; `threads`: cores each may use; `hub`:
     where its metrics go.
