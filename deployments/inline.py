@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TypeVar
 
 BRIEF_S = 0.02
-"""None of the last `_LAST` calls took longer where the next is computed on the event loop."""
+"""None of the last `_LAST` calls that succeeded took longer where the next is computed on the event loop."""
 _LAST = 5
 HANG_S = 0.25
 """A call that took longer keeps all from the event loop for `_WARY_S`: it may have waited for something."""
@@ -37,7 +37,7 @@ class Inline:
         self._wary_until = float("-inf")
 
     @property
-    def short(self) -> bool:
+    def _short(self) -> bool:
         """Whether the next call is computed on the event loop. The first ones never are: nobody knows them."""
         known = len(self._took_s) == _LAST and max(self._took_s) <= BRIEF_S
         return self._allowed and known and monotonic() >= self._wary_until
@@ -45,16 +45,16 @@ class Inline:
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """`function(*args)`."""
         run = contextvars.copy_context().run
-        if self.short:
+        if self._short:
             return run(self._timed, function, *args)
         return await asyncio.get_running_loop().run_in_executor(self._pool, run, self._timed, function, *args)
 
     def _timed(self, function: Callable[..., T], *args: object) -> T:
         began = monotonic()
         try:
-            return function(*args)
+            answer = function(*args)
+            self._took_s.append(monotonic() - began)  # what fails, as past its deadline, says nothing about the work
+            return answer
         finally:
-            ended = monotonic()
-            self._took_s.append(ended - began)
-            if ended - began > HANG_S:
+            if (ended := monotonic()) - began > HANG_S:
                 self._wary_until = ended + _WARY_S

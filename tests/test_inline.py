@@ -67,6 +67,18 @@ async def test_what_computes_several_at_a_time_stays_on_threads(pool: ThreadPool
     assert await places(Inline(pool, allowed=False), 8) == ["a thread_0"] * 8
 
 
+async def test_calls_that_failed_say_nothing_about_how_long_the_work_takes(pool: ThreadPoolExecutor) -> None:
+    def too_late() -> None:
+        raise TimeoutError
+
+    runner = Inline(pool)
+    await runner.run(where, 0.4)
+    for _ in range(9):
+        with pytest.raises(TimeoutError):
+            await runner.run(too_late)
+    assert await places(runner, 6) == ["a thread_0"] * 5 + [HERE]
+
+
 async def test_errors_and_context_are_the_callers_in_either_place(pool: ThreadPoolExecutor) -> None:
     def change() -> str:
         before = lines.get()
