@@ -9,6 +9,7 @@ of them (bpo-27906), but is slower at everything else.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 from collections.abc import Callable
@@ -16,12 +17,17 @@ from typing import Any
 
 log = logging.getLogger("rayfunnel.ingress")
 
+Factory = Callable[[], asyncio.Protocol]
+Behind = Callable[[Factory], asyncio.Protocol]
+
 RETRY_S = 1.0
 """Pause after the system had no file descriptor or memory for a connection."""
 
 
-def accept_all(loop: asyncio.AbstractEventLoop) -> None:
-    """Has servers that `loop` creates from now on, on a socket and without TLS, accept all that wait."""
+def accept_all(loop: asyncio.AbstractEventLoop, behind: Behind = lambda factory: factory()) -> None:
+    """Has servers that `loop` creates from now on, on a socket and without TLS, accept all that wait. `behind`: makes a
+    connection's protocol from the server's own factory.
+    """
     if not type(loop).__module__.startswith("uvloop"):
         return
     create_server: Any = loop.create_server
@@ -30,7 +36,7 @@ def accept_all(loop: asyncio.AbstractEventLoop) -> None:
         sock, backlog = options.get("sock"), options.get("backlog", 100)
         if sock is None or options.get("ssl"):
             return await create_server(factory, host, port, **options)
-        return _Listener(loop, factory, sock, backlog)
+        return _Listener(loop, functools.partial(behind, factory), sock, backlog)
 
     loop.create_server = create  # type: ignore[method-assign, assignment]
 
@@ -41,7 +47,7 @@ class _Listener:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        factory: Callable[[], asyncio.BaseProtocol],
+        factory: Factory,
         sock: socket.socket,
         backlog: int,
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,6 +22,14 @@ from deployments.messages import (
     Times,
 )
 from monitoring.request_log import Request, current_request
+
+came_at: ContextVar[float] = ContextVar("came_at", default=0.0)
+"""Unix seconds at which the request that is answered in this context came in; 0: nobody noted it."""
+
+
+def arrival() -> float:
+    """When the request that is answered here came in, Unix seconds: now, if nobody noted it."""
+    return came_at.get() or time.time()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ class Ticket:
     def __init__(self, query: Query) -> None:
         self.query = query
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.arrived = time.time()
+        self.arrived = arrival()
         self.flow: Flow | None = None
         self.cached: Cached | None = None
         self.request: Request | None = current_request()

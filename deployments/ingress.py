@@ -21,6 +21,7 @@ from deployments.candidates import CandidateConfig
 from deployments.devices import loaded, set_threads
 from deployments.errors import FunnelError, InvalidRequest
 from deployments.funnel import FunnelConfig, assemble, seed
+from deployments.gate import Gate
 from deployments.http_api import HttpConfig, make_app
 from deployments.hub import MetricsConfig
 from deployments.hub_server import hub_call
@@ -74,7 +75,6 @@ class Ingress:
         replica_logs(config.funnel.logs)
         own_devices()
         set_threads(config.threads)
-        accept_all(asyncio.get_running_loop())  # Serve starts its HTTP server on it after this
         artifact = Artifact.open(config.artifact)
         self._store = RedisStore(config.funnel.store)
         self._http = config.http
@@ -94,6 +94,9 @@ class Ingress:
             (config.metrics, hub_call(hub)),
             Pseudonyms.of(config.log_key),
         )
+        accept_all(
+            asyncio.get_running_loop(), Gate(self._recommender).protocol
+        )  # Serve starts its HTTP server after this
         self._recommender.reporter.start()
         loaded()
         self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]

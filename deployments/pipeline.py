@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments import fallbacks, patience
+from deployments.admission import Admission
 from deployments.batcher import Batcher, BatcherConfig
 from deployments.cache import CandidateCache
 from deployments.errors import Overloaded, StageFailed, StoreUnavailable
@@ -106,11 +107,24 @@ class Pipeline:
         self._batching = batching
         self._totals = Totals()
         self._quality, self._pace = Quality(config.quality), Pace()
+        at_once = batching.in_flight * batching.max_batch
+        self._admission = Admission(at_once, batching.max_queue + at_once, config.quality.middle)
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return self._batcher.waiting
+
+    @property
+    def limit(self) -> int:
+        """Requests that should be under way at most; see `Admission`."""
+        return self._admission.limit
+
+    def refused(self) -> None:
+        """A request was refused before it came here."""
+        self._totals.add(arrivals=1, shed=1)
+        self._metrics.shed()
+        self._admission.refused()
 
     def stats(self) -> dict[str, float]:
         """What the autoscaling policy takes the root arrival rate from: requests that the funnel had to compute."""
@@ -173,6 +187,7 @@ class Pipeline:
             usual = tickets[len(tickets) // 2]
             allowed_s = max(self._config.deadline_ms / 1e3, usual.query.deadline - usual.arrived)
             flow.quality = self._quality.update(now, now - usual.arrived, allowed_s)
+            self._admission.waited(usual.arrived, now, allowed_s)
             began = time.monotonic()
             if self._too_late(now - usual.arrived, allowed_s, began):
                 flow.quality = 0.0

@@ -29,6 +29,11 @@ class QualityConfig(BaseModel):
             raise ValueError(f"to_wait = {self.to_wait} must be greater than from_wait = {self.from_wait}")
         return self
 
+    @property
+    def middle(self) -> float:
+        """The share in the middle of the two."""
+        return (self.from_wait + self.to_wait) / 2
+
 
 class Quality:
     """The factor of one ingress replica."""

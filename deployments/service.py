@@ -11,10 +11,18 @@ from typing import Any
 
 from deployments.answers import history, items, reasons
 from deployments.catalogue import Catalogue
-from deployments.errors import FunnelError, InvalidRequest, StageFailed, StoreUnavailable, Unavailable, UnknownItem
+from deployments.errors import (
+    FunnelError,
+    InvalidRequest,
+    Overloaded,
+    StageFailed,
+    StoreUnavailable,
+    Unavailable,
+    UnknownItem,
+)
 from deployments.events import Event
 from deployments.fallbacks import partly
-from deployments.flow import Answer, Query, request_batch
+from deployments.flow import Answer, Query, arrival, request_batch
 from deployments.messages import PAD, CandidateBatch
 from deployments.pipeline import Pipeline
 from deployments.reporter import Reporter
@@ -51,7 +59,7 @@ def _counted(success: int) -> Callable[[Operation], Operation]:
     def decorate(operation: Operation) -> Operation:
         @functools.wraps(operation)
         async def counted(self: Recommender, body: Body) -> dict[str, Any]:
-            began, status = time.perf_counter(), 500
+            began, status = time.perf_counter() - max(0.0, time.time() - arrival()), 500
             failure: BaseException | None = None
             request = Request(operation.__name__)
             bound.set(request)
@@ -173,6 +181,17 @@ class Recommender:
             "degraded": asked.degraded,
         }
 
+    @property
+    def limit(self) -> int:
+        """Recommend and rank requests that should be under way at most."""
+        return self._pipeline.limit
+
+    def refused(self, operation: str) -> None:
+        """A request was refused at the gate."""
+        self._pipeline.refused()
+        self._metrics.refused(operation)
+        self._request_log.ended(Request(operation), Overloaded.status, 0.0, Overloaded(self.limit))
+
     @_counted(202)
     async def record_events(self, body: Body) -> dict[str, Any]:
         """Stores events; returns once the store has them. `unknown_item_ids` are kept, but no model knows them."""
@@ -264,7 +283,7 @@ class Recommender:
         return health | {"scoring": self._pipeline.stand_in or "as configured"}
 
     def _deadline(self, deadline_ms: int | None) -> float:
-        return time.time() + (deadline_ms or self._deadline_ms) / 1e3
+        return arrival() + (deadline_ms or self._deadline_ms) / 1e3
 
     def _response(self, asked: Request, request: Ranking, answer: Answer) -> dict[str, Any]:
         self._metrics.answer(answer.degraded)

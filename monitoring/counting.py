@@ -53,6 +53,10 @@ class FunnelMetrics:
         self._of(m.REQUESTS, operation=operation, status=str(status)).inc()
         self._of(m.LATENCY, operation=operation).observe(seconds)
 
+    def refused(self, operation: str) -> None:
+        """One request was refused unread, which says nothing about latency."""
+        self._of(m.REQUESTS, operation=operation, status="503").inc()
+
     def answer(self, degraded: Iterable[str]) -> None:
         """One answer left, with its `degraded` entries (`stage:reason`)."""
         for entry in degraded:
