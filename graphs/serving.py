@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +24,9 @@ from deployments.errors import ConfigError
 from graphs.config import RecommenderArgs, parse_args
 
 RECOMMENDER, STORE = "graphs.recommendation:build", "graphs.store:build"
+MAXCONN = "RAY_SERVE_HAPROXY_MAXCONN"
+_FILES_PER_CONNECTION, _OTHER_FILES = 2.5, 100
+"""Of HAProxy with Serve's configuration: 40,996 for 16,384 connections."""
 ARGS: dict[str, type[BaseModel]] = {RECOMMENDER: RecommenderArgs, STORE: ValkeyConfig}
 """What the `args:` of each of our import paths must be."""
 
@@ -34,8 +38,15 @@ def flags() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment over the flags of cluster/serve.env (what is set already wins)."""
-    return flags() | os.environ
+    """This process's environment over the flags of cluster/serve.env (what is set already wins), HAProxy's connections
+    bounded by the files that a process may open here.
+    """
+    ours = flags()
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most_files != resource.RLIM_INFINITY:
+        fitting = int((most_files - _OTHER_FILES) / _FILES_PER_CONNECTION)
+        ours[MAXCONN] = str(min(int(ours[MAXCONN]), fitting))
+    return ours | os.environ
 
 
 def read(path: str | Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ray.serve.config import DeploymentActorConfig
 from deployments.errors import ConfigError
 from graphs.config import STAGES, RecommenderArgs, parse_args
 from graphs.recommendation import _drift
-from graphs.serving import environment, load, recommender_args
+from graphs.serving import MAXCONN, environment, load, recommender_args
 
 CONFIG = "serve_config.yaml"
 ROOT = Path(__file__).parents[1]
@@ -125,6 +126,16 @@ def test_what_the_environment_sets_wins_over_serve_env(monkeypatch: pytest.Monke
     flags = environment()
     assert flags["RAY_worker_niceness"] == "7"
     assert flags["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("most_files", "connections"), [(20_000, "7960"), (1_048_576, "16384"), (resource.RLIM_INFINITY, "16384")]
+)
+def test_haproxy_is_given_no_more_connections_than_it_may_open_files_for(
+    monkeypatch: pytest.MonkeyPatch, most_files: int, connections: str
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, most_files))
+    assert environment()[MAXCONN] == connections
 
 
 def test_what_handles_of_other_applications_read_of_the_drift_actor_is_plain() -> None:

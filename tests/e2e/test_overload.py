@@ -10,8 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.cluster import Cluster, wait_for
+from tests.e2e.test_metrics import scrape, value
 
 FLOOD = 1200
+SHED = "rayfunnel_shed_total"
 BODY = b'{"user_id": "u1", "n": %d, "deadline_ms": 10000}'
 
 
@@ -39,7 +41,7 @@ async def flood(address: tuple[str, int]) -> list[bytes]:
 
 @pytest.mark.usefixtures("many_sockets")
 def test_a_flood_is_answered_or_refused_with_a_remedy_and_leaves_nothing_behind(served: Cluster) -> None:
-    before = served.replicas()
+    before, shed = served.replicas(), value(scrape(served), SHED, reason="queue")
     host, port = served.url.removeprefix("http://").split(":")
     answers = asyncio.run(flood((host, int(port))))
     statuses = Counter(answer[9:12] for answer in answers)
@@ -47,5 +49,6 @@ def test_a_flood_is_answered_or_refused_with_a_remedy_and_leaves_nothing_behind(
     assert statuses[b"200"] >= 200
     refused = [answer.lower() for answer in answers if answer[9:12] == b"503"]
     assert all(b"\r\nretry-after: 1\r\n" in answer for answer in refused), refused[0]
+    assert value(scrape(served), SHED, reason="queue") - shed == statuses[b"503"]
     wait_for("full answers again", lambda: served.recommend("u2")["degraded"] == [])
     assert served.replicas() == before
