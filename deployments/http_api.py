@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from deployments.errors import BodyTooLarge, FunnelError, Unavailable
+from deployments.flow import came_at
 from deployments.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
 from monitoring.metrics import CONTENT_TYPE
 from monitoring.request_log import incoming_trace, trace_of
@@ -260,3 +261,4 @@ class Door(FastAPI):
                 raise BodyTooLarge(self._max_body_bytes)
             if not message.get("more_body", False):
                 return bytes(body)
+            came_at.set(0.0)  # its time has not begun before the rest is here

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from deployments.flow import came_at
 from deployments.http_api import HttpConfig, make_app
 from deployments.service import Recommender
 from deployments.store import MemoryStore
@@ -61,6 +63,16 @@ async def test_events_that_the_store_does_not_take_are_not_acknowledged(
     assert refused.headers["retry-after"] == "1"
     assert refused.headers["content-type"] == "application/problem+json"
     assert refused.json()["title"] == "Store unavailable"
+
+
+async def test_the_time_of_a_request_whose_body_comes_late_begins_with_its_end(client: httpx.AsyncClient) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"user_id": '
+        yield b'"u1"}'
+
+    came_at.set(time.time() - 100)
+    answer = await client.post("/v1/recommend", content=pieces())
+    assert answer.json()["degraded"] == []
 
 
 BAD_BODIES: dict[str, tuple[bytes, str]] = {
