@@ -59,7 +59,7 @@ class StoreConfig(BaseModel):
     port: int = Field(6390, ge=1, le=65535)
     app: str = Field("rayfunnel", pattern=r"^[A-Za-z0-9_.-]+$")
     """First part of every key, so that applications can share a server."""
-    timeout_ms: int = Field(50, ge=1)
+    timeout_ms: int = Field(100, ge=1)
     """For reading one batch of histories, connecting included."""
     write_timeout_ms: int = Field(1000, ge=1)
     """For recording up to 1000 events; a write waits for the disk, and nobody's recommendation waits for it."""
