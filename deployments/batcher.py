@@ -34,6 +34,11 @@ class BatcherConfig(BaseModel):
         5.0, ge=0, le=100, description="Pause between arrivals after which an answered batch's callers are not awaited."
     )
 
+    @property
+    def at_once(self) -> int:
+        """Requests under way at a time, when all batches are full."""
+        return self.in_flight * self.max_batch
+
 
 LONGEST_HOLD = 0.25
 """Of the time that the answered batch took."""

@@ -94,9 +94,8 @@ class Ingress:
             (config.metrics, hub_call(hub)),
             Pseudonyms.of(config.log_key),
         )
-        accept_all(
-            asyncio.get_running_loop(), Gate(self._recommender).protocol
-        )  # Serve starts its HTTP server after this
+        gate = Gate(self._recommender)
+        accept_all(asyncio.get_running_loop(), gate.protocol)  # Serve starts its HTTP server on it after this
         self._recommender.reporter.start()
         loaded()
         self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]

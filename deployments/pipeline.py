@@ -107,8 +107,8 @@ class Pipeline:
         self._batching = batching
         self._totals = Totals()
         self._quality, self._pace = Quality(config.quality), Pace()
-        at_once = batching.in_flight * batching.max_batch
-        self._admission = Admission(at_once, batching.max_queue + at_once, config.quality.middle)
+        most = batching.max_queue + batching.at_once
+        self._admission = Admission(batching.at_once, most, config.quality.middle)
 
     @property
     def waiting(self) -> int:
@@ -121,7 +121,7 @@ class Pipeline:
         return self._admission.limit
 
     def refused(self) -> None:
-        """A request was refused before it came here."""
+        """A request was refused, here or before it came."""
         self._totals.add(arrivals=1, shed=1)
         self._metrics.shed()
         self._admission.refused()
@@ -147,13 +147,12 @@ class Pipeline:
                 self._metrics.joined()
                 return answer
         ticket = Ticket(query)
-        self._totals.add(arrivals=1)
         try:
             self._batcher.put(ticket)
         except Overloaded:
-            self._totals.add(shed=1)
-            self._metrics.shed()
+            self.refused()
             raise
+        self._totals.add(arrivals=1)
         self._queued[query.what] = ticket
         spare_s = self._latest(query) - time.time()
         timer = asyncio.get_running_loop().call_later(max(0.0, spare_s), self._answer_late, ticket)

@@ -1,4 +1,7 @@
-"""The operations of the API as plain dict → dict methods; HTTP and handles are two doors to the same object."""
+"""The operations of the API as plain dict → dict methods; HTTP and handles are two doors to the same object.
+
+(Over 300 lines: the operations share what they are counted and logged with.)
+"""
 
 from __future__ import annotations
 
