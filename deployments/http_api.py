@@ -2,11 +2,13 @@
 
 The four operations are answered before FastAPI's layers, which cost a quarter of the ingress' CPU
 (benchmarks/NOTES.md); these do everything else, and describe the operations in the OpenAPI document. Bodies are limited
-before anything is parsed: by Content-Length first, then by counting.
+before anything is parsed: by Content-Length first, then by counting. What the door has answered once, the gate can pass
+to it straight away from then on (`deployments.gate`).
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,9 +25,11 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.errors import BodyTooLarge, FunnelError, Unavailable
 from deployments.flow import came_at
+from deployments.gate import Answers
 from deployments.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
+from monitoring import tracing
 from monitoring.metrics import CONTENT_TYPE
-from monitoring.request_log import incoming_trace, trace_of
+from monitoring.request_log import current_request, incoming_trace, trace_of
 
 log = logging.getLogger("rayfunnel.http")
 
@@ -40,6 +44,11 @@ class HttpConfig(BaseModel):
 
     demo: bool = Field(True, description="The page at / and what it reads: anybody's history, by user id.")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Larger bodies are refused with 413, unread.")
+    direct: bool = Field(
+        True,
+        description="Answer recommend and rank before uvicorn and Serve's wrapper, whose metrics of the ingress then"
+        " leave them out. Off while Serve's tracing is on.",
+    )
 
 
 class Operations(Protocol):
@@ -64,9 +73,9 @@ class _User(Body):
     user_id: Id
 
 
-def make_app(operations: Operations, config: HttpConfig) -> Door:
-    """The ASGI application."""
-    app = Door(config.max_body_bytes)
+def make_app(operations: Operations, config: HttpConfig, answers: Answers | None = None) -> Door:
+    """The ASGI application. `answers`: of the gate before it."""
+    app = Door(config.max_body_bytes, answers if config.direct else None)
     app.add_exception_handler(FunnelError, _funnel_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
@@ -206,13 +215,15 @@ async def _bug(_: Request | None, error: Exception) -> Response:
 class Door(FastAPI):
     """FastAPI, but for `operations` (path → what to call with the body, status of success).
 
-    Bodies over `max_body_bytes` are refused with 413, without parsing and without reading past the limit.
+    Bodies over `max_body_bytes` are refused with 413, without parsing and without reading past the limit. `answers` are
+    told of each operation's target, as Serve has routed it, once a request for it was answered.
     """
 
-    def __init__(self, max_body_bytes: int) -> None:
+    def __init__(self, max_body_bytes: int, answers: Answers | None = None) -> None:
         super().__init__(title="rayfunnel", summary="Recommendations from a funnel of stages on Ray Serve.")
         self.operations: dict[str, tuple[Operation, int]] = {}
         self._max_body_bytes = max_body_bytes
+        self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -226,23 +237,42 @@ class Door(FastAPI):
         if scope["method"] != "POST" or path not in self.operations:
             await super().__call__(scope, receive, send)
             return
-        operation, status = self.operations[path]
-        incoming_trace.set(trace_of(scope["headers"]))
         try:
-            answer = orjson.dumps(await operation(await self._body(receive)))
+            body = await self._body(receive)
         except ClientDisconnect:
             return
-        except FunnelError as error:
+        except BodyTooLarge as error:
             response = _problem(error)
+        else:
+            self._learn(scope, path)
+            response = await self._answer(path, body, trace_of(scope["headers"]))
+        await response(scope, receive, send)
+
+    def _learn(self, scope: Scope, path: str) -> None:
+        target = scope.get("raw_path")
+        if self._answers is not None and target == scope["path"].encode() and not tracing.on():
+            self._answers[target] = functools.partial(self._directly, path)
+
+    async def _directly(self, path: str, body: bytes, headers: Mapping[bytes, bytes]) -> Response:
+        """For the gate: what Serve adds is added here."""
+        if len(body) > self._max_body_bytes:
+            return _problem(BodyTooLarge(self._max_body_bytes))
+        response = await self._answer(path, body, trace_of(headers.items()))
+        request = current_request()
+        assert request is not None, "operations bind the request"
+        response.headers["x-request-id"] = headers.get(b"x-request-id", b"").decode("latin-1") or request.request_id
+        return response
+
+    async def _answer(self, path: str, body: bytes, trace: str) -> Response:
+        operation, status = self.operations[path]
+        incoming_trace.set(trace)
+        try:
+            return _json(await operation(body), status)
+        except FunnelError as error:
+            return _problem(error)
         except Exception as error:
             log.exception("%s failed", path)
-            response = await _bug(None, error)
-        else:
-            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": answer})
-            return
-        await response(scope, receive, send)
+            return await _bug(None, error)
 
     def _too_large(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:

@@ -94,8 +94,8 @@ class Ingress:
             (config.metrics, hub_call(hub)),
             Pseudonyms.of(config.log_key),
         )
-        gate = Gate(self._recommender)
-        accept_all(asyncio.get_running_loop(), gate.protocol)  # Serve starts its HTTP server on it after this
+        self._gate = Gate(self._recommender)
+        accept_all(asyncio.get_running_loop(), self._gate.protocol)  # Serve starts its HTTP server on it after this
         self._recommender.reporter.start()
         loaded()
         self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
@@ -105,7 +105,7 @@ class Ingress:
             task.add_done_callback(_report)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._recommender, self._http)
+        return make_app(self._recommender, self._http, self._gate.answers)
 
     async def recommend(self, request: Dict) -> Dict:
         """The n best items the user has not had yet."""

@@ -138,7 +138,7 @@ def new_batch_id() -> str:
     return f"{random.getrandbits(64):016x}"
 
 
-def trace_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
+def trace_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The trace id in the W3C `traceparent` among an ASGI request's headers; empty if there is none, or it is no such
     thing (https://www.w3.org/TR/trace-context/)."""
     for name, value in headers:

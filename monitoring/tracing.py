@@ -23,6 +23,11 @@ def current_span() -> trace.Span | None:
     return span if span.is_recording() else None
 
 
+def on() -> bool:
+    """Whether Serve traces requests; asked where it has begun to answer one, be that sampled or not."""
+    return trace.get_current_span().get_span_context().is_valid
+
+
 def trace_id(span: trace.Span) -> str:
     """32 hexadecimal digits."""
     return trace.format_trace_id(span.get_span_context().trace_id)

@@ -1,15 +1,16 @@
-"""A real uvicorn behind the gate: what is refused without it, what it still sees, and what is left afterwards."""
+"""A real uvicorn behind the gate: what is answered and refused without it, what it still sees, what is left afterwards."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
 import uvicorn
 import uvloop
+from starlette.responses import Response
 
 from deployments.accepting import accept_all
 from deployments.flow import came_at
@@ -33,6 +34,25 @@ class Funnel:
         self.asked = 0
         self.arrivals: list[float] = []
         self.may_answer = asyncio.Event()
+        self.gate = Gate(self)
+        self.directly: list[Mapping[bytes, bytes]] = []
+        self.given_up = 0
+        self.stop: Callable[[], None] = lambda: None
+
+    def answer_directly(self) -> None:
+        """From now on requests to recommend are answered without uvicorn."""
+        self.gate.answers[b"/shop/v1/recommend"] = self.direct
+
+    async def direct(self, body: bytes, headers: Mapping[bytes, bytes]) -> Response:
+        self.arrivals.append(came_at.get())
+        self.directly.append(headers)
+        assert body == BODY
+        try:
+            await self.may_answer.wait()
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        return Response(b"direct", 201, {"x-request-id": "7"})
 
     def refused(self, operation: str) -> None:
         self.refusals.append(operation)
@@ -51,19 +71,20 @@ class Funnel:
 
     async def has(self, asked: int) -> None:
         async with asyncio.timeout(10):
-            while self.asked < asked:  # noqa: ASYNC110 - the count is the app's own
+            while self.asked + len(self.directly) < asked:  # noqa: ASYNC110 - the counts are the funnel's own
                 await asyncio.sleep(0.001)
 
 
 @asynccontextmanager
 async def gated(funnel: Funnel) -> AsyncIterator[Callable[[], Awaitable[Stream]]]:
     loop = asyncio.get_running_loop()
-    accept_all(loop, Gate(funnel).protocol)
+    accept_all(loop, funnel.gate.protocol)
     server = uvicorn.Server(uvicorn.Config(funnel.app, interface="asgi3", lifespan="off", log_config=None))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     sock = listening()
     address = sock.getsockname()
     serving = asyncio.ensure_future(server.serve(sockets=[sock]))
+    funnel.stop = lambda: setattr(server, "should_exit", True)
     opened: list[asyncio.StreamWriter] = []
 
     async def connect() -> Stream:
@@ -80,7 +101,7 @@ async def gated(funnel: Funnel) -> AsyncIterator[Callable[[], Awaitable[Stream]]
         funnel.may_answer.set()
         for writer in opened:
             writer.close()
-        server.should_exit = True
+        funnel.stop()
         await serving
 
 
@@ -232,3 +253,123 @@ def test_a_connection_that_uvicorn_might_close_is_refused_for_good(monkeypatch: 
         assert (await response(first))[0] == 200
 
     on_uvloop(1, test)
+
+
+def test_what_the_gate_knows_an_answer_to_is_answered_without_uvicorn() -> None:
+    headers = b"traceparent: 00-1\r\nX-Request-Id:  mine \r\n"
+
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        funnel.may_answer.set()
+        stream = await connect()
+        for _ in range(3):
+            await ask(stream, HEAD.replace(b"\r\n\r\n", b"\r\n" + headers + b"\r\n") + BODY)
+            status, got, body = await response(stream)
+            assert (status, got["x-request-id"], body) == (201, "7", b"direct")
+            assert got["date"].endswith("GMT")
+            assert "connection" not in got
+        assert funnel.directly[0][b"traceparent"] == b"00-1"
+        assert funnel.directly[0][b"x-request-id"] == b"mine"
+        assert funnel.asked == 0
+        await ask(stream, GET)
+        assert (await response(stream))[2] == b"ok"
+        await ask(stream, ASK)
+        assert (await response(stream))[2] == b"direct"
+        await ask(stream, ASK.replace(b"/recommend", b"/rank"))
+        assert (await response(stream))[2] == b"ok"
+        assert 0 < funnel.arrivals[0] < funnel.arrivals[1] < funnel.arrivals[2]
+
+    on_uvloop(1, test)
+
+
+def test_direct_answers_count_towards_the_limit() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        first, second = await connect(), await connect()
+        await ask(first, ASK)
+        await ask(second, ASK)
+        assert (await response(second))[0] == 503
+        funnel.may_answer.set()
+        assert (await response(first))[2] == b"direct"
+        await ask(second, ASK)
+        assert (await response(second))[2] == b"direct"
+
+    on_uvloop(1, test)
+
+
+def test_what_comes_during_a_direct_answer_has_its_turn_after_it() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        stream = await connect()
+        await ask(stream, ASK, ASK[:30], ASK[30:] + GET)
+        assert len(funnel.directly) == 1
+        funnel.may_answer.set()
+        assert [(await response(stream))[2] for _ in range(3)] == [b"direct", b"ok", b"ok"]
+
+    on_uvloop(9, test)
+
+
+def test_requests_that_are_not_plain_go_to_uvicorn() -> None:
+    closing = HEAD.replace(b"Host: a", b"Host: a\r\nConnection: Close") + BODY
+
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        funnel.may_answer.set()
+        for chunks in ([closing], [HEAD, BODY], [ASK + ASK], [ASK.replace(b"recommend HTTP", b"recommend?a=b HTTP")]):
+            stream = await connect()
+            await ask(stream, *chunks)
+            assert (await response(stream))[2] == b"ok"
+        for length in (b"1" * 5000, b"-1", b"17\r\nContent-Length: 16"):
+            stream = await connect()
+            await ask(stream, HEAD.replace(b": %d" % len(BODY), b": " + length) + BODY)
+            assert (await stream[0].readline()).split()[1] == b"400"
+        assert funnel.directly == []
+
+    on_uvloop(9, test)
+
+
+def test_a_server_that_stops_gives_the_direct_answer_and_closes() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        idle, stream = await connect(), await connect()
+        await ask(idle, GET)
+        await response(idle)
+        await ask(stream, ASK)
+        funnel.stop()
+        assert await idle[0].read() == b""
+        funnel.may_answer.set()
+        status, headers, _ = await response(stream)
+        assert (status, headers["connection"]) == (201, "close")
+        assert await stream[0].read() == b""
+
+    on_uvloop(9, test)
+
+
+def test_a_caller_who_leaves_is_not_computed_for() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        stream, other = await connect(), await connect()
+        await ask(stream, ASK)
+        stream[1].close()
+        async with asyncio.timeout(10):
+            while not funnel.given_up:  # noqa: ASYNC110 - the count is the funnel's own
+                await asyncio.sleep(0.001)
+        funnel.may_answer.set()
+        await ask(other, ASK)
+        assert (await response(other))[2] == b"direct"
+
+    on_uvloop(1, test)
+
+
+def test_uvicorn_is_given_a_request_before_it_closes_a_connection_that_it_has_had(monkeypatch: Any) -> None:
+    monkeypatch.setattr("deployments.gate._REUSED_S", -1.0)
+
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        funnel.may_answer.set()
+        stream = await connect()
+        for request, answer in ((ASK, b"direct"), (GET, b"ok"), (ASK, b"ok")):
+            await ask(stream, request)
+            assert (await response(stream))[2] == answer
+
+    on_uvloop(9, test)

@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
+from opentelemetry import trace
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.flow import came_at
+from deployments.gate import Answers
 from deployments.http_api import HttpConfig, make_app
 from deployments.service import Recommender
 from deployments.store import MemoryStore
+from monitoring.request_log import current_request
 
 LIMIT = 20_000
 
@@ -28,6 +31,54 @@ async def client(in_process: Callable[..., Recommender], store: MemoryStore) -> 
         assert (await client.get("/v1/health/ready")).status_code == 503
         await recommender.warm_up()
         yield client
+
+
+async def test_what_was_answered_once_is_answered_directly(
+    in_process: Callable[..., Recommender], store: MemoryStore
+) -> None:
+    answers: Answers = {}
+    recommender = in_process(store)
+    app = make_app(recommender, HttpConfig(max_body_bytes=LIMIT), answers)
+    await recommender.warm_up()
+    transport = httpx.ASGITransport(app, root_path="/shop", raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test/shop/") as client:
+        await client.get("v1/health/ready")
+        assert (await client.post("v1/nowhere")).status_code == 404
+        assert (await client.post("v1/recommen%64", json={"user_id": "u1"})).status_code == 200
+        assert answers == {}
+        by_serve = await client.post("v1/recommend", json={"user_id": "u1", "n": 3})
+    [directly] = [answers[target] for target in answers if target == b"/shop/v1/recommend"]
+    body = b'{"user_id": "u1", "n": 3}'
+    trace_id = b"4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {b"x-request-id": b"mine", b"traceparent": b"00-" + trace_id + b"-00f067aa0ba902b7-01"}
+    direct = await directly(body, headers)
+    assert json.loads(direct.body)["items"] == by_serve.json()["items"]
+    assert direct.headers["x-request-id"] == "mine"
+    request = current_request()
+    assert request is not None
+    assert request.trace_id == trace_id.decode()
+    assert (again := await directly(body, {})).headers["x-request-id"] == json.loads(again.body)["request_id"]
+    assert (await directly(b"{}", {})).status_code == 422
+    assert (await directly(b" " * (LIMIT + 1), {})).status_code == 413
+
+
+async def test_nothing_is_answered_directly_where_it_is_off_or_serve_traces(
+    in_process: Callable[..., Recommender], store: MemoryStore
+) -> None:
+    async def learned(config: HttpConfig, span: trace.Span) -> Answers:
+        answers: Answers = {}
+        app = make_app(recommender, config, answers)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            with trace.use_span(span):
+                assert (await client.post("/v1/recommend", json={"user_id": "u1"})).status_code == 200
+        return answers
+
+    recommender = in_process(store)
+    await recommender.warm_up()
+    not_sampled = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=False))
+    assert await learned(HttpConfig(), trace.INVALID_SPAN)
+    assert not await learned(HttpConfig(), not_sampled)
+    assert not await learned(HttpConfig(direct=False), trace.INVALID_SPAN)
 
 
 async def test_every_operation_answers(client: httpx.AsyncClient) -> None:

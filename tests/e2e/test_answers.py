@@ -19,7 +19,7 @@ from deployments.service import Recommender
 from deployments.stage import Start, local
 from deployments.store import RedisStore, StoreConfig
 from graphs.config import STAGES, RecommenderArgs
-from tests.e2e.cluster import Cluster, Config, recommender_args
+from tests.e2e.cluster import Cluster, Config, recommender_args, wait_for
 
 CALLER = Path(__file__).with_name("caller.py")
 Call = tuple[str, dict[str, Any]]
@@ -124,6 +124,16 @@ async def test_http_a_handle_and_one_process_give_the_same_items(
     assert_alike(http, [got["answer"] for got in handle["answers"]], calls)
     assert_alike(http, await in_one_process(calls, config, artifact, in_process), calls)
     assert handle["gpus_free"] == 1.75, "the Scorer holds a quarter of one of two GPUs"
+
+
+def test_requests_that_serve_has_routed_before_do_not_go_through_it(served: Cluster) -> None:
+    def directly() -> bool:
+        answer = served.client.post("/v1/recommend", json={"user_id": "u1"})
+        return bool(answer.headers["x-request-id"] == answer.json()["request_id"])  # Serve's own ids are others
+
+    wait_for("an answer by each ingress replica", lambda: all(directly() for _ in range(8)))
+    named = {"X-Request-ID": "mine"}
+    assert served.client.post("/v1/recommend", json={}, headers=named).headers["x-request-id"] == "mine"
 
 
 def test_a_bad_request_by_handle_is_a_value_error_that_names_the_field(served: Cluster, tmp_path: Path) -> None:
