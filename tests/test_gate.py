@@ -1,4 +1,4 @@
-"""A real uvicorn behind the gate: what is answered and refused without it, what it still sees, what is left afterwards."""
+"""A real uvicorn behind the gate: what is answered and refused without it, what it sees, what is left afterwards."""
 
 from __future__ import annotations
 
