@@ -28,10 +28,11 @@ from graphs.serving import load, recommender_args
 RATE = 200
 """Samples per second."""
 
+DOOR_FILES = r"(gate|accepting|http_api|schemas|service|answers|catalogue|ingress)\.py"
 STAGE_FILES = r"(profiles|candidates|retrieval|scoring|ranking|rules)\.py|models/"
 PARTS = {
     "stages: model work": rf"(^|/)deployments/({STAGE_FILES})",
-    "ours: HTTP door, validation, answer": r"(^|/)deployments/(http_api|schemas|service|catalogue|ingress)\.py",
+    "ours: HTTP door, validation, answer": rf"(^|/)deployments/{DOOR_FILES}",
     "ours: batcher, pipeline, messages": r"(^|/)deployments/(batcher|pipeline|flow|messages|stage|replica|totals)\.py",
     "ours: histories and cache": r"(^|/)deployments/(reader|events|store|cache|breaker)\.py",
     "ours: metrics, drift, rest": r"(^|/)(monitoring/|deployments/)",
@@ -98,13 +99,14 @@ def profile(base: str, workload: str, out: str, name: str, clients: int, seconds
             used, rate = _used(url, bodies, clients, seconds)
             raw = _sampled(url, bodies, clients, seconds, folder)
     parts = shares(raw)
+    all_us = sum(used.values())
     ours = sum(share for part, share in parts.items() if part.startswith("ours"))
     lines = [
-        *("| process | of all its CPU |", "|---|---|"),
-        *(f"| {process} | {share:.0%} |" for process, share in used.items() if share >= 0.005),
+        *("| process | µs of CPU a request | of all |", "|---|---|---|"),
+        *(f"| {who} | {us:.0f} | {us / all_us:.0%} |" for who, us in used.items() if us >= 0.005 * all_us),
         *("", "| within the ingress | of its CPU |", "|---|---|"),
         *(f"| {part} | {share:.1%} |" for part, share in parts.items()),
-        *("", f"**Our own code: {ours:.1%} of the ingress' CPU.**"),
+        *("", f"**Our own code: {ours:.1%} of the ingress' CPU, {ours * used['Ingress']:.0f} µs a request.**"),
     ]
     command = f"python -m benchmarks cpu --workload {workload} --server '{name}' --clients {clients}"
     text = (
@@ -137,15 +139,14 @@ def _seconds() -> dict[tuple[str, str], float]:
 
 
 def _used(url: str, bodies: Path, clients: int, seconds: float) -> tuple[Mapping[str, float], float]:
-    """Share of the CPU that went to each kind of process, and requests per second."""
+    """µs of CPU a request that went to each kind of process, and requests per second."""
     before, load_before = _seconds(), _children()
     rate = closed_loop(url, bodies, clients, seconds).per_second
     used: dict[str, float] = defaultdict(float, {"wrk, the load": _children() - load_before})
     for key, spent in _seconds().items():
         used[key[1]] += spent - before.get(key, 0.0)
-    total = sum(used.values())
     most_first = sorted(used.items(), key=lambda item: -item[1])
-    return {process: spent / total for process, spent in most_first}, rate
+    return {process: 1e6 * spent / (rate * seconds) for process, spent in most_first}, rate
 
 
 def _children() -> float:

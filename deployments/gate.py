@@ -167,7 +167,7 @@ class _Connection(asyncio.Protocol):
         self._start()
         came_at.set(time.time())  # the task inherits it
         answer = self._gate.answers[target](body, headers)
-        self._task = asyncio.get_running_loop().create_task(self._respond(answer))  # type: ignore[arg-type]
+        self._task = asyncio.get_running_loop().create_task(self._respond(answer))
 
     async def _respond(self, answer: Awaitable[Response]) -> None:
         try:
