@@ -139,7 +139,8 @@ class _Connection(asyncio.Protocol):
         headers = {name.lower(): value.rstrip() for name, value in found}
         length = headers.get(b"content-length", b"0")
         plain = length.isdigit() and len(length) <= _LONGEST_NUMBER and len(headers) == len(found)
-        if end < 0 or not plain or not headers.keys().isdisjoint(_NOT_FOLLOWED):
+        lines = data.count(b"\r\n", 0, end) == data.count(b"\n", 0, end)  # else headers are in dispute
+        if end < 0 or not plain or not lines or not headers.keys().isdisjoint(_NOT_FOLLOWED):
             return -1
         rest = int(length) - (len(data) - end - 4)
         asked = _OPERATION.match(data)
@@ -166,18 +167,17 @@ class _Connection(asyncio.Protocol):
         self._taken = True
         self._start()
         came_at.set(time.time())  # the task inherits it
-        answer = self._gate.answers[target](body, headers)
-        self._task = asyncio.get_running_loop().create_task(self._respond(answer))
+        self._task = asyncio.get_running_loop().create_task(self._respond(target, body, headers))
 
-    async def _respond(self, answer: Awaitable[Response]) -> None:
+    async def _respond(self, target: bytes, body: bytes, headers: Mapping[bytes, bytes]) -> None:
         try:
-            self._write(await answer, self._ends)
+            self._write(await self._gate.answers[target](body, headers), self._ends)
         finally:
             self._task = None
             self._gate.left(self)
         if self._ends:
             self._transport.close()
-        elif held := self._held:
+        elif (held := self._held) and not self._transport.is_closing():
             self._held = b""
             self._transport.resume_reading()
             self.data_received(held)
@@ -223,6 +223,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._task:
             self._task.cancel()
+            self._task = None  # one that has not begun does not come to say so
         if self._inner:
             self._inner.connection_lost(error)
 
