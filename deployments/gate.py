@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import functools
 import http
 import re
 import time
@@ -36,6 +37,12 @@ _MOST_SWALLOWED = 2**20
 """Bytes of a refused request that are waited for; one with more is for `http_api.Door` to refuse."""
 _REUSED_S = 10.0
 """Well below Serve's keep-alive time: uvicorn may close a connection that has not brought it a request for longer."""
+
+
+@functools.lru_cache(1)
+def _date(second: int) -> bytes:
+    """The header, for this Unix second."""
+    return b"date: %b" % email.utils.formatdate(second, usegmt=True).encode()
 
 
 class Funnel(Protocol):
@@ -194,7 +201,7 @@ class _Connection(asyncio.Protocol):
         """`last`: on its connection."""
         head = [b"HTTP/1.1 %d %b" % (response.status_code, http.HTTPStatus(response.status_code).phrase.encode())]
         head += [b"%b: %b" % header for header in response.raw_headers]
-        head.append(b"date: %b" % email.utils.formatdate(usegmt=True).encode())
+        head.append(_date(int(time.time())))
         if last:
             head.append(b"connection: close")
         self._transport.write(b"\r\n".join([*head, b"", bytes(response.body)]))
