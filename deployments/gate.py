@@ -25,7 +25,8 @@ from deployments.flow import came_at
 Answers = dict[bytes, Callable[[bytes, Mapping[bytes, bytes]], Awaitable[Response]]]
 """Target of a request → what answers its body and headers (those of `_HEADERS`, by name in lower case)."""
 
-_OPERATION = re.compile(rb"POST ((?:/[^ ?]*)?/v1/(recommend|rank)) HTTP/1\.1\r\n")
+_OPERATION = re.compile(rb"POST ((?:/[^ ?]*)?/v1/(?:(recommend|rank)|similar|events)) HTTP/1\.1\r\n")
+"""Its target, and its name if the funnel computes it: such requests are counted and refused."""
 _HEADERS = re.compile(
     rb"\r\n(content-length|transfer-encoding|upgrade|expect|connection|traceparent|x-request-id):[ \t]*([^\r\n]*)",
     re.IGNORECASE,
@@ -153,12 +154,14 @@ class _Connection(asyncio.Protocol):
         asked = _OPERATION.match(data)
         if rest < 0 or rest > _MOST_SWALLOWED or not asked:
             return rest
-        if self._gate.closed and not self.busy:
-            self._refuse(asked[2].decode())
+        target, computed = asked.groups()
+        if computed and self._gate.closed and not self.busy:
+            self._refuse(computed.decode())
             return rest
-        if not rest and asked[1] in self._gate.answers and self._unhindered(headers):
-            self._answer(asked[1], data[end + 4 :], headers)
-        self._gate.entered(self)
+        if not rest and target in self._gate.answers and self._unhindered(headers):
+            self._answer(target, data[end + 4 :], headers)
+        if computed:
+            self._gate.entered(self)
         return rest
 
     def _unhindered(self, headers: Mapping[bytes, bytes]) -> bool:

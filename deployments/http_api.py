@@ -46,7 +46,7 @@ class HttpConfig(BaseModel):
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Larger bodies are refused with 413, unread.")
     direct: bool = Field(
         True,
-        description="Answer recommend and rank before uvicorn and Serve's wrapper, whose metrics of the ingress then"
+        description="Answer the four operations before uvicorn and Serve's wrapper, whose metrics of the ingress then"
         " leave them out. Off while Serve's tracing is on.",
     )
 

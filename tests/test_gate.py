@@ -282,6 +282,23 @@ def test_what_the_gate_knows_an_answer_to_is_answered_without_uvicorn() -> None:
     on_uvloop(1, test)
 
 
+def test_events_are_answered_directly_and_never_refused() -> None:
+    events = ASK.replace(b"/recommend", b"/events")
+
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.gate.answers[b"/shop/v1/events"] = funnel.direct
+        streams = [await connect() for _ in range(3)]
+        for stream in streams:
+            await ask(stream, events)
+        await ask(asked := await connect(), ASK)
+        await funnel.has(4)
+        funnel.may_answer.set()
+        assert [(await response(stream))[2] for stream in (*streams, asked)] == [b"direct"] * 3 + [b"ok"]
+        assert funnel.refusals == []
+
+    on_uvloop(1, test)
+
+
 def test_direct_answers_count_towards_the_limit() -> None:
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
         funnel.answer_directly()
