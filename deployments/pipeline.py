@@ -140,7 +140,8 @@ class Pipeline:
             try:
                 answer = await asyncio.shield(leader.answer)
             except asyncio.CancelledError:
-                if not leader.answer.cancelled():
+                task = asyncio.current_task()
+                if not leader.answer.cancelled() or (task and task.cancelling()):
                     raise  # our own caller has gone; else the leader's has
                 self._left(leader)
             else:

@@ -205,6 +205,25 @@ async def test_equal_requests_in_the_queue_travel_once_and_each_gets_its_answer(
     assert content(answers[1]) == content(await ask(in_process(store), "u1"))
 
 
+async def test_equal_requests_whose_callers_leave_together_are_all_dropped(
+    in_process: Build, store: MemoryStore, counting: Counting
+) -> None:
+    gate = Gate(counting)
+    recommender = in_process(store, FunnelConfig(batcher=BatcherConfig(in_flight=1)), starts={"candidates": gate})
+    first = asyncio.ensure_future(ask(recommender, "u0"))
+    await asyncio.sleep(0.05)
+    equal = [asyncio.ensure_future(ask(recommender, "u1")) for _ in range(4)]
+    await asyncio.sleep(0.05)
+    for call in equal:
+        call.cancel()
+    await asyncio.wait(equal)
+    assert all(call.cancelled() for call in equal)
+    gate.open.set()
+    await first
+    await ask(recommender, "u2")
+    assert counting.rows == [1, 1], "u0, u2"
+
+
 async def test_a_request_does_not_join_one_that_has_read_its_history_already(
     in_process: Build, store: MemoryStore, counting: Counting, artifact: Artifact
 ) -> None:

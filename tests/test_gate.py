@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import AsyncMock
 
 import orjson
 import uvicorn
@@ -15,11 +16,13 @@ from starlette.responses import Response
 from deployments.accepting import accept_all
 from deployments.flow import came_at
 from deployments.gate import Gate
+from monitoring.request_log import incoming_trace
 from tests.test_accepting import listening
 
 BODY = b'{"user_id": "u1"}'
 HEAD = b"POST /shop/v1/recommend HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 ASK = HEAD + BODY
+CLOSING = HEAD.replace(b"Host: a", b"Host: a\r\nConnection: Close") + BODY
 GET = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -76,10 +79,13 @@ class Funnel:
 
 
 @asynccontextmanager
-async def gated(funnel: Funnel) -> AsyncIterator[Callable[[], Awaitable[Stream]]]:
+async def gated(funnel: Funnel, keep_alive_s: int = 30) -> AsyncIterator[Callable[[], Awaitable[Stream]]]:
     loop = asyncio.get_running_loop()
     accept_all(loop, funnel.gate.protocol)
-    server = uvicorn.Server(uvicorn.Config(funnel.app, interface="asgi3", lifespan="off", log_config=None))
+    config = uvicorn.Config(
+        funnel.app, interface="asgi3", lifespan="off", log_config=None, timeout_keep_alive=keep_alive_s
+    )
+    server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     sock = listening()
     address = sock.getsockname()
@@ -118,10 +124,12 @@ async def response(stream: Stream) -> tuple[int, dict[str, str], bytes]:
     return int(head[0].split()[1]), headers, await stream[0].readexactly(int(headers["content-length"]))
 
 
-def on_uvloop(limit: int, test: Callable[[Funnel, Callable[[], Awaitable[Stream]]], Awaitable[None]]) -> None:
+def on_uvloop(
+    limit: int, test: Callable[[Funnel, Callable[[], Awaitable[Stream]]], Awaitable[None]], keep_alive_s: int = 30
+) -> None:
     async def run() -> None:
         funnel = Funnel(limit)
-        async with gated(funnel) as connect:
+        async with gated(funnel, keep_alive_s) as connect:
             await test(funnel, connect)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -236,19 +244,15 @@ def test_callers_who_leave_make_room() -> None:
     on_uvloop(1, test)
 
 
-def test_a_connection_that_uvicorn_might_close_is_refused_for_good(monkeypatch: Any) -> None:
-    monkeypatch.setattr("deployments.gate._REUSED_S", -1.0)
-
+def test_a_refusal_ends_the_connection_if_it_was_asked_to() -> None:
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
-        first, known = await connect(), await connect()
-        await ask(known, GET)
-        await response(known)
+        first, second = await connect(), await connect()
         await ask(first, ASK)
         await funnel.has(1)
-        await ask(known, ASK)
-        status, headers, _ = await response(known)
+        await ask(second, CLOSING)
+        status, headers, _ = await response(second)
         assert (status, headers["connection"]) == (503, "close")
-        assert await known[0].read() == b""
+        assert await second[0].read() == b""
         funnel.may_answer.set()
         assert (await response(first))[0] == 200
 
@@ -327,15 +331,17 @@ def test_what_comes_during_a_direct_answer_has_its_turn_after_it() -> None:
 
 
 def test_requests_that_are_not_plain_go_to_uvicorn() -> None:
-    closing = HEAD.replace(b"Host: a", b"Host: a\r\nConnection: Close") + BODY
-
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
-        for chunks in ([closing], [HEAD, BODY], [ASK + ASK], [ASK.replace(b"recommend HTTP", b"recommend?a=b HTTP")]):
+        for chunks in ([CLOSING], [HEAD, BODY], [ASK + ASK], [ASK.replace(b"recommend HTTP", b"recommend?a=b HTTP")]):
             stream = await connect()
             await ask(stream, *chunks)
             assert (await response(stream))[2] == b"ok"
+        for header in (b"A : b", b"A: \0", b"A", b": b", b"A: b\r\n c", b"Transfer-Encoding : chunked", b"A: b\rc"):
+            stream = await connect()
+            await ask(stream, HEAD.replace(b"Host: a", b"Host: a\r\n" + header) + BODY)
+            await stream[0].readline()
         for length in (b"1" * 5000, b"-1", b"17\r\nContent-Length: 16", b"17\nTransfer-Encoding: chunked"):
             stream = await connect()
             await ask(stream, HEAD.replace(b": %d" % len(BODY), b": " + length) + BODY)
@@ -348,12 +354,12 @@ def test_requests_that_are_not_plain_go_to_uvicorn() -> None:
 def test_a_server_that_stops_gives_the_direct_answer_and_closes() -> None:
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
         funnel.answer_directly()
-        idle, stream = await connect(), await connect()
+        silent, idle, stream = [await connect() for _ in range(3)]
         await ask(idle, GET)
         await response(idle)
         await ask(stream, ASK)
         funnel.stop()
-        assert await idle[0].read() == b""
+        assert await idle[0].read() == await silent[0].read() == b""
         funnel.may_answer.set()
         status, headers, _ = await response(stream)
         assert (status, headers["connection"]) == (201, "close")
@@ -383,15 +389,50 @@ def test_a_caller_who_leaves_is_not_computed_for() -> None:
     on_uvloop(1, test)
 
 
-def test_uvicorn_is_given_a_request_before_it_closes_a_connection_that_it_has_had(monkeypatch: Any) -> None:
-    monkeypatch.setattr("deployments.gate._REUSED_S", -1.0)
-
+def test_idle_connections_are_closed_as_uvicorn_closes_its_own() -> None:
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
         stream = await connect()
-        for request, answer in ((ASK, b"direct"), (GET, b"ok"), (ASK, b"ok")):
-            await ask(stream, request)
-            assert (await response(stream))[2] == answer
+        await ask(stream, ASK)
+        assert (await response(stream))[2] == b"direct"
+        assert await stream[0].read() == b""
+
+    on_uvloop(9, test, keep_alive_s=1)
+
+
+def test_an_answer_that_fails_is_500_and_leaves_nothing_behind(caplog: Any) -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        for error in (ValueError("secret"), asyncio.CancelledError()):
+            funnel.gate.answers[b"/shop/v1/recommend"] = fails = AsyncMock(side_effect=error)
+            stream = await connect()
+            await ask(stream, ASK)
+            status, _, body = await response(stream)
+            assert (status, orjson.loads(body)["detail"]) == (500, type(error).__name__)
+            assert fails.await_count == 1
+        funnel.answer_directly()
+        funnel.may_answer.set()
+        await ask(stream, ASK)
+        assert (await response(stream))[2] == b"direct"
+
+    on_uvloop(1, test)
+    assert [record.name for record in caplog.records if record.levelname == "ERROR"] == ["rayfunnel.http"] * 2
+
+
+def test_a_request_that_waited_has_a_context_of_its_own() -> None:
+    seen: list[str] = []
+
+    async def direct(body: bytes, headers: Mapping[bytes, bytes]) -> Response:
+        seen.append(incoming_trace.get())
+        incoming_trace.set("of the first")
+        await asyncio.sleep(0.1)
+        return Response(b"direct")
+
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.gate.answers[b"/shop/v1/recommend"] = direct
+        stream = await connect()
+        await ask(stream, ASK, ASK)
+        assert [(await response(stream))[2] for _ in range(2)] == [b"direct"] * 2
 
     on_uvloop(9, test)
+    assert seen == ["", ""]
