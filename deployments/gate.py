@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import orjson
 from starlette.responses import Response
 
-from deployments.errors import FunnelError, Overloaded
+from deployments.errors import FunnelError, Overloaded, Unavailable
 from deployments.flow import came_at
 
 Answers = dict[bytes, Callable[[bytes, Mapping[bytes, bytes]], Awaitable[Response]]]
@@ -92,10 +92,12 @@ class Gate:
 
     def refusal(self) -> Response:
         """The response to a request that is not let in."""
-        return _problem(Overloaded(len(self._under_way)), {"retry-after": str(Overloaded.retry_after_s)})
+        return problem(Overloaded(len(self._under_way)))
 
 
-def _problem(error: FunnelError, headers: Mapping[str, str] | None = None) -> Response:
+def problem(error: FunnelError) -> Response:
+    """The response that says so (RFC 9457)."""
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else None
     return Response(orjson.dumps(error.problem()), error.status, headers, "application/problem+json")
 
 
@@ -183,7 +185,7 @@ class _Connection(asyncio.Protocol):
         try:
             response = await self._gate.answers[target](body, headers)
         except (Exception, asyncio.CancelledError) as error:
-            response = _problem(FunnelError(type(error).__name__))
+            response = problem(FunnelError(type(error).__name__))
             if self._task:
                 log.exception("no answer to %s", target.decode("latin-1"))
         if not self._task:

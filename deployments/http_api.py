@@ -23,9 +23,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from deployments.errors import BodyTooLarge, FunnelError, Unavailable
+from deployments.errors import BodyTooLarge, FunnelError
 from deployments.flow import came_at
-from deployments.gate import Answers
+from deployments.gate import Answers, problem
 from deployments.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
 from monitoring import tracing
 from monitoring.metrics import CONTENT_TYPE
@@ -192,14 +192,9 @@ def _json(content: Any, status: int = 200, media_type: str = "application/json",
     return Response(orjson.dumps(content), status, headers, media_type)
 
 
-def _problem(error: FunnelError) -> Response:
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else {}
-    return _json(error.problem(), error.status, "application/problem+json", **headers)
-
-
 async def _funnel_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, FunnelError)
-    return _problem(error)
+    return problem(error)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
@@ -209,7 +204,7 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 async def _bug(_: Request | None, error: Exception) -> Response:
-    return _problem(FunnelError(f"{type(error).__name__}; the replica's log has the details"))
+    return problem(FunnelError(f"{type(error).__name__}; the replica's log has the details"))
 
 
 class Door(FastAPI):
@@ -231,7 +226,7 @@ class Door(FastAPI):
             await super().__call__(scope, receive, send)
             return
         if self._too_large(scope):
-            await _problem(BodyTooLarge(self._max_body_bytes))(scope, receive, send)
+            await problem(BodyTooLarge(self._max_body_bytes))(scope, receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["method"] != "POST" or path not in self.operations:
@@ -242,7 +237,7 @@ class Door(FastAPI):
         except ClientDisconnect:
             return
         except BodyTooLarge as error:
-            response = _problem(error)
+            response = problem(error)
         else:
             self._learn(scope, path)
             response = await self._answer(path, body, trace_of(scope["headers"]))
@@ -256,7 +251,7 @@ class Door(FastAPI):
     async def _directly(self, path: str, body: bytes, headers: Mapping[bytes, bytes]) -> Response:
         """For the gate: what Serve adds is added here."""
         if len(body) > self._max_body_bytes:
-            return _problem(BodyTooLarge(self._max_body_bytes))
+            return problem(BodyTooLarge(self._max_body_bytes))
         response = await self._answer(path, body, trace_of(headers.items()))
         request = current_request()
         assert request is not None, "operations bind the request"
@@ -269,7 +264,7 @@ class Door(FastAPI):
         try:
             return _json(await operation(body), status)
         except FunnelError as error:
-            return _problem(error)
+            return problem(error)
         except Exception as error:
             log.exception("%s failed", path)
             return await _bug(None, error)
