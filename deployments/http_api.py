@@ -2,8 +2,8 @@
 
 The four operations are answered before FastAPI's layers, which cost a quarter of the ingress' CPU
 (benchmarks/NOTES.md); these do everything else, and describe the operations in the OpenAPI document. Bodies are limited
-before anything is parsed: by Content-Length first, then by counting. What the door has answered once, the gate can pass
-to it straight away from then on (`deployments.gate`).
+before anything is parsed: by Content-Length first, then by counting. Targets that Serve has routed here once come from
+the gate straight away from then on (`deployments.gate`).
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class Door(FastAPI):
     """FastAPI, but for `operations` (path → what to call with the body, status of success).
 
     Bodies over `max_body_bytes` are refused with 413, without parsing and without reading past the limit. `answers` are
-    told of each operation's target, as Serve has routed it, once a request for it was answered.
+    told of each operation's target when Serve has routed a request for it here.
     """
 
     def __init__(self, max_body_bytes: int, answers: Answers | None = None) -> None:

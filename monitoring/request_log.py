@@ -139,8 +139,8 @@ def new_batch_id() -> str:
 
 
 def trace_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The trace id in the W3C `traceparent` among an ASGI request's headers; empty if there is none, or it is no such
-    thing (https://www.w3.org/TR/trace-context/)."""
+    """The trace id in the W3C `traceparent` among these headers, names in lower case; empty if there is none, or it is
+    no such thing (https://www.w3.org/TR/trace-context/)."""
     for name, value in headers:
         if name == b"traceparent":
             parts = value.decode("latin-1").split("-")
