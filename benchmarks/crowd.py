@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +21,8 @@ SLO_S = 0.2
 BASE, TIMES = 4.8, 10.0
 POINTS_S, LEVELS = (15.0, 25.0, 45.0, 47.0, 65.0), (1.0, TIMES, TIMES, 1.0, 1.0)
 """Base load to the first point, ten times that from the second to the third, base again from the fourth to the end."""
+STEP_S = (POINTS_S[0], POINTS_S[0], 25.0, 25.0, 26.0)
+"""The same at once, and for a shorter time."""
 LINE, MAX_BATCH, START, MOST = Line(0.03, 0.03), 1, 2, 16
 
 STABLE_S = 10.0
@@ -52,19 +54,19 @@ CHOSEN: dict[str, dict[str, float]] = {
 POLICIES = tuple(CHOSEN)
 
 
-def rates() -> np.ndarray:
+def rates(points_s: Sequence[float] = POINTS_S) -> np.ndarray:
     """Requests/s expected, per RATE_STEP_S."""
-    times = np.arange(round(POINTS_S[-1] / RATE_STEP_S)) * RATE_STEP_S
-    return np.asarray(BASE * np.interp(times, POINTS_S, LEVELS))
+    times = np.arange(round(points_s[-1] / RATE_STEP_S)) * RATE_STEP_S
+    return np.asarray(BASE * np.interp(times, points_s, LEVELS))
 
 
-def schedule(seed: int) -> np.ndarray:
+def schedule(seed: int, points_s: Sequence[float] = POINTS_S) -> np.ndarray:
     """Arrival times of a Poisson process with these rates."""
     chance = np.random.default_rng(seed)
     most = BASE * TIMES
-    times = np.cumsum(chance.exponential(1 / most, round(2 * most * POINTS_S[-1])))
-    times = times[times < POINTS_S[-1]]
-    return np.asarray(times[chance.random(len(times)) * most < rates()[(times / RATE_STEP_S).astype(int)]])
+    times = np.cumsum(chance.exponential(1 / most, round(2 * most * points_s[-1])))
+    times = times[times < points_s[-1]]
+    return np.asarray(times[chance.random(len(times)) * most < rates(points_s)[(times / RATE_STEP_S).astype(int)]])
 
 
 def simulated(policy: str, seed: int, startup_s: float, numbers: Mapping[str, float], overhead_s: float = 0.0) -> Run:

@@ -82,7 +82,9 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         emulated: Any = serve.deployment(
             EmulatedDeviceReplica,
             name=name,
-            **recommendation._replicas(args.replicas, args.min_replicas, args.max_replicas, True),
+            **recommendation._replicas(
+                args.replicas, args.min_replicas, args.max_replicas, True, recommendation.STAGE_METRICS_S
+            ),
             max_ongoing_requests=2 * args.slots * config.ingress.replicas,
             ray_actor_options={"num_cpus": args.num_cpus},
         )

@@ -1,13 +1,14 @@
 """The live flash crowd: our policy against Ray Serve's law, on one machine, with a scorer whose device is emulated.
 
-`python -m benchmarks flash --rounds 1` adds a round (one run of each policy) to those kept in artifacts/bench and
-writes the section and the plot from all of them.
+`python -m benchmarks flash --rounds 1` adds a round (one run of each policy, and one of ours after a step instead of a
+ramp) to those kept in artifacts/bench and writes the section and the plot from all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -15,6 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from benchmarks.crowd import (
     SLO_S,
     STABLE_S,
     START,
+    STEP_S,
     TIMES,
     TUNED_FOR_S,
     onset_floor_s,
@@ -52,6 +55,8 @@ from graphs.results import write_section
 from graphs.serving import environment
 
 SAMPLE_S = 0.5
+_UPSCALING = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) .*Upscaling Deployment\(name='Scorer'")
+STEP = "rayfunnel, step"
 
 Kept = dict[str, Any]
 
@@ -119,7 +124,7 @@ class _Watch:
                 self.samples.append((time.time(), *self.now()))
 
 
-def live(base: str, policy: str, seed: int) -> Kept:
+def live(base: str, policy: str, seed: int, points_s: Sequence[float] = POINTS_S) -> Kept:
     """One run."""
     with tempfile.TemporaryDirectory(prefix="rfbench") as name:
         folder = Path(name)
@@ -133,9 +138,16 @@ def live(base: str, policy: str, seed: int) -> Kept:
             _favour()
             with _Watch(f"http://{address}/api/serve/applications/") as watch:
                 _settle(watch.now)
-                began, answers = ask_all(servers.URL, bodies, schedule(seed))
-            samples = [(at - began, *counts) for at, *counts in watch.samples if 0 <= at - began <= POINTS_S[-1]]
-    return {"policy": policy, "seed": seed, "answers": answers, "samples": samples}
+                began, answers = ask_all(servers.URL, bodies, schedule(seed, points_s))
+            samples = [(at - began, *counts) for at, *counts in watch.samples if 0 <= at - began <= points_s[-1]]
+            asked = [at - began for at in _upscaled((folder / "server.log").read_text())]
+    first_s = min((at for at in asked if at > POINTS_S[0]), default=math.inf) - POINTS_S[0]
+    return {"policy": policy, "seed": seed, "answers": answers, "samples": samples, "first_s": first_s}
+
+
+def _upscaled(log: str) -> list[float]:
+    """When Serve's controller asked for more replicas of the scorer, by its own log."""
+    return [datetime.strptime(at, "%Y-%m-%d %H:%M:%S,%f").timestamp() for at in _UPSCALING.findall(log)]
 
 
 def _serving(path: Path, log: Path) -> contextlib.AbstractContextManager[None]:
@@ -177,14 +189,6 @@ def replicas(run: Kept, column: int = 3) -> np.ndarray:
     return np.asarray(samples[index, column])
 
 
-def first_request_s(run: Kept) -> float:
-    """Seconds after the onset until more than before are wanted."""
-    wanted = np.array(run["samples"])
-    before = wanted[wanted[:, 0] < POINTS_S[0]][-1, 1]
-    later = wanted[(wanted[:, 0] >= POINTS_S[0]) & (wanted[:, 1] > before)]
-    return float(later[0, 0] - POINTS_S[0]) if len(later) else float("inf")
-
-
 def startup_s(runs: Sequence[Kept]) -> float:
     """Median time from a replica's request until it runs: the area between both curves over the replicas started."""
     found = []
@@ -211,17 +215,17 @@ def flash(base: str, out: str, rounds: int, fresh: bool, command: str) -> None:
         kept.unlink(missing_ok=True)
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     for _ in range(rounds):
-        seed = 1 + len(runs) // len(POLICIES)
-        for policy in POLICIES[seed % 3 :] + POLICIES[: seed % 3]:
-            runs.append(live(base, policy, seed))
+        seed = 1 + len(runs) // (len(POLICIES) + 1)
+        for policy in (*POLICIES[seed % 3 :], *POLICIES[: seed % 3], STEP):
+            run = live(base, POLICIES[0], seed, STEP_S) if policy == STEP else live(base, policy, seed)
+            runs.append(run | {"policy": policy})
             with kept.open("a") as file:
                 file.write(json.dumps(runs[-1]) + "\n")
-            print(
-                f"{policy}: {missed(runs[-1]).mean():.2%} missed, first {first_request_s(runs[-1]):.1f} s", flush=True
-            )
-    by = {policy: [run for run in runs if run["policy"] == policy] for policy in POLICIES}
+            print(f"{policy}: {missed(run).mean():.2%} missed, first {run['first_s']:.1f} s", flush=True)
+    by = {policy: [run for run in runs if run["policy"] == policy] for policy in (*POLICIES, STEP)}
+    steps = by.pop(STEP)
     picture = flash_crowd(_curves(by), Path(out).parent / "plots" / "flash.png")
-    write_section(out, _section(by, command, picture.name))
+    write_section(out, _section(by, steps, command, picture.name))
 
 
 def _curves(by: Mapping[str, Sequence[Kept]]) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
@@ -234,7 +238,7 @@ def _curves(by: Mapping[str, Sequence[Kept]]) -> Iterator[tuple[str, np.ndarray,
         yield policy, came / SAMPLE_S, np.cumsum(came - left), replicas(runs[-1], 2)
 
 
-def _section(by: Mapping[str, Sequence[Kept]], command: str, picture: str) -> str:
+def _section(by: Mapping[str, Sequence[Kept]], steps: Sequence[Kept], command: str, picture: str) -> str:
     count = len(by["rayfunnel"])
     sigmas = PolicyConfig().sigmas
     all_runs = [run for runs in by.values() for run in runs]
@@ -253,7 +257,8 @@ def _section(by: Mapping[str, Sequence[Kept]], command: str, picture: str) -> st
         "median before the crowd comes; trajectory: mean difference of the replicas running, over their mean. No test "
         "with as few false alarms as "
         f"{sigmas} standard deviations can tell this ramp from noise before {onset_floor_s(sigmas):.1f} s after the "
-        "onset, at the median (`onset_floor_s` in benchmarks/crowd.py); counters and samples add about 0.7 s.\n",
+        "onset, at the median (`onset_floor_s` in benchmarks/crowd.py), and counters are some 0.4 s old. After a "
+        f"step to ten times the load at once ours asked after {_firsts(steps)} s.\n",
         "| policy | missed | p99, ms | replica-s | first new one asked for after, s | simulated: missed | p99, ms "
         "| replica-s | trajectory |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -265,12 +270,17 @@ def _section(by: Mapping[str, Sequence[Kept]], command: str, picture: str) -> st
         lines.append(
             f"| {policy} | {_of([float(missed(run).mean()) for run in runs])} | {p99:.0f} "
             f"| {np.mean([replicas(run).sum() * SAMPLE_S for run in runs]):.0f} "
-            f"| {', '.join(f'{first_request_s(run):.1f}' for run in runs)} "
+            f"| {_firsts(runs)} "
             f"| {np.mean([twin.miss_share for twin in twins]):.2%} "
             f"| {np.mean([1e3 * (twin.p99_s + beyond_s) for twin in twins]):.0f} "
             f"| {np.mean([twin.replica_seconds for twin in twins]):.0f} | {np.mean(apart):.0%} |"
         )
     return "\n".join([*lines, "", f"![load, queue and replicas](plots/{picture})"])
+
+
+def _firsts(runs: Sequence[Kept]) -> str:
+    """When each run's first new replica was asked for, by Serve's log."""
+    return ", ".join(f"{run['first_s']:.1f}" for run in runs)
 
 
 def _of(shares: Sequence[float]) -> str:

@@ -20,7 +20,8 @@ KEPT_S = 60.0
 _BINS = int(KEPT_S / BIN_S)
 WINDOWS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 ONSET_S, BEFORE_S = 4.0, 20.0
-"""A rise that began at most so long ago is looked for, against the mean of so long before it."""
+"""A rise that began at most so long ago is looked for, against the mean of so long before it, or of all that is kept of
+the time before it if that is more."""
 _CALM = 0.954
 
 
@@ -40,7 +41,7 @@ class Arrivals:
         self._first = 0
         """Number of the oldest bin; bin n spans [n·BIN_S, (n+1)·BIN_S)."""
         self._dispersion = 1.0
-        self._measured_at = -1.0
+        self._measured, self._measured_at = 0, -1.0
 
     def add(self, began: float, ended: float, count: float) -> None:
         """`count` requests arrived between the two times."""
@@ -98,13 +99,13 @@ class Arrivals:
         """
         bins = self._before(end, KEPT_S)
         longest, before = round(ONSET_S / BIN_S), round(BEFORE_S / BIN_S)
-        usual = sum(bins) / max(1, len(bins))
         best, length, found = dispersion * self._sigmas**2 / 2, 0, None
+        total = sum(bins)
         for n in range(2, min(longest, len(bins) - before // 2) + 1):
             earlier, counts = bins[-n - before : -n], bins[-n:]
-            level = max(sum(earlier) / len(earlier), usual, 0.01)
-            squares = n * (4 * n * n - 1) / 12
-            slope = sum((i + 0.5) * (count - level) for i, count in enumerate(counts)) / squares
+            risen = sum(counts)
+            level = max(sum(earlier) / len(earlier), (total - risen) / (len(bins) - n), 0.01)
+            slope = 2 * (risen - level * n) / (n * n)
             if slope <= 0:
                 continue
             gain = sum(count * log1p(slope * (i + 0.5) / level) for i, count in enumerate(counts)) - slope * n * n / 2
@@ -113,7 +114,8 @@ class Arrivals:
         return found if length < longest else None  # a longer rise has no onset here, and its slope would be too steep
 
     def dispersion(self, end: float) -> float:
-        """Variance/mean of half-second counts, at least 1; measured once a second and smoothed over a minute."""
+        """Variance/mean of half-second counts, at least 1; measured once a second, the mean of all so far and later
+        smoothed over a minute."""
         if 0 <= end - self._measured_at < 1.0:
             return self._dispersion
         bins = self._before(end, KEPT_S)
@@ -121,8 +123,8 @@ class Arrivals:
         if len(halves) >= 10 and (mean := sum(halves) / len(halves)) > 0:
             typical = median(abs(later - earlier) for earlier, later in pairwise(halves))
             measured = min(1000.0, max(1.0, (typical / _CALM) ** 2 / max(mean, 1.0)))
-            weight = 1.0 if self._measured_at < 0 else 0.02
-            self._dispersion += weight * (measured - self._dispersion)
+            self._measured += 1
+            self._dispersion += max(0.02, 1 / self._measured) * (measured - self._dispersion)
             self._measured_at = end
         return self._dispersion
 

@@ -39,7 +39,7 @@ class PolicyConfig:
     most_growth: float = 10.0
     sigmas: float = 4.0
     doubt: float = 0.3
-    tick_s: float = 0.25
+    tick_s: float = 0.2
     pending_expiry_s: float = 60.0
     cpus: float = inf
     gpus: float = inf

@@ -29,8 +29,8 @@ from graphs.config import STAGES, IngressArgs, RecommenderArgs, StageArgs, parse
 from graphs.refusal import in_one_sentence
 from monitoring.reference import BASIS
 
-METRICS_INTERVAL_S = 0.5
-"""Replicas report to the autoscaling policy so often."""
+INGRESS_METRICS_S, STAGE_METRICS_S = 0.25, 0.5
+"""Seconds between a replica's reports to the autoscaling policy, which sees rises in those of the ingress."""
 
 
 def build(args: dict) -> Application:  # type: ignore[type-arg]
@@ -47,13 +47,14 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
     # Some more than the batcher takes, so that its bound is met first: what Serve refuses is in none of our metrics.
     at_once = config.batcher.max_queue + config.batcher.at_once + 64
     hub = _hub(config)
+    replicas = config.ingress.replicas
     stages = {name: _stage(name, config, artifact, hub) for name in STAGES}
     if config.stages.candidates.shards > 1:
         stages["candidates"] = _shards(config, artifact, hub)
     ingress: Any = serve.deployment(
         Ingress,
         name="Ingress",
-        **_replicas(config.ingress.replicas, config.ingress.replicas, config.ingress.replicas, _autoscaled(config)),
+        **_replicas(replicas, replicas, replicas, _autoscaled(config), INGRESS_METRICS_S),
         max_ongoing_requests=at_once,
         max_queued_requests=at_once,  # with no deadline yet; so many may come in one turn of the event loop
         backpressure_config={"retry_after_s": Overloaded.retry_after_s},
@@ -178,7 +179,7 @@ def _deployment(
     deployment: Any = serve.deployment(
         StageReplica,
         name=name,
-        **_replicas(args.replicas, args.min_replicas, args.max_replicas, args.max_replicas > 0),
+        **_replicas(args.replicas, args.min_replicas, args.max_replicas, args.max_replicas > 0, STAGE_METRICS_S),
         max_ongoing_requests=2 * args.slots * config.ingress.replicas,
         max_surge_percent=100,
         ray_actor_options=_actor(args),
@@ -197,7 +198,7 @@ def _autoscaled(config: RecommenderArgs) -> bool:
     return any(getattr(config.stages, name).max_replicas for name in STAGES)
 
 
-def _replicas(start: int, least: int, most: int, autoscaled: bool) -> dict[str, Any]:
+def _replicas(start: int, least: int, most: int, autoscaled: bool, metrics_s: float) -> dict[str, Any]:
     """A fixed number, or bounds for the autoscaling policy. Only a deployment with bounds reports to the policy, so the
     ingress has them too. What Serve would do after the policy, delays and factors, is off.
     """
@@ -209,8 +210,8 @@ def _replicas(start: int, least: int, most: int, autoscaled: bool) -> dict[str, 
             min_replicas=least,
             initial_replicas=start,
             max_replicas=most,
-            metrics_interval_s=METRICS_INTERVAL_S,
-            look_back_period_s=4 * METRICS_INTERVAL_S,
+            metrics_interval_s=metrics_s,
+            look_back_period_s=4 * metrics_s,
             upscale_delay_s=0,
             downscale_delay_s=0,
             upscaling_factor=1,
