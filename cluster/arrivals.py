@@ -1,8 +1,9 @@
 """The root arrival rate: over windows, its dispersion, and whether it rises.
 
 Differences of counters are spread over the time they span into bins of 0.25 s; a rate over a window is the mean of its
-bins. Dispersion is the index of dispersion of counts, variance/mean (1: Poisson), from the median of successive
-differences of half-second counts, which a step or a ramp does not move. (Median of |x−y| of two normals = 0.954 σ.)
+bins. Dispersion is the index of dispersion of counts, variance/mean (1: Poisson), from successive differences of
+half-second counts without the largest quarter, so that a step or a ramp does not move it. (The three quarters that are
+least of the squared differences of two normals have a mean of 0.3685 · 2 σ².)
 
 A rise shows in two ways: against the level before it, which is the sooner sign of one that has just begun, and as the
 slope of a line through the latest bins, which holds for one that goes on.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import floor, isfinite, log1p, sqrt
-from statistics import median
 from typing import NamedTuple
 
 BIN_S = 0.25
@@ -22,7 +22,7 @@ WINDOWS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 ONSET_S, BEFORE_S = 4.0, 20.0
 """A rise that began at most so long ago is looked for, against the mean of so long before it, or of all that is kept of
 the time before it if that is more."""
-_CALM = 0.954
+_CALM = 2 * 0.3685
 
 
 class Trend(NamedTuple):
@@ -35,7 +35,7 @@ class Trend(NamedTuple):
 class Arrivals:
     """Counts per bin of the last `KEPT_S` seconds. `sigmas`: how far from chance a rise must be to be believed."""
 
-    def __init__(self, sigmas: float = 4.0) -> None:
+    def __init__(self, sigmas: float = 4.1) -> None:
         self._sigmas = sigmas
         self._bins: list[float] = []
         self._first = 0
@@ -117,16 +117,17 @@ class Arrivals:
         """Variance/mean of half-second counts, at least 1; measured once a second, the mean of all so far and later
         smoothed over a minute."""
         if 0 <= end - self._measured_at < 1.0:
-            return self._dispersion
+            return max(1.0, self._dispersion)
         bins = self._before(end, KEPT_S)
         halves = [bins[i] + bins[i + 1] for i in range(len(bins) % 2, len(bins) - 1, 2)]
         if len(halves) >= 10 and (mean := sum(halves) / len(halves)) > 0:
-            typical = median(abs(later - earlier) for earlier, later in pairwise(halves))
-            measured = min(1000.0, max(1.0, (typical / _CALM) ** 2 / max(mean, 1.0)))
+            squares = sorted((later - earlier) ** 2 for earlier, later in pairwise(halves))
+            calm = squares[: 3 * len(squares) // 4]
+            measured = min(1000.0, sum(calm) / len(calm) / _CALM / max(mean, 1.0))
             self._measured += 1
             self._dispersion += max(0.02, 1 / self._measured) * (measured - self._dispersion)
             self._measured_at = end
-        return self._dispersion
+        return max(1.0, self._dispersion)
 
     def _reach(self, number: int) -> None:
         """Makes room up to bin `number`."""

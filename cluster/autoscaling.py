@@ -37,7 +37,7 @@ class PolicyConfig:
     mean_s: float = 10.0
     longest_lead_s: float = 30.0
     most_growth: float = 10.0
-    sigmas: float = 4.0
+    sigmas: float = 4.1
     doubt: float = 0.3
     tick_s: float = 0.2
     pending_expiry_s: float = 60.0
