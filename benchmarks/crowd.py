@@ -32,12 +32,12 @@ BUDGET, MOST_COST, TUNING, TUNED_FOR_S = 100, 285.0, tuple(range(11, 21)), 5.0
 and the start-up time they are tuned for."""
 CHOSEN: dict[str, dict[str, float]] = {
     "rayfunnel": {
-        "utilisation": 0.716,
-        "burst": 0.574,
-        "spare": 10.0,
-        "mean_s": 10.0,
-        "longest_lead_s": 3.678,
-        "most_growth": 6.098,
+        "utilisation": 0.855,
+        "burst": 1.235,
+        "spare": 0.0,
+        "mean_s": 5.0,
+        "longest_lead_s": 4.384,
+        "most_growth": 4.611,
     },
     "Serve, tuned": {
         "target_ongoing_requests": 1.538,
