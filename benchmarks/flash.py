@@ -95,10 +95,12 @@ def config(base: str, folder: Path, policy: str) -> Path:
 
 
 class _Watch:
-    """Samples of the scorer's replicas from Serve's REST API: (time, wanted, running, requested and not gone)."""
+    """Samples of the scorer's replicas from Serve's REST API: (time, wanted, running, requested and not gone). Those
+    that run get the priority of what serves them."""
 
     def __init__(self, url: str) -> None:
         self._url, self._ended = url, threading.Event()
+        self._favoured: set[int] = set()
         self.samples: list[tuple[float, int, int, int]] = []
         self._thread = threading.Thread(target=self._run)
 
@@ -116,6 +118,10 @@ class _Watch:
             loaded: dict[str, Any] = json.load(answer)
         scorer = loaded["applications"]["recommender"]["deployments"]["Scorer"]
         states = [replica["state"] for replica in scorer["replicas"]]
+        running = {replica["pid"] for replica in scorer["replicas"] if replica["state"] == "RUNNING" and replica["pid"]}
+        for pid in running - self._favoured:
+            _raise_priority(Path("/proc", str(pid)))
+        self._favoured |= running
         return scorer["target_num_replicas"], states.count("RUNNING"), len(states)
 
     def _run(self) -> None:
@@ -156,17 +162,22 @@ def _serving(path: Path, log: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _favour() -> None:
-    """Ray runs its workers at nice 15 here, and the ingress and the controller get 0, so that replicas which start have
-    what these leave of the two cores, as if they started on other machines. Raises SystemExit without the right to.
+    """Ray runs its workers at nice 15 here, and what carries requests gets 0, a replica once it runs, so that replicas
+    which start have what these leave of the two cores, as if they started on other machines.
     """
     for process in Path("/proc").glob("[0-9]*"):
-        if cpu.process_title(process.name) in ("Ingress", "Serve's controller"):
-            for thread in (process / "task").iterdir():
-                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-                    try:
-                        os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
-                    except PermissionError:
-                        raise SystemExit("the flash crowd raises priorities; run it as root") from None
+        if cpu.process_title(process.name) in ("Ingress", "Serve's controller", "HAProxy"):
+            _raise_priority(process)
+
+
+def _raise_priority(process: Path) -> None:
+    """Nice 0 for all threads of a process. Raises SystemExit without the right to."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        for thread in (process / "task").iterdir():
+            try:
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
+            except PermissionError:
+                raise SystemExit("the flash crowd raises priorities; run it as root") from None
 
 
 def _settle(now: Callable[[], tuple[int, int, int]]) -> None:
@@ -247,7 +258,7 @@ def _section(by: Mapping[str, Sequence[Kept]], steps: Sequence[Kept], command: s
         "## Autoscaling, live: flash crowd x10\n",
         f"`{command}`; {count} interleaved runs each. From {BASE:g} to {BASE * TIMES:g} requests/s in "
         f"{POINTS_S[1] - POINTS_S[0]:.0f} s, {POINTS_S[2] - POINTS_S[1]:.0f} s there, {POINTS_S[-1]:.0f} s in all; "
-        f"real funnel, Serve and controller, replicas at Ray's nice 15 and what serves them at 0; "
+        f"real funnel, Serve and controller, replicas at Ray's nice 15 until they run, then at 0, as what serves them; "
         f"**the scorer's device is emulated**: it sleeps {1e3 * LINE.a:.0f} + "
         f"{1e3 * LINE.c:.0f} ms per request, at most {MAX_BATCH} at a time; {START} to {MOST} replicas. Missed: not "
         f"answered in full within {1e3 * SLO_S:.0f} ms. Replica-seconds: of the scorer, from request to exit. "
