@@ -149,6 +149,20 @@ def test_a_ramp_is_seen_a_second_after_its_onset() -> None:
     assert sum(slopes) / 50 == pytest.approx(450, rel=0.2)
 
 
+def test_a_ramp_of_few_requests_is_seen_within_seconds() -> None:
+    seen, dispersions = 0, []
+    for seed in range(60):
+        chance, arrivals = np.random.default_rng(seed), Arrivals()
+        for quarter in range(18 * 4):
+            at = quarter / 4
+            arrivals.add(at, at + 0.25, int(chance.poisson((5 + 4.5 * max(0.0, at + 0.125 - 15)) / 4)))
+            if at + 0.25 == 15:
+                dispersions.append(arrivals.dispersion(15))
+        seen += arrivals.trend(18).slope > 0
+    assert seen >= 40, "3 s after its onset"
+    assert sum(dispersions) / 60 < 1.3, "chance alone"
+
+
 def test_a_ramp_that_goes_on_is_followed_with_its_own_slope() -> None:
     for seconds in (3, 5, 8):
         slopes = [fed(lambda t, s=seconds: 500 + max(0.0, t - 60 + s) * 200, 60, i).trend(60).slope for i in range(50)]
