@@ -141,9 +141,9 @@ def live(base: str, policy: str, seed: int, points_s: Sequence[float] = POINTS_S
             log = (folder / "server.log").read_text()
             found = re.search(r"http://(127\.0\.0\.1:\d+)", log.split("dashboard", 1)[-1])
             address = found.group(1) if found else "127.0.0.1:8265"
-            _favour()
             with _Watch(f"http://{address}/api/serve/applications/") as watch:
                 _settle(watch.now)
+                _favour()
                 began, answers = ask_all(servers.URL, bodies, schedule(seed, points_s))
             samples = [(at - began, *counts) for at, *counts in watch.samples if 0 <= at - began <= points_s[-1]]
             asked = [at - began for at in _upscaled((folder / "server.log").read_text())]
