@@ -86,6 +86,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
                 args.replicas, args.min_replicas, args.max_replicas, True, recommendation.STAGE_METRICS_S
             ),
             max_ongoing_requests=2 * args.slots * config.ingress.replicas,
+            request_router_config=recommendation.ROUTER,
             ray_actor_options={"num_cpus": args.num_cpus},
         )
         return emulated.bind(device["a_s"], device["c_s"], args.max_rows)

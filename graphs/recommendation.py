@@ -14,7 +14,7 @@ import ray
 from pydantic import BaseModel
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, DeploymentActorConfig
+from ray.serve.config import AutoscalingConfig, DeploymentActorConfig, RequestRouterConfig
 
 from deployments.drift_host import DriftActor
 from deployments.errors import ArtifactError, ConfigError, Overloaded, StoreUnavailable
@@ -29,6 +29,7 @@ from graphs.config import STAGES, IngressArgs, RecommenderArgs, StageArgs, parse
 from graphs.refusal import in_one_sentence
 from monitoring.reference import BASIS
 
+ROUTER = RequestRouterConfig(request_router_class="deployments.routing:LeastOutstanding")  # type: ignore[arg-type]
 INGRESS_METRICS_S, STAGE_METRICS_S = 0.25, 0.5
 """Seconds between a replica's reports to the autoscaling policy, which sees rises in those of the ingress."""
 
@@ -182,6 +183,7 @@ def _deployment(
         **_replicas(args.replicas, args.min_replicas, args.max_replicas, args.max_replicas > 0, STAGE_METRICS_S),
         max_ongoing_requests=2 * args.slots * config.ingress.replicas,
         max_surge_percent=100,
+        request_router_config=ROUTER,
         ray_actor_options=_actor(args),
     )
     threads = _threads(args.num_cpus)
