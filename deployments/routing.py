@@ -50,6 +50,7 @@ class LeastOutstanding(FIFOMixin, RequestRouter):
 
     def _count(self, replica_id: ReplicaID, change: int) -> None:
         outstanding = self._outstanding[replica_id] = max(0, self._outstanding[replica_id] + change)
-        super().on_new_queue_len_info(replica_id, outstanding)
+        if change > 0 or self.replica_queue_len_cache.get(replica_id) is not None:  # else Serve could not reach it
+            super().on_new_queue_len_info(replica_id, outstanding)
         if not outstanding:
             del self._outstanding[replica_id]

@@ -95,6 +95,20 @@ def test_a_full_replica_is_asked_before_it_gets_more() -> None:
     asyncio.run(run())
 
 
+def test_what_a_replica_loses_that_cant_be_reached_draws_no_more_to_it() -> None:
+    async def run() -> None:
+        lost, other = Replica("a", queue=8), Replica("b")
+        router = await router_of(lost, other)
+        for _ in range(2 * SENT):
+            await send(router)
+        router.on_replica_actor_unavailable(lost.replica_id)
+        for _ in range(SENT):
+            router.on_request_completed(lost.replica_id, "request")
+        assert [await send(router) for _ in range(SENT)] == ["b"] * SENT
+
+    asyncio.run(run())
+
+
 def test_counts_never_fall_below_zero_and_are_forgotten() -> None:
     async def run() -> None:
         replica = Replica("a")
