@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks import cpu, servers, workloads
+from benchmarks import priorities, servers, workloads
 from benchmarks.autoscaling import interval
 from benchmarks.crowd import (
     BASE,
@@ -120,7 +120,7 @@ class _Watch:
         states = [replica["state"] for replica in scorer["replicas"]]
         running = {replica["pid"] for replica in scorer["replicas"] if replica["state"] == "RUNNING" and replica["pid"]}
         for pid in running - self._favoured:
-            _raise_priority(Path("/proc", str(pid)))
+            priorities.favour(Path("/proc", str(pid)))
         self._favoured |= running
         return scorer["target_num_replicas"], states.count("RUNNING"), len(states)
 
@@ -143,7 +143,7 @@ def live(base: str, policy: str, seed: int, points_s: Sequence[float] = POINTS_S
             address = found.group(1) if found else "127.0.0.1:8265"
             with _Watch(f"http://{address}/api/serve/applications/") as watch:
                 _settle(watch.now)
-                _favour()
+                priorities.favour_carriers()
                 began, answers = ask_all(servers.URL, bodies, schedule(seed, points_s))
             samples = [(at - began, *counts) for at, *counts in watch.samples if 0 <= at - began <= points_s[-1]]
             asked = [at - began for at in _upscaled((folder / "server.log").read_text())]
@@ -159,25 +159,6 @@ def _upscaled(log: str) -> list[float]:
 def _serving(path: Path, log: Path) -> contextlib.AbstractContextManager[None]:
     flags = environment() | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "15"}
     return servers.launched(["serve", "run", str(path)], flags, log, ["/v1/health/ready"])
-
-
-def _favour() -> None:
-    """Ray runs its workers at nice 15 here, and what carries requests gets 0, a replica once it runs, so that replicas
-    which start have what these leave of the two cores, as if they started on other machines.
-    """
-    for process in Path("/proc").glob("[0-9]*"):
-        if cpu.process_title(process.name) in ("Ingress", "Serve's controller", "HAProxy"):
-            _raise_priority(process)
-
-
-def _raise_priority(process: Path) -> None:
-    """Nice 0 for all threads of a process. Raises SystemExit without the right to."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-        for thread in (process / "task").iterdir():
-            try:
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
-            except PermissionError:
-                raise SystemExit("the flash crowd raises priorities; run it as root") from None
 
 
 def _settle(now: Callable[[], tuple[int, int, int]]) -> None:

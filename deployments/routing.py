@@ -50,7 +50,9 @@ class LeastOutstanding(FIFOMixin, RequestRouter):
 
     def _count(self, replica_id: ReplicaID, change: int) -> None:
         outstanding = self._outstanding[replica_id] = max(0, self._outstanding[replica_id] + change)
-        if change > 0 or self.replica_queue_len_cache.get(replica_id) is not None:  # else Serve could not reach it
+        cached, replica = self.replica_queue_len_cache.get(replica_id), self.curr_replicas.get(replica_id)
+        # One that could not be reached, or was full, is asked by Serve before it gets more.
+        if change > 0 or (cached is not None and replica and cached < replica.max_ongoing_requests):
             super().on_new_queue_len_info(replica_id, outstanding)
         if not outstanding:
             del self._outstanding[replica_id]

@@ -84,8 +84,8 @@ def test_a_full_replica_is_asked_before_it_gets_more() -> None:
         router = await router_of(full, other)
         await send(router)
         await send(router)
-        router.on_new_queue_len_info(full.replica_id, 8)
-        assert await send(router) == "b", "others filled it"
+        answered(router, full, reported=8)
+        assert await send(router) == "b", "others filled it, so that it rejected a batch"
         await asyncio.sleep(0.05)
         full.queue = 0
         assert await send(router) == "b", "it was still full when asked"
