@@ -28,7 +28,9 @@ class LeastOutstanding(FIFOMixin, RequestRouter):
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """All, or some of many; of equal ones the first is taken."""
+        """All, or some of many; of equal ones the first is taken. If all are full, Serve waits before it asks again."""
+        if pending_request:
+            pending_request.routing_context.should_backoff = True
         return [random.sample(candidate_replicas, min(_MOST, len(candidate_replicas)))]
 
     def on_send_request(self, replica_id: ReplicaID) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
+import pytest
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID, RequestMetadata
 from ray.serve.request_router import PendingRequest
 
@@ -24,12 +25,14 @@ class Replica:
     max_ongoing_requests: int = 8
     multiplexed_model_ids: set[str] = field(default_factory=set)
     node_id = availability_zone = ""
+    asked: int = 0
 
     @property
     def replica_id(self) -> ReplicaID:
         return ReplicaID(self.name, STAGE)
 
     async def get_queue_len(self, *, deadline_s: float) -> int:
+        self.asked += 1
         return self.queue
 
 
@@ -80,31 +83,45 @@ def test_the_next_goes_where_the_fewest_are_whatever_was_reported_before() -> No
 
 def test_a_full_replica_is_asked_before_it_gets_more() -> None:
     async def run() -> None:
-        full, other = Replica("a", queue=8), Replica("b")
+        full, other = Replica("a"), Replica("b")
         router = await router_of(full, other)
-        await send(router)
-        await send(router)
-        answered(router, full, reported=8)
-        assert await send(router) == "b", "others filled it, so that it rejected a batch"
-        await asyncio.sleep(0.05)
+        for _ in range(SENT):
+            await send(router)
+        full.queue = full.max_ongoing_requests  # others filled it
+        answered(router, full, reported=full.queue)  # so that it rejected a batch
+        assert [await send(router) for _ in range(3)] == ["b"] * 3
         full.queue = 0
-        assert await send(router) == "b", "it was still full when asked"
+        await send(router)
         await asyncio.sleep(0.05)
-        assert await send(router) == "a", "asked again, it has room"
+        assert await send(router) == "a", "it was asked meanwhile"
 
     asyncio.run(run())
 
 
-def test_what_a_replica_loses_that_cant_be_reached_draws_no_more_to_it() -> None:
+def test_what_a_lost_replica_gives_back_draws_no_more_to_it() -> None:
     async def run() -> None:
-        lost, other = Replica("a", queue=8), Replica("b")
+        lost, other = Replica("a"), Replica("b")
         router = await router_of(lost, other)
-        for _ in range(2 * SENT):
-            await send(router)
-        router.on_replica_actor_unavailable(lost.replica_id)
         for _ in range(SENT):
+            await send(router)
+        lost.queue = lost.max_ongoing_requests  # whoever asks it learns that it takes no more
+        router.on_replica_actor_unavailable(lost.replica_id)
+        for _ in range(SENT // 2):
             router.on_request_completed(lost.replica_id, "request")
-        assert [await send(router) for _ in range(SENT)] == ["b"] * SENT
+        assert [await send(router) for _ in range(3)] == ["b"] * 3
+
+    asyncio.run(run())
+
+
+def test_serve_waits_before_it_asks_full_replicas_again() -> None:
+    async def run() -> None:
+        full = Replica("a", queue=8)
+        router = await router_of(full)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(send(router), 0.3)
+        assert full.asked < 10
+        full.queue = 0
+        assert await send(router) == "a"
 
     asyncio.run(run())
 
