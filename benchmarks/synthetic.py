@@ -30,7 +30,7 @@ from graphs.fit.ranker import SHAPE
 from graphs.fit.retrieval import SOURCES
 from graphs.fit.towers import UserTower
 from graphs.fit.two_tower import WIDTH
-from graphs.packaging import REQUESTS, HeldOut, package, record
+from graphs.packaging import REQUESTS, HeldOut, asked, package, record
 
 CLUSTER = 500
 """Items per cluster."""
@@ -112,7 +112,7 @@ def write(out: str, size: Size, seed: int = 1) -> Artifact:
         )
         writer.tensors(WEIGHTS, _ranker(size, len(feature_names(names, [], attributes))))
         writer.table(HISTORIES, _histories(rng, size))
-        package(writer, _held_out(writer.preview(), rng), [("compiled", "fp32")], Console())
+        package(writer, _held_out(writer.preview(), rng), asked("compiled", "auto"), Console())
     return Artifact.open(out)
 
 

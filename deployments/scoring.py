@@ -13,7 +13,7 @@ from deployments.errors import ConfigError, VersionMismatch
 from deployments.messages import CandidateBatch, ProfileBatch, ScoreBatch, same_model
 from deployments.models import gates
 from deployments.models.artifact import Artifact
-from deployments.models.backends import Backend, Precision, choose, impossible
+from deployments.models.backends import AnyPrecision, Backend, choose, impossible
 from deployments.models.feature_rows import Standard
 from deployments.models.features import RankingFeatures
 from deployments.models.fused import FusedDCNv2
@@ -44,7 +44,7 @@ class ScorerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     backend: Backend = "eager"
-    precision: Precision = "fp32"
+    precision: AnyPrecision = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: the GPU if the replica has one."""
 

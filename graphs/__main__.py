@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     package = commands.add_parser("package", help="another way of scoring for an artifact: built, gated, recorded")
     package.add_argument("artifact")
     package.add_argument("--backend", choices=("eager", "compiled", "tensorrt"), help="left out: that of the config")
-    package.add_argument("--precision", choices=("fp32", "bf16", "fp16", "int8"))
+    package.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"))
     package.add_argument("--data", default="movielens", help="what the artifact was trained on")
     package.add_argument("--config", default="serve_config.yaml", help="the stages that make the candidates")
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from deployments.models.artifact import Artifact
-from deployments.models.backends import Precision, in_precision
+from deployments.models.backends import AnyPrecision, in_precision
 from deployments.models.fused import FusedDCNv2
 from deployments.scoring import load_ranker
 
@@ -63,10 +63,11 @@ def peak_bytes(model: nn.Module, n_features: int) -> float:
     return float(peak.peak) / ROWS
 
 
-def scorer(artifact: Artifact, precision: Precision, candidates: int, concurrency: int) -> tuple[int, int]:
+def scorer(artifact: Artifact, precision: AnyPrecision, candidates: int, concurrency: int) -> tuple[int, int]:
     """Bytes of the weights, and of the activations per request of `candidates`, for `concurrency` batches at a time."""
     model = FusedDCNv2(load_ranker(artifact))
-    served = in_precision(model, "fp32" if precision == "int8" else precision, "meta")  # int8 is for the CPU alone
+    # int8 is for the CPU alone, auto takes fp32 at worst.
+    served = in_precision(model, precision if precision == "bf16" or precision == "fp16" else "fp32", "meta")
     weights = sum(part.numel() * part.element_size() for part in served.parameters())
     per_candidate = BLOCKS * peak_bytes(served, model.first.in_features)
     return weights, ceil(per_candidate * candidates * concurrency)

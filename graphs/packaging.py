@@ -5,6 +5,7 @@ Shapes: R requests, K candidates, W items wanted.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,12 +22,15 @@ from deployments.models import gates
 from deployments.models.artifact import Artifact
 from deployments.models.artifact_writer import ArtifactWriter
 from deployments.models.backends import (
+    AnyPrecision,
     Backend,
     Precision,
+    Run,
     compile_to,
     compiled_file,
     impossible,
     machine,
+    precisions,
     start,
 )
 from deployments.models.features import RankingFeatures
@@ -60,8 +64,13 @@ class HeldOut:
     """The first batch's messages, as recording.py keeps them."""
 
 
-def package(writer: ArtifactWriter, held_out: HeldOut, asked: Sequence[Asked], console: Console) -> None:
-    """Adds the recorded requests, and for each (backend, precision) asked for its gate and its compiled code.
+def asked(backend: Backend, precision: AnyPrecision) -> list[Asked]:
+    """The combinations that a config's words stand for on this machine."""
+    return [(backend, each) for each in precisions(precision, "cuda" if torch.cuda.is_available() else "cpu")]
+
+
+def package(writer: ArtifactWriter, held_out: HeldOut, wanted: Sequence[Asked], console: Console) -> None:
+    """Adds the recorded requests, and for each (backend, precision) wanted its gate and its compiled code.
 
     What can't be made here is written down with the reason, and said on the console.
     """
@@ -69,25 +78,22 @@ def package(writer: ArtifactWriter, held_out: HeldOut, asked: Sequence[Asked], c
     recording.write(writer, held_out.recorded)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_ranker(artifact)
-    for backend, precision in asked:
+    for backend, precision in wanted:
         if (backend, precision) == PLAIN:
             continue
-        name, built_for = combination(backend, precision), {}
+        name, built_for = combination(backend, precision), machine(device, precision)
         try:
             if backend == "compiled":
                 compile_to(writer.derived(compiled_file(precision)), FusedDCNv2(model), precision, device)
-                built_for = machine(device)
             writer.gates[name] = {"built_for": built_for}
-            gate = _gate(writer.preview(), held_out, backend, precision, device).model_copy(
-                update={"built_for": built_for}
-            )
+            gate = _gate(writer.preview(), held_out, backend, precision, device)
         except BackendUnavailable as error:
             gate = Gate(unavailable=str(error))
         writer.gates[name] = gate.model_dump(mode="json")
         console.print(f"scoring {name}: {gate}")
 
 
-def repackage(path: str, data: str, config: RecommenderArgs, backend: Backend, precision: Precision) -> Artifact:
+def repackage(path: str, data: str, config: RecommenderArgs, backend: Backend, precision: AnyPrecision) -> Artifact:
     """Adds a combination to a finished artifact, which keeps its model version.
 
     Raises:
@@ -98,7 +104,7 @@ def repackage(path: str, data: str, config: RecommenderArgs, backend: Backend, p
     with ArtifactWriter(path) as writer:
         writer.keep(Artifact.open(path))
         held_out = hold_out(writer.preview(), load(data, config.store), config.stages)
-        package(writer, held_out, [(backend, precision)], Console())
+        package(writer, held_out, asked(backend, precision), Console())
     artifact = Artifact.open(path)
     gates.check(artifact, backend, precision)
     return artifact
@@ -178,8 +184,9 @@ def _gate(artifact: Artifact, held_out: HeldOut, backend: Backend, precision: Pr
     """
     model = load_ranker(artifact)
     run = start(artifact, FusedDCNv2(model), backend, precision, device)
+    plain = start(artifact, FusedDCNv2(model), *PLAIN, device)
     features = RankingFeatures(artifact, standard(model))
-    overlap, ndcg, plain_ndcg = [], [], []
+    overlap, ndcg, plain_ndcg, speedup = [], [], [], []
     counts = iter(held_out.count_R)
     for (profiles, candidates), wanted_BK, plain_BK in zip(
         held_out.batches, held_out.wanted, held_out.plain, strict=True
@@ -187,7 +194,9 @@ def _gate(artifact: Artifact, held_out: HeldOut, backend: Backend, precision: Pr
         scores_BK = np.full(candidates.mask_BK.shape, -np.inf, np.float32)
         with torch.inference_mode():
             rows = torch.from_numpy(features.rows(profiles, candidates)).to(device)
-            scores_BK[candidates.mask_BK] = run(rows).cpu().numpy()
+            (scores_R, took_s), (_, plain_s) = _timed(run, rows), _timed(plain, rows)
+            scores_BK[candidates.mask_BK] = scores_R.numpy()
+            speedup.append(plain_s / took_s)
         for b in range(len(scores_BK)):
             real = int(candidates.mask_BK[b].sum())
             best, plain_best = (np.argsort(-s[b], kind="stable")[: min(TOP, real)] for s in (scores_BK, plain_BK))
@@ -196,7 +205,22 @@ def _gate(artifact: Artifact, held_out: HeldOut, backend: Backend, precision: Pr
             ndcg.append(_ndcg(wanted_BK[b, best], count))
             plain_ndcg.append(_ndcg(wanted_BK[b, plain_best], count))
     means = (float(np.mean(values)) for values in (overlap, ndcg, plain_ndcg))
-    return Gate(requests=len(overlap), **dict(zip(("overlap", "ndcg", "plain_ndcg"), means, strict=True)))
+    return Gate(
+        requests=len(overlap),
+        speedup=round(float(np.median(speedup)), 3),
+        built_for=machine(device, precision),
+        **dict(zip(("overlap", "ndcg", "plain_ndcg"), means, strict=True)),
+    )
+
+
+def _timed(run: Run, rows: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Scores on the CPU, and the seconds of the faster of two calls."""
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        scores_R = run(rows).cpu()
+        seconds.append(time.perf_counter() - began)
+    return scores_R, min(seconds)
 
 
 def _ndcg(hits: Bools, wanted: int) -> float:

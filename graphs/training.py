@@ -26,7 +26,7 @@ from graphs.datasets import Dataset, check_trainable, load, temporal_split
 from graphs.evaluation import evaluate, show
 from graphs.fit.ranker import SHAPE, fit_ranker, ranking_data
 from graphs.fit.retrieval import write_retrieval
-from graphs.packaging import hold_out, package
+from graphs.packaging import asked, hold_out, package
 from graphs.reference import write_reference
 
 EXAMPLE_USERS = 50
@@ -67,14 +67,14 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
         writer.tensors(WEIGHTS, {name: value.numpy() for name, value in model.state_dict().items()})
         _write_histories(writer, dataset)
         write_reference(writer, dataset, config, seed)
-        asked = stages.scoring.config
+        scoring = stages.scoring.config
         held_out = hold_out(writer.preview(), dataset, stages)
-        package(writer, held_out, [(asked.backend, asked.precision)], console)
+        package(writer, held_out, asked(scoring.backend, scoring.precision), console)
         packaged(1.0)
         preview = writer.preview()
-        if not allowed(preview, asked.backend, asked.precision):
+        if not allowed(preview, scoring.backend, scoring.precision):
             console.print("the evaluation, and a deployment until that is mended, runs eager in fp32")
-            plain = asked.model_copy(update={"backend": PLAIN[0], "precision": PLAIN[1]})
+            plain = scoring.model_copy(update={"backend": PLAIN[0], "precision": PLAIN[1]})
             stages = stages.model_copy(update={"scoring": stages.scoring.model_copy(update={"config": plain})})
         writer.metrics = evaluate(preview, dataset, stages)
         judged(1.0)

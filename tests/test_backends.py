@@ -252,12 +252,82 @@ def test_a_combination_that_exists_nowhere_is_refused_in_the_config() -> None:
         ScorerConfig(backend="compiled", precision="int8")
 
 
+AMX = {"device": "cpu", "half": "AMX"}
+
+
+@pytest.mark.parametrize(
+    ("half", "expected"),
+    [
+        (Gate(overlap=1.0, speedup=2.5, built_for=AMX), "bf16"),
+        (Gate(overlap=1.0, speedup=1.1, built_for=AMX), "fp32"),
+        (Gate(overlap=0.98, speedup=2.5, built_for=AMX), "fp32"),
+        (Gate(overlap=1.0, speedup=2.5, built_for={"device": "cpu", "half": "AVX512_BF16"}), "fp32"),
+        (Gate(unavailable="no compiler"), "fp32"),
+    ],
+    ids=["passed", "slower than fp32", "failed the gate", "measured on another machine", "not made"],
+)
+def test_auto_is_the_fastest_that_passed_on_this_kind_of_machine(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: Gate, expected: str
+) -> None:
+    monkeypatch.setattr(
+        backends, "machine", lambda device, precision: AMX if precision != "fp32" else {"device": device}
+    )
+    plain = Gate(overlap=1.0, speedup=1.2, built_for={"device": "cpu"})
+    found = gated(artifact, tmp_path, compiled__fp32=plain, compiled__bf16=half)
+    assert backends.fastest(found, "compiled", "cpu") == expected
+
+
+def test_auto_on_eager_is_fp32_unless_another_was_faster(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "machine", lambda *_: AMX)
+    for speedup, expected in ((0.4, "fp32"), (2.0, "bf16")):
+        half = Gate(overlap=1.0, speedup=speedup, built_for=AMX)
+        assert backends.fastest(gated(artifact, tmp_path, eager__bf16=half), "eager", "cpu") == expected
+
+
+@pytest.mark.parametrize(("products", "expected"), [("", ["fp32"]), ("AMX", ["fp32", "bf16"])])
+def test_packaging_for_auto_tries_half_precision_where_the_cpu_has_its_products(
+    monkeypatch: pytest.MonkeyPatch, products: str, expected: list[str]
+) -> None:
+    monkeypatch.setattr(backends, "half_products", lambda _: products)
+    assert backends.precisions("auto", "cpu") == expected
+    assert backends.precisions("fp16", "cpu") == ["fp16"]
+
+
+def test_auto_serves_as_the_precision_that_it_stands_for(packaged: Artifact) -> None:
+    needs_compiler(packaged)
+    scorer = Scorer(packaged, ScorerConfig(backend="compiled", precision="auto"))
+    _, profiles, candidates = asked_for(packaged, 3)
+    answer = scorer(profiles, candidates)
+    assert answer.ran_on == f"compiled-{backends.fastest(packaged, 'compiled', 'cpu')}"
+    assert not answer.instead
+
+
+def test_auto_asks_for_the_gate_of_fp32(packaged: Artifact, tmp_path: Path) -> None:
+    failed = gated(packaged, tmp_path, compiled__fp32=Gate(overlap=0.5, requests=1000))
+    with pytest.raises(ConfigError, match="backend compiled, precision fp32 failed: top-10 overlap"):
+        Scorer(failed, ScorerConfig(backend="compiled", precision="auto"))
+
+
+def test_half_precision_errs_far_less_than_its_eight_bits(packaged: Artifact) -> None:
+    """The cross layers and the last sum are computed in fp32."""
+    plain, half = scores(packaged, "eager", "fp32"), scores(packaged, "eager", "bf16")
+    assert np.abs(half - plain).max() < 2.0**-8 * np.abs(plain).max()
+    cast = FusedDCNv2(load_ranker(packaged)).to(torch.bfloat16)
+    _, profiles, candidates = asked_for(packaged, 12)
+    rows_RF = torch.from_numpy(Scorer(packaged, ScorerConfig()).features.rows(profiles, candidates))
+    with torch.inference_mode():
+        naive = cast(rows_RF.to(torch.bfloat16)).float().numpy()
+    assert np.abs(half - plain).mean() < np.abs(naive - plain).mean() / 2
+
+
 def test_code_for_another_machine_is_left_alone_and_eager_stands_in(
     packaged: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_compiler(packaged)
     here = backends.machine("cpu")
-    monkeypatch.setattr(backends, "machine", lambda _: here | {"capability": "AVX-1024"})
+    monkeypatch.setattr(backends, "machine", lambda *_: here | {"capability": "AVX-1024"})
     scorer = Scorer(packaged, ScorerConfig(backend="compiled"))
     _, profiles, candidates = asked_for(packaged, 3)
     answer = scorer(profiles, candidates)
@@ -370,7 +440,7 @@ async def test_readiness_and_metrics_tell_that_another_backend_stands_in(
     assert (await configured.health())["scoring"] == "as configured"
     assert b"rayfunnel_backend_stand_in_total{" not in await configured.metrics()
 
-    monkeypatch.setattr(backends, "machine", lambda _: {"device": "another"})
+    monkeypatch.setattr(backends, "machine", lambda *_: {"device": "another"})
     recommender = in_process(starts={"scoring": local(Scorer(artifact, ScorerConfig(backend="compiled")), 4)})
     await recommender.warm_up()
     health = await recommender.health()

@@ -11,6 +11,8 @@ import torch
 import yaml
 from torch import nn
 
+from deployments.models.fused import FusedDCNv2
+from deployments.scoring import load_ranker
 from graphs import footprint
 from graphs.__main__ import main
 from graphs.config import RecommenderArgs
@@ -62,9 +64,11 @@ def test_the_peak_is_what_is_alive_at_a_time_and_nothing_is_allocated() -> None:
     assert footprint.peak_bytes(Chain(), 10) == 4 * (10 + 10 + 30)
 
 
-def test_half_precision_halves_the_weights_and_more_candidates_or_threads_need_more(artifact: Any) -> None:
+def test_half_precision_halves_the_dense_layers_and_more_candidates_or_threads_need_more(artifact: Any) -> None:
     full, half = (footprint.scorer(artifact, precision, 100, 1) for precision in ("fp32", "fp16"))
-    assert half[0] * 2 == full[0]
+    dense = FusedDCNv2(load_ranker(artifact))
+    halved = dense.widths[1] * (dense.first.in_features + 1) + sum(p.numel() for p in dense.hidden.parameters())
+    assert full[0] - half[0] == 2 * halved
     assert half[1] < full[1]
     assert footprint.scorer(artifact, "fp32", 200, 1)[1] == pytest.approx(2 * full[1], abs=2)
     assert footprint.scorer(artifact, "fp32", 100, 2)[1] == pytest.approx(2 * full[1], abs=2)

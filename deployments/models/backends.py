@@ -1,5 +1,8 @@
 """How the ranking model runs: backend and precision as config words, and what stands in where one can't be had.
 
+Precisions: `fp32`; `bf16` and `fp16`: the dense layers' (HalfDCNv2); `int8`: all layers'; `auto`: of fp32, bf16 and
+fp16 the fastest that passed the gate on this kind of machine.
+
 - `eager`: torch, operation by operation. `int8` is dynamic quantisation with torch's own x86 kernels (FBGEMM, oneDNN).
 - `compiled`: code that packaging made with AOTInductor, for any number of rows; an artifact file.
 - `tensorrt`: tensorrt.py.
@@ -24,20 +27,21 @@ from torch import Tensor, nn
 
 from deployments.models import gates, tensorrt
 from deployments.models.artifact import Artifact
-from deployments.models.fused import FusedDCNv2
+from deployments.models.fused import FusedDCNv2, HalfDCNv2
 from deployments.models.unavailable import BackendUnavailable
 
 Backend = Literal["eager", "compiled", "tensorrt"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+AnyPrecision = Precision | Literal["auto"]
 Run = Callable[[Tensor], Tensor]
 """Standardised features [R, F] on the device → float32 scores [R]."""
 
 RUNNERS = 4
 """Threads that may be inside one compiled model."""
 
-PART_BYTES = 1 << 20
+PART_BYTES, HALF_PART_BYTES = 2 << 20, 4 << 20
 """Of the first layer's output for the rows that a CPU computes at a time: it stays in the core's cache, and its memory
-is used again instead of being mapped anew."""
+is used again instead of being mapped anew. Products in half precision are over so soon that a call's own cost shows."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _MARCH = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
@@ -54,15 +58,43 @@ class Running:
     instead: str = ""
 
 
-def impossible(backend: Backend, precision: Precision) -> str:
+def impossible(backend: Backend, precision: AnyPrecision) -> str:
     """Why the combination exists nowhere; empty if it does."""
     if precision == "int8" and backend != "eager":
         return f"precision int8 runs on backend eager alone, not on {backend}; use eager, or fp16"
     return ""
 
 
-def choose(artifact: Artifact, model: FusedDCNv2, backend: Backend, precision: Precision, device: str) -> Running:
+def half_products(device: str) -> str:
+    """The CPU's instructions for products in bf16; empty: it has none, and half precision would be slower than fp32."""
+    if device != "cpu":
+        return "cuda"
+    can = torch.cpu.get_capabilities()
+    return "AMX" if can.get("amx_bf16") else "AVX512_BF16" if can.get("avx512_bf16") else ""
+
+
+def precisions(precision: AnyPrecision, device: str) -> list[Precision]:
+    """What packaging builds and measures for it."""
+    if precision != "auto":
+        return [precision]
+    half: list[Precision] = ["bf16"] if device == "cpu" else ["bf16", "fp16"]
+    return ["fp32", *(half if half_products(device) else [])]
+
+
+def fastest(artifact: Artifact, backend: Backend, device: str) -> Precision:
+    """What `auto` stands for here; fp32 where no other passed and was faster on this kind of machine."""
+    measured: dict[Precision, float] = {"fp32": 1.0} if backend == "eager" else {}
+    for precision in precisions("auto", "cuda"):
+        gate = gates.find(artifact, backend, precision)
+        if gate is not None and gate.passed and gate.built_for == machine(device, precision):
+            measured[precision] = gate.speedup
+    return max(measured, key=lambda precision: measured[precision], default="fp32")
+
+
+def choose(artifact: Artifact, model: FusedDCNv2, backend: Backend, precision: AnyPrecision, device: str) -> Running:
     """The asked combination, or the next best that may serve: compiled for tensorrt, then eager in fp32."""
+    if precision == "auto":
+        precision = fastest(artifact, backend, device)
     chain: list[tuple[Backend, Precision]] = [(backend, precision), ("compiled", precision), ("eager", "fp32")]
     if backend != "tensorrt":
         del chain[1]
@@ -89,7 +121,8 @@ def start(artifact: Artifact, model: FusedDCNv2, backend: Backend, precision: Pr
     run = _whole(artifact, model, backend, precision, device)
     if device != "cpu":
         return run
-    most = max(1, PART_BYTES // (4 * model.first.out_features))
+    part = HALF_PART_BYTES // 2 if precision in DTYPES else PART_BYTES // 4
+    most = max(1, part // model.first.out_features)
     return lambda rows_RF: torch.cat([run(part_RF) for part_RF in torch.split(rows_RF, most)])
 
 
@@ -104,9 +137,10 @@ def _whole(artifact: Artifact, model: FusedDCNv2, backend: Backend, precision: P
         return tensorrt.start(artifact, cast, model, precision, device)
     name = compiled_file(precision)
     built_for = gate.built_for if gate is not None else {}
-    if name not in artifact.manifest.every_file() or built_for != machine(device):
+    if name not in artifact.manifest.every_file() or built_for != machine(device, precision):
         raise BackendUnavailable(
-            f"its code was compiled for {_described(built_for)}, this is {_described(machine(device))}; "
+            f"its code was compiled for {_described(built_for)}, this is "
+            f"{_described(machine(device, precision))}; "
             "run `python -m graphs package` on such a machine"
         )
     return _load(artifact.path(name))
@@ -123,7 +157,7 @@ def in_precision(model: FusedDCNv2, precision: Precision, device: str) -> nn.Mod
         if device != "cpu":
             raise BackendUnavailable("precision int8 has kernels for the CPU alone; use fp16 or bf16 on a GPU")
         return _quantised(model)
-    return model.to(device) if precision == "fp32" else _Cast(model.to(device, DTYPES[precision]), DTYPES[precision])
+    return (model if precision == "fp32" else HalfDCNv2(model, DTYPES[precision])).to(device)
 
 
 def compiled_file(precision: str) -> str:
@@ -131,21 +165,24 @@ def compiled_file(precision: str) -> str:
     return f"scorer-compiled-{precision}.pt2"
 
 
-def machine(device: str) -> dict[str, str]:
-    """What compiled code depends on."""
+def machine(device: str, precision: str = "fp32") -> dict[str, str]:
+    """What compiled code, and its speed, depends on."""
     capability = torch.backends.cpu.get_cpu_capability()
     if device != "cpu":
         capability = "sm_{}{}".format(*torch.cuda.get_device_capability())
-    return {
+    found = {
         "device": device,
         "machine": platform.machine(),
         "capability": capability,
         "torch": f"torch {torch.__version__}",
     }
+    if device == "cpu" and precision in DTYPES:
+        found["half"] = half_products(device) or "no products in half precision"
+    return found
 
 
 def _described(machine: dict[str, str]) -> str:
-    return ", ".join(machine[part] for part in ("device", "machine", "capability", "torch") if part in machine)
+    return ", ".join(machine[part] for part in ("device", "machine", "capability", "half", "torch") if part in machine)
 
 
 def compile_to(path: Path, model: FusedDCNv2, precision: Precision, device: str) -> None:
@@ -164,6 +201,7 @@ def compile_to(path: Path, model: FusedDCNv2, precision: Precision, device: str)
     options: dict[str, Any] = {}
     if device == "cpu":
         options["cpp.march"] = _MARCH.get(machine(device)["capability"])
+        options["freezing"] = precision in DTYPES  # weights are packed for the CPU's products once, not in each call
     example_RF = torch.zeros(64, model.first.in_features, device=device)
     rows = torch.export.Dim("R", min=2, max=1 << 24)
     try:
@@ -198,18 +236,6 @@ def _load(path: Path) -> Run:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "")[:200]
-
-
-class _Cast(nn.Module):
-    """A model in another type, between float32 features and scores."""
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._model, self._dtype = model, dtype
-
-    def forward(self, rows_RF: Tensor) -> Tensor:
-        scores_R: Tensor = self._model(rows_RF.to(self._dtype)).float()
-        return scores_R
 
 
 class _Int8Linear(nn.Module):

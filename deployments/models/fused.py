@@ -12,6 +12,8 @@ Shapes: R rows (candidates of any requests), F features.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -31,8 +33,8 @@ class FusedDCNv2(nn.Module):
             reads[-1] = torch.cat([reads[-1], out_1F])  # … the last one also w · x_l
             last = cross[-1].up
             parts = [reads[0], deep[0].weight, last.weight.T * out_1F, out_1F * last.bias]
-            self._widths = [len(part) for part in parts]
-            biases = [torch.zeros(self._widths[0]), deep[0].bias, torch.zeros(self._widths[2]), model.out.bias]
+            self.widths = [len(part) for part in parts]
+            biases = [torch.zeros(self.widths[0]), deep[0].bias, torch.zeros(self.widths[2]), model.out.bias]
             self.first = _linear(torch.cat(parts), torch.cat(biases))
             ups = [(layer.up.weight, layer.up.bias + (i == 0)) for i, layer in enumerate(cross[:-1])]  # m_0 = 1
             self.ups = nn.ModuleList([_linear(weight, bias) for weight, bias in ups])
@@ -42,16 +44,50 @@ class FusedDCNv2(nn.Module):
 
     def forward(self, x0_RF: Tensor) -> Tensor:
         """Scores [R]."""
-        read, hidden, last, plain_R1 = torch.split(self.first(x0_RF), self._widths, dim=1)
+        read, hidden, last, plain_R1 = torch.split(self.first(x0_RF), self.widths, dim=1)
+        scores_R: Tensor = self.crossed(x0_RF, read, last, plain_R1) + self.out(self.dense(hidden))[:, 0]
+        return scores_R
+
+    def crossed(self, x0_RF: Tensor, read: Tensor, last: Tensor, plain_R1: Tensor) -> Tensor:
+        """What the cross layers add to the scores [R]."""
         factor_RF: Tensor | None = None
         for up, down in zip(self.ups, self.reads, strict=True):
             factor_RF = up(read) if factor_RF is None else factor_RF + up(read)
             read = down(x0_RF * factor_RF)
+        crossed_R: Tensor = (read[:, :-1] * last).sum(dim=1) + read[:, -1] + plain_R1[:, 0]
+        return crossed_R
+
+    def dense(self, hidden: Tensor) -> Tensor:
+        """What the last dense layer gives, [R, .]; `hidden`: what the first one gives, before its ReLU."""
         hidden = hidden.relu()
         for layer in self.hidden:
             hidden = layer(hidden).relu()
-        crossed_R = (read[:, :-1] * last).sum(dim=1) + read[:, -1]
-        scores_R: Tensor = crossed_R + plain_R1[:, 0] + self.out(hidden)[:, 0]
+        return hidden
+
+
+class HalfDCNv2(nn.Module):
+    """The same with its dense layers, where nearly all of the arithmetic is, in half precision.
+
+    The cross layers stay in fp32: their products and the scores' last sum are what half precision would lose most in.
+    """
+
+    def __init__(self, model: FusedDCNv2, dtype: torch.dtype) -> None:
+        super().__init__()
+        weights = torch.split(model.first.weight, model.widths)
+        biases = torch.split(model.first.bias, model.widths)
+        cross, dense = [0, 2, 3], 1
+        self._dtype, self._widths = dtype, [model.widths[part] for part in cross]
+        self.first = _linear(*(torch.cat([values[part] for part in cross]) for values in (weights, biases)))
+        self.first_dense = _linear(weights[dense], biases[dense]).to(dtype)
+        self.rest = copy.deepcopy(model)
+        self.rest.hidden.to(dtype)
+        del self.rest.first
+
+    def forward(self, x0_RF: Tensor) -> Tensor:
+        """Scores [R], float32 as the features are."""
+        read, last, plain_R1 = torch.split(self.first(x0_RF), self._widths, dim=1)
+        hidden = self.rest.dense(self.first_dense(x0_RF.to(self._dtype)))
+        scores_R: Tensor = self.rest.crossed(x0_RF, read, last, plain_R1) + self.rest.out(hidden.float())[:, 0]
         return scores_R
 
 

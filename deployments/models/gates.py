@@ -29,8 +29,10 @@ class Gate(BaseModel):
     """Mean share of the plain model's ten best that are among this one's."""
     ndcg: float = 0.0
     plain_ndcg: float = 0.0
+    speedup: float = 0.0
+    """Of the held-out requests' scoring, batch by batch, over eager fp32's on the same machine; 0: not measured."""
     built_for: dict[str, str] = {}
-    """The machine and torch version of compiled code."""
+    """The machine and torch version where it was measured: compiled code is for these alone."""
     unavailable: str = ""
     """Why it could not be made where the artifact was packaged; it was not measured then."""
 
@@ -48,9 +50,10 @@ class Gate(BaseModel):
         if self.unavailable:
             return f"not made: {self.unavailable}"
         verdict = "passed" if self.passed else "failed"
+        speed = f", {self.speedup:.2f} times as fast as eager fp32" if self.speedup else ""
         return (
             f"{verdict}: top-10 overlap {self.overlap:.4f} (at least {OVERLAP}), NDCG@10 loss {self.loss:.3%} "
-            f"(at most {LOSS:.1%}) on {self.requests} requests"
+            f"(at most {LOSS:.1%}) on {self.requests} requests{speed}"
         )
 
 
@@ -66,7 +69,8 @@ def find(artifact: Artifact, backend: str, precision: str) -> Gate | None:
 
 
 def allowed(artifact: Artifact, backend: str, precision: str) -> bool:
-    """Whether the combination may serve."""
+    """Whether the combination may serve; `auto` may where fp32 may, which it stands for in the end."""
+    precision = "fp32" if precision == "auto" else precision
     gate = find(artifact, backend, precision)
     return (backend, precision) == PLAIN or (gate is not None and gate.passed)
 
@@ -79,6 +83,7 @@ def check(artifact: Artifact, backend: str, precision: str) -> None:
     """
     if allowed(artifact, backend, precision):
         return
+    precision = "fp32" if precision == "auto" else precision
     gate = find(artifact, backend, precision)
     asked = f"scoring: backend {backend}, precision {precision}"
     if gate is None:
