@@ -214,12 +214,14 @@ def _gate(artifact: Artifact, held_out: HeldOut, backend: Backend, precision: Pr
 
 
 def _timed(run: Run, rows: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Scores on the CPU, and the seconds of the faster of two calls."""
-    seconds = []
+    """Scores on the CPU, and the seconds of the faster of two calls, on one thread as in a replica."""
+    seconds, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
     for _ in range(2):
         began = time.perf_counter()
         scores_R = run(rows).cpu()
         seconds.append(time.perf_counter() - began)
+    torch.set_num_threads(threads)
     return scores_R, min(seconds)
 
 

@@ -133,7 +133,7 @@ def test_stages_share_gpus_of_a_type_of_ones_own(run: Any) -> None:
         (("--gpus", "T4:1"), {"stages": {"profile": {}}}, "stages.profile.placement is ingress"),
         (("--gpus", "T4:1"), {"stages": {"scoring": {"max_replicas": 1, "min_replicas": 2}}}, "under min_replicas 2"),
         (("--gpus", "T4:1"), {"stages": {"scoring": {"min_replicas": 9}}}, "does not fit on 1 GPU with"),
-        (("--gpus", "T4:1"), {"stages": {"scoring": {"weights_mib": 1e6}}}, "use GPUs of 977.3"),
+        (("--gpus", "T4:1"), {"stages": {"scoring": {"weights_mib": 1e6}}}, "use GPUs of 977.2"),
         (("--gpus", "T4:1"), {"stages": {"scoring": {"weights_mib": 1e300}}}, "stages.scoring.weights_mib = 1e+300"),
         (("--gpus", "T4:1"), {"stages": {"scoring": {"fraction": 0.33333}}}, "must be a multiple of 0.0001"),
         (("--gpus", "T4:1"), "a: [", "is not YAML"),
