@@ -170,6 +170,28 @@ def test_rows_are_computed_in_parts_and_each_gets_its_own_score(
     np.testing.assert_allclose(scores(packaged, backend, "fp32"), whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 255, 256, 300, 1000])
+def test_half_precision_computes_few_different_numbers_of_rows(
+    packaged: Artifact, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """oneDNN generates code for each."""
+    monkeypatch.setattr(backends, "HALF_ROWS", 512)
+    model, seen = FusedDCNv2(load_ranker(packaged)), []
+    whole = backends._whole(packaged, model, "eager", "bf16", "cpu")
+
+    def watched(rows_RF: torch.Tensor) -> torch.Tensor:
+        seen.append(len(rows_RF))
+        return whole(rows_RF)
+
+    monkeypatch.setattr(backends, "_whole", lambda *_: watched)
+    run = start(packaged, model, "eager", "bf16", "cpu")
+    assert seen == [256, 512], "what every call needs is made before the first"
+    rows_RF = torch.randn(count, model.first.in_features, generator=torch.Generator().manual_seed(count))
+    with torch.inference_mode():
+        np.testing.assert_allclose(run(rows_RF), model(rows_RF), atol=0.1)
+    assert set(seen) == {256, 512}
+
+
 def test_packaging_writes_down_what_it_measured(packaged: Artifact) -> None:
     assert set(packaged.manifest.gates) == {gates.combination(*pair) for pair in COMBINATIONS}
     for backend, precision in COMBINATIONS:

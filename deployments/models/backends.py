@@ -39,9 +39,13 @@ Run = Callable[[Tensor], Tensor]
 RUNNERS = 4
 """Threads that may be inside one compiled model."""
 
-PART_BYTES, HALF_PART_BYTES = 2 << 20, 4 << 20
+PART_BYTES = 2 << 20
 """Of the first layer's output for the rows that a CPU computes at a time: it stays in the core's cache, and its memory
-is used again instead of being mapped anew. Products in half precision are over so soon that a call's own cost shows."""
+is used again instead of being mapped anew."""
+
+HALF_ROWS, HALF_STEP = 4096, 256
+"""Rows that a CPU computes at a time in half precision, where products are over so soon that a call's own cost shows,
+and what the last part is filled up to a multiple of: oneDNN generates code for each number of rows."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _MARCH = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
@@ -121,9 +125,18 @@ def start(artifact: Artifact, model: FusedDCNv2, backend: Backend, precision: Pr
     run = _whole(artifact, model, backend, precision, device)
     if device != "cpu":
         return run
-    part = HALF_PART_BYTES // 2 if precision in DTYPES else PART_BYTES // 4
-    most = max(1, part // model.first.out_features)
+    if precision in DTYPES:
+        with torch.inference_mode():  # all that code is generated now, not in a request's time
+            for rows in range(HALF_STEP, HALF_ROWS + 1, HALF_STEP):
+                run(torch.zeros(rows, model.first.in_features))
+        return lambda rows_RF: torch.cat([_filled_up(run, part_RF) for part_RF in torch.split(rows_RF, HALF_ROWS)])
+    most = max(1, PART_BYTES // (4 * model.first.out_features))
     return lambda rows_RF: torch.cat([run(part_RF) for part_RF in torch.split(rows_RF, most)])
+
+
+def _filled_up(run: Run, rows_RF: Tensor) -> Tensor:
+    missing = -len(rows_RF) % HALF_STEP
+    return run(nn.functional.pad(rows_RF, (0, 0, 0, missing)))[: len(rows_RF)] if missing else run(rows_RF)
 
 
 def _whole(artifact: Artifact, model: FusedDCNv2, backend: Backend, precision: Precision, device: str) -> Run:
