@@ -13,7 +13,7 @@ import pytest
 from benchmarks.autoscaling import HELD_OUT, TUNING, Study
 from benchmarks.open_loop import arrivals, ask, ask_all, summary
 from benchmarks.search import Goal
-from benchmarks.speed import differences
+from benchmarks.speed import check, differences
 from benchmarks.workloads import bodies
 from deployments.models.artifact import Artifact
 from graphs.results import write_section
@@ -29,6 +29,16 @@ def test_other_items_another_order_or_other_scores_are_differences() -> None:
     ]
     assert differences(ours, theirs) == 3
     assert differences(ours, ours) == 0
+
+
+def test_answers_as_shipped_may_differ_as_far_as_the_gate_lets_them() -> None:
+    plain = [[(f"i{place}", 1.0) for place in range(10)]] * 10
+    near = [[("other", 1.0), *plain[0][1:]], *plain[1:]]
+    check("rayfunnel as shipped", near, plain)
+    with pytest.raises(SystemExit, match=r"98\.00% of the items are the reference's \(at least 99%\); not timed"):
+        check("rayfunnel as shipped, all in ingress", [near[0]] * 2 + near[2:], plain)
+    with pytest.raises(SystemExit, match="mosec: 1 of 200 answers differ"):
+        check("mosec", near, plain)
 
 
 def test_arrivals_are_a_poisson_process_of_the_rate() -> None:
