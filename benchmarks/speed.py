@@ -161,9 +161,9 @@ def speed(
         "medians; the ratio is the median of the rounds' ratios to the limit of the same round (two processes that "
         "compute, no server, batches of 32; its p50: one process, one request after the other). `as shipped`: the "
         f"configuration as it is, whose scoring ran {chosen.backend} in {chosen.precision}; the others run the plain "
-        f"fp32 model without cache. All gave equal answers to {CHECKED} requests before they were timed, or as shipped at "
-        f"least {OVERLAP:.0%} of the items, as the gate asks. `bad answers`: errors and degraded ones under load, which "
-        "the requests per second do not count."
+        f"fp32 model without cache. All gave equal answers to {CHECKED} requests before they were timed, or as shipped "
+        f"at least {OVERLAP:.0%} of the items, as the gate asks. `bad answers`: errors and degraded ones under load, "
+        "which the requests per second do not count."
     )
     title = f"## Speed, closed loop: {workload}"
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))
