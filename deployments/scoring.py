@@ -68,6 +68,7 @@ class Scorer:
         model = load_ranker(artifact)
         self.features = RankingFeatures(artifact, standard(model))
         self.running = choose(artifact, FusedDCNv2(model), config.backend, config.precision, self._device)
+        log.info("scoring: %s", gates.combination(self.running.backend, self.running.precision))
         if self.running.instead:
             log.warning("scoring: %s", self.running.instead)
 
