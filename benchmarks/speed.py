@@ -165,7 +165,7 @@ def speed(
         f"at least {OVERLAP:.0%} of the items, as the gate asks. `bad answers`: errors and degraded ones under load, "
         "which the requests per second do not count."
     )
-    title = f"## Speed, closed loop: {workload}"
+    title = f"## Speed, closed loop: {workload}, shipped {chosen.backend} in {chosen.precision}"
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))
 
 

@@ -168,7 +168,7 @@ class _Connection(asyncio.Protocol):
         target, computed = asked.groups()
         closing = b"close" in headers.get(b"connection", b"").lower()
         if computed and self._gate.closed:
-            self._refuse(computed.decode(), closing)
+            self._refuse(computed.decode(), closing, headers)
             return rest
         if not rest and not closing and target in self._gate.answers:
             self._answer(target, data[end + 4 :], headers)
@@ -192,22 +192,24 @@ class _Connection(asyncio.Protocol):
             return  # the caller has gone
         self._task = None
         self._gate.left(self)
-        self._write(response)
+        self._write(response, headers)
         if (held := self._held) and not self._transport.is_closing():
             self._held = b""
             self._transport.resume_reading()
             self._context.run(self.data_received, held)
 
-    def _refuse(self, operation: str, closing: bool) -> None:
+    def _refuse(self, operation: str, closing: bool, headers: Mapping[bytes, bytes]) -> None:
         self._taken = True
         self._last |= closing
-        self._write(self._gate.refusal())
+        self._write(self._gate.refusal(), headers)
         self._gate.funnel.refused(operation)
 
-    def _write(self, response: Response) -> None:
+    def _write(self, response: Response, headers: Mapping[bytes, bytes]) -> None:
         head = [b"HTTP/1.1 %d %b" % (response.status_code, http.HTTPStatus(response.status_code).phrase.encode())]
         head += [b"%b: %b" % header for header in response.raw_headers]
         head.append(_date(int(time.time())))
+        if "x-request-id" not in response.headers and b"x-request-id" in headers:  # what was not computed has none
+            head.append(b"x-request-id: " + headers[b"x-request-id"])
         if self._last:
             head.append(b"connection: close")
         self._transport.write(b"\r\n".join([*head, b"", bytes(response.body)]))

@@ -142,10 +142,11 @@ def test_past_the_limit_requests_are_refused_with_a_remedy_and_later_let_in_on_t
         await ask(first, ASK)
         await ask(second, ASK)
         await funnel.has(2)
-        for _ in range(2):
-            await ask(third, ASK)
+        for name in (b"", b"X-Request-ID: mine\r\n"):
+            await ask(third, HEAD.replace(b"\r\n\r\n", b"\r\n" + name + b"\r\n") + BODY)
             status, headers, body = await response(third)
             assert (status, headers["retry-after"]) == (503, "1")
+            assert headers.get("x-request-id") == ("mine" if name else None)
             assert headers["content-type"] == "application/problem+json"
             problem = orjson.loads(body)
             assert problem["title"] == "Overloaded"
