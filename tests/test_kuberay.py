@@ -148,7 +148,7 @@ def test_the_profile_is_laid_over_the_args_and_the_policy() -> None:
     (app,) = serve_of(made)["applications"]
     scoring = app["args"]["stages"]["scoring"]
     assert (scoring["num_gpus"], scoring["max_replicas"]) == (0.25, 7)
-    assert scoring["config"]["precision"] == "fp32"
+    assert scoring["config"]["precision"] == "auto"
     assert app["autoscaling_policy"]["policy_kwargs"]["pending_expiry_s"] == 600
     assert app["autoscaling_policy"]["policy_kwargs"]["slo_ms"] == 500
 
