@@ -90,11 +90,12 @@ class HubKeeper:
         """What to show, once it is in the store; None: another hub has taken over. No counters: the store has not
         handed over the totals so far.
         """
+        kept = None
         with contextlib.suppress(TimeoutError):  # a store that hangs keeps nobody from being shown what is known
-            await asyncio.wait_for(self.save(), self._config.answer_s / 2)
+            kept = await asyncio.wait_for(self.save(), self._config.answer_s / 2)
         if not self.owns:
             return None
-        totals = self._hub.totals(time.monotonic(), self._wanted)
+        totals = self._known() if kept is None else kept
         totals.gauges[series(m.HUB_UP)] = 1.0
         totals.gauges[series(m.HUB_STARTED)] = self._started
         totals.gauges[series(m.STORE_UP)] = float(self._store_up)
@@ -126,19 +127,27 @@ class HubKeeper:
             self._wanted = fleet.wanted
             self._hub.ended(fleet.alive, time.monotonic())
 
-    async def save(self) -> None:
-        """Keeps the state in the store, having taken over what is there; tried again later if the store is away."""
-        async with self._saving:
-            if self.owns:
-                await self._save()
+    def _known(self) -> Totals:
+        return self._hub.totals(time.monotonic(), self._wanted)
 
-    async def _save(self) -> None:
+    async def save(self) -> Totals | None:
+        """Keeps the state in the store, having taken over what is there; tried again later if the store is away.
+        Returns the totals that were kept, without what replicas reported meanwhile; None: nothing was kept.
+        """
+        async with self._saving:
+            return await self._save() if self.owns else None
+
+    async def _save(self) -> Totals | None:
+        kept = None
         try:
             if not self._restored:
                 state = await self._store.claim(self._name, self._owner)
                 self._restored = True
                 self._hub.restore(zlib.decompress(state) if state else b"")
-            if not await self._store.keep(self._name, self._owner, zlib.compress(self._hub.state(), 1)):
+            state, known = zlib.compress(self._hub.state(), 1), self._known()
+            if await self._store.keep(self._name, self._owner, state):
+                kept = known
+            else:
                 self._lost_at = time.monotonic()
                 log.info("another hub has taken over the metrics of the application")
             self._store_up = True
@@ -149,3 +158,4 @@ class HubKeeper:
         except (ValueError, zlib.error) as error:
             log.error("the totals so far can't be read and start anew: %s", error)
             self._hub.restore(b"")
+        return kept

@@ -246,6 +246,23 @@ async def test_a_killed_hub_comes_back_with_everything_it_ever_showed() -> None:
     assert (await second.counters())[ANSWERS] == 4
 
 
+async def test_what_is_reported_while_the_state_is_being_kept_is_not_shown_before_it_is_kept_too() -> None:
+    store = MemoryStore(StoreConfig())
+    first = Site(store)
+    first.keeper.report(counted("early", 4).snapshot())
+    keep = store.keep
+
+    async def slow_keep(name: str, owner: str, value: bytes) -> bool:
+        first.keeper.report(counted("late", 3).snapshot())
+        return await keep(name, owner, value)
+
+    store.keep = slow_keep  # type: ignore[method-assign]
+    assert (await first.counters())[ANSWERS] == 4  # killed here
+    second = Site(store)
+    store.keep = keep  # type: ignore[method-assign]
+    assert (await second.counters())[ANSWERS] == 4
+
+
 async def test_without_the_store_a_new_hub_shows_no_totals_that_would_fall_and_adds_up_once_it_is_back() -> None:
     store, lives = MemoryStore(StoreConfig()), counted("lives", 2)
     first = Site(store)
