@@ -28,11 +28,13 @@ from graphs.serving import load, recommender_args
 RATE = 200
 """Samples per second."""
 
-DOOR_FILES = r"(gate|accepting|http_api|schemas|service|answers|catalogue|ingress)\.py"
+DOOR_FILES = r"(gate|accepting|http_api|ingress)\.py"
+CHECK_FILES = r"(schemas|service|answers|catalogue)\.py"
 STAGE_FILES = r"(profiles|candidates|retrieval|scoring|ranking|rules)\.py|models/"
 PARTS = {
     "stages: model work": rf"(^|/)deployments/({STAGE_FILES})",
-    "ours: HTTP door, validation, answer": rf"(^|/)deployments/{DOOR_FILES}",
+    "ours: HTTP door": rf"(^|/)deployments/{DOOR_FILES}",
+    "ours: validation, answer": rf"(^|/)deployments/{CHECK_FILES}",
     "ours: batcher, pipeline, messages": r"(^|/)deployments/(batcher|pipeline|flow|messages|stage|replica|totals)\.py",
     "ours: histories and cache": r"(^|/)deployments/(reader|events|store|cache|breaker)\.py",
     "ours: metrics, drift, rest": r"(^|/)(monitoring/|deployments/)",
@@ -44,6 +46,7 @@ PARTS = {
     "event loop": r"(^|/)(asyncio|uvloop)/|^<uvloop>",
 }
 """Part → pattern of the file names that belong to it; the first that matches."""
+FUNNEL = ("ours: validation, answer", "ours: batcher, pipeline, messages")
 
 _PROCESSES = {
     "ray::ServeController": "Serve's controller",
@@ -101,12 +104,21 @@ def profile(base: str, workload: str, out: str, name: str, clients: int, seconds
     parts = shares(raw)
     all_us = sum(used.values())
     ours = sum(share for part, share in parts.items() if part.startswith("ours"))
+    funnel = sum(parts.get(part, 0.0) for part in FUNNEL)
+
+    def of(share: float) -> str:
+        return f"{share:.1%} of the ingress' CPU, {share * used['Ingress']:.0f} µs a request"
+
     lines = [
         *("| process | µs of CPU a request | of all |", "|---|---|---|"),
         *(f"| {who} | {us:.0f} | {us / all_us:.0%} |" for who, us in used.items() if us >= 0.005 * all_us),
         *("", "| within the ingress | of its CPU |", "|---|---|"),
         *(f"| {part} | {share:.1%} |" for part, share in parts.items()),
-        *("", f"**Our own code: {ours:.1%} of the ingress' CPU, {ours * used['Ingress']:.0f} µs a request.**"),
+        *(
+            "",
+            f"**Batcher, pipeline, messages and validation: {of(funnel)}; all of our own code {of(ours)}.** The HTTP",
+        ),
+        "door does what uvicorn, Starlette and Serve's wrapper would.",
     ]
     command = f"python -m benchmarks cpu --workload {workload} --server '{name}' --clients {clients}"
     text = (
