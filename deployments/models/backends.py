@@ -1,7 +1,7 @@
 """How the ranking model runs: backend and precision as config words, and what stands in where one can't be had.
 
-Precisions: `fp32`; `bf16` and `fp16`: the dense layers' (HalfDCNv2); `int8`: all layers'; `auto`: of fp32, bf16 and
-fp16 the fastest that passed the gate on this kind of machine.
+Precisions: `fp32`; `bf16` and `fp16`: the dense layers' (HalfDCNv2); `int8`: the dense layers' after the first; `auto`:
+of fp32, bf16 and fp16 the fastest that passed the gate on this kind of machine.
 
 - `eager`: torch, operation by operation. `int8` is dynamic quantisation with torch's own x86 kernels (FBGEMM, oneDNN).
 - `compiled`: code that packaging made with AOTInductor, for any number of rows; an artifact file.
@@ -163,13 +163,18 @@ def in_precision(model: FusedDCNv2, precision: Precision, device: str) -> nn.Mod
     """The model computing in `precision`, features and scores in fp32.
 
     Raises:
-        BackendUnavailable: int8 on a GPU.
+        BackendUnavailable: int8 on a GPU, or of a model with a single dense layer.
     """
     model = copy.deepcopy(model).eval()
     if precision == "int8":
         if device != "cpu":
             raise BackendUnavailable("precision int8 has kernels for the CPU alone; use fp16 or bf16 on a GPU")
-        return _quantised(model)
+        if not len(model.hidden):
+            raise BackendUnavailable(
+                "int8 is for dense layers after the first, and this model has one; use bf16 or fp32"
+            )
+        model.hidden = _quantised(model.hidden)
+        return model
     return (model if precision == "fp32" else HalfDCNv2(model, DTYPES[precision])).to(device)
 
 
@@ -274,7 +279,5 @@ class _Int8Linear(nn.Module):
         return y
 
 
-def _quantised(model: nn.Module) -> nn.Module:
-    for name, child in model.named_children():
-        setattr(model, name, _Int8Linear(child) if isinstance(child, nn.Linear) else _quantised(child))
-    return model
+def _quantised(layers: nn.ModuleList) -> nn.ModuleList:
+    return nn.ModuleList([_Int8Linear(layer) for layer in layers if isinstance(layer, nn.Linear)])
