@@ -114,10 +114,8 @@ def profile(base: str, workload: str, out: str, name: str, clients: int, seconds
         *(f"| {who} | {us:.0f} | {us / all_us:.0%} |" for who, us in used.items() if us >= 0.005 * all_us),
         *("", "| within the ingress | of its CPU |", "|---|---|"),
         *(f"| {part} | {share:.1%} |" for part, share in parts.items()),
-        *(
-            "",
-            f"**Batcher, pipeline, messages and validation: {of(funnel)}; all of our own code {of(ours)}.** The HTTP",
-        ),
+        "",
+        f"**Batcher, pipeline, messages and validation: {of(funnel)}; all of our own code {of(ours)}.** The HTTP",
         "door does what uvicorn, Starlette and Serve's wrapper would.",
     ]
     command = f"python -m benchmarks cpu --workload {workload} --server '{name}' --clients {clients}"
