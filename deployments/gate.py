@@ -1,8 +1,9 @@
 """Requests before uvicorn and Serve see them: answered here, or refused while the funnel has as many as it can hold.
 
 The layers of both cost more per request than its share of a batch. Past the peak refusing took the time that answering
-needed, until nothing was answered in full (benchmarks/NOTES.md). Here it takes a look at the request's head. Which
-targets lead to the funnel is learned: the first request for each goes through Serve, which routes it.
+needed, until nothing was answered in full (benchmarks/NOTES.md). Here it takes a look at the request's head. Clients that
+ask again at once are slowed down: of many refusals a second most are written late. Which targets lead to the funnel is
+learned: the first request for each goes through Serve, which routes it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ _LONGEST_NUMBER = 15
 _MOST_SWALLOWED = 2**20
 """Bytes of a refused request that are waited for; one with more is for `http_api.Door` to refuse."""
 
+REFUSALS_PER_S, REFUSALS_AT_ONCE, LONGEST_DELAY_S = 500.0, 200, 1.0
+"""So many refusals a second are written without delay, and so many more in a burst; beyond that in turn, no later than
+the client is told to wait before it asks again."""
+
 log = logging.getLogger("rayfunnel.http")
 
 
@@ -66,6 +71,7 @@ class Gate:
         self.answers: Answers = {}
         self._under_way: set[_Connection] = set()
         self._looked = float("-inf")
+        self._refused_until = float("-inf")
 
     def protocol(self, factory: Callable[[], asyncio.Protocol]) -> asyncio.Protocol:
         """A connection's protocol: uvicorn's, which `factory` makes, behind the gate."""
@@ -89,6 +95,15 @@ class Gate:
             self._looked = turn
             self._under_way = {connection for connection in self._under_way if connection.busy}
         return len(self._under_way) >= self.funnel.limit
+
+    def refusal_at(self, now: float) -> float:
+        """When to write one more refusal, on the clock of `now`; at once if that is over.
+
+        The generic cell rate algorithm (ITU-T I.371), which needs no queue.
+        """
+        earliest = now - REFUSALS_AT_ONCE / REFUSALS_PER_S
+        self._refused_until = min(max(self._refused_until, earliest) + 1 / REFUSALS_PER_S, now + LONGEST_DELAY_S)
+        return self._refused_until
 
     def refusal(self) -> Response:
         """The response to a request that is not let in."""
@@ -119,6 +134,8 @@ class _Connection(asyncio.Protocol):
         """Bytes of the latest request that have not come yet."""
         self._task: asyncio.Task[None] | None = None
         """Answers the latest request."""
+        self._refusing: asyncio.TimerHandle | None = None
+        """Refuses the latest request."""
         self._held = b""
         """What came meanwhile."""
         self._last = self._full = False
@@ -135,7 +152,7 @@ class _Connection(asyncio.Protocol):
         self._inner.connection_made(_Transport(transport, self))
 
     def data_received(self, data: bytes) -> None:
-        if self._task:
+        if self._task or self._refusing:
             self._transport.pause_reading()
             self._held += data
             return
@@ -193,16 +210,30 @@ class _Connection(asyncio.Protocol):
         self._task = None
         self._gate.left(self)
         self._write(response, headers)
-        if (held := self._held) and not self._transport.is_closing():
-            self._held = b""
-            self._transport.resume_reading()
-            self._context.run(self.data_received, held)
+        self._go_on()
 
     def _refuse(self, operation: str, closing: bool, headers: Mapping[bytes, bytes]) -> None:
         self._taken = True
         self._last |= closing
-        self._write(self._gate.refusal(), headers)
         self._gate.funnel.refused(operation)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if (at := self._gate.refusal_at(now)) > now:
+            self._refusing = loop.call_at(at, self._write_refusal, headers)
+        else:
+            self._write(self._gate.refusal(), headers)
+
+    def _write_refusal(self, headers: Mapping[bytes, bytes]) -> None:
+        self._refusing = None
+        self._write(self._gate.refusal(), headers)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Takes what came before the response."""
+        if (held := self._held) and not self._transport.is_closing():
+            self._held = b""
+            self._transport.resume_reading()
+            self._context.run(self.data_received, held)
 
     def _write(self, response: Response, headers: Mapping[bytes, bytes]) -> None:
         head = [b"HTTP/1.1 %d %b" % (response.status_code, http.HTTPStatus(response.status_code).phrase.encode())]
@@ -219,8 +250,8 @@ class _Connection(asyncio.Protocol):
             self._inner.on_response_complete()  # the time for which uvicorn keeps an idle connection begins
 
     def close(self) -> None:
-        """For uvicorn: closes the connection, after the answer that is under way."""
-        if self._task:
+        """For uvicorn: closes the connection, after the answer or refusal that is under way."""
+        if self._task or self._refusing:
             self._last = True
         else:
             self._transport.close()
@@ -229,6 +260,8 @@ class _Connection(asyncio.Protocol):
         return self._inner.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._refusing:
+            self._refusing.cancel()
         if self._task:
             self._task.cancel()
             self._task = None

@@ -8,14 +8,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import AsyncMock
 
+import numpy as np
 import orjson
+import pytest
 import uvicorn
 import uvloop
 from starlette.responses import Response
 
+from deployments import gate
 from deployments.accepting import accept_all
 from deployments.flow import came_at
-from deployments.gate import Gate
+from deployments.gate import LONGEST_DELAY_S, REFUSALS_AT_ONCE, REFUSALS_PER_S, Gate
 from monitoring.request_log import incoming_trace
 from tests.test_accepting import listening
 
@@ -159,6 +162,48 @@ def test_past_the_limit_requests_are_refused_with_a_remedy_and_later_let_in_on_t
         assert funnel.asked == 3
 
     on_uvloop(2, test)
+
+
+def test_refusals_past_a_burst_and_a_rate_are_spread_and_none_waits_longer_than_a_second() -> None:
+    door = Gate(Funnel(1))
+    burst = [door.refusal_at(5.0) for _ in range(REFUSALS_AT_ONCE)]
+    assert max(burst) <= 5.0
+    spread = [door.refusal_at(5.0) for _ in range(round(REFUSALS_PER_S))]
+    assert spread[0] == pytest.approx(5.0 + 1 / REFUSALS_PER_S)
+    np.testing.assert_allclose(np.diff(spread), 1 / REFUSALS_PER_S)
+    assert door.refusal_at(5.0) == door.refusal_at(5.0) == 5.0 + LONGEST_DELAY_S
+    assert door.refusal_at(9.0) < 9.0, "a pause gives the burst back"
+    steady = [door.refusal_at(20 + i / REFUSALS_PER_S) - (20 + i / REFUSALS_PER_S) for i in range(2000)]
+    assert max(steady) <= 0, "this rate needs no delay"
+
+
+def test_a_refusal_that_waits_is_given_before_what_came_after_it_and_before_the_server_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gate, "REFUSALS_AT_ONCE", 1)
+    monkeypatch.setattr(gate, "REFUSALS_PER_S", 5.0)
+
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        first, second, third, fourth = [await connect() for _ in range(4)]
+        await ask(first, ASK)
+        await funnel.has(1)
+        await ask(second, ASK)
+        assert (await response(second))[0] == 503
+        began = asyncio.get_running_loop().time()
+        await ask(second, ASK, GET)
+        await ask(third, ASK)
+        third[1].close()
+        assert [(await response(second))[0] for _ in range(2)] == [503, 200]
+        assert asyncio.get_running_loop().time() - began > 0.1
+        await ask(fourth, ASK)
+        funnel.stop()
+        status, headers, _ = await response(fourth)
+        assert (status, headers["connection"]) == (503, "close")
+        assert await fourth[0].read() == b""
+        assert funnel.refusals == ["recommend"] * 4
+
+    on_uvloop(1, test)
 
 
 def test_a_refused_body_that_comes_in_pieces_is_swallowed() -> None:
