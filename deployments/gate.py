@@ -1,9 +1,9 @@
 """Requests before uvicorn and Serve see them: answered here, or refused while the funnel has as many as it can hold.
 
 The layers of both cost more per request than its share of a batch. Past the peak refusing took the time that answering
-needed, until nothing was answered in full (benchmarks/NOTES.md). Here it takes a look at the request's head. Clients who
-ask again at once are slowed down: of many refusals in a second most are written late. Which targets lead to the funnel
-is learned: the first request for each goes through Serve, which routes it.
+needed, until nothing was answered in full (benchmarks/NOTES.md). Here it takes a look at the request's head. Clients
+who ask again at once are slowed down: of many refusals in a second most are written late. Which targets lead to the
+funnel is learned: the first request for each goes through Serve, which routes it.
 """
 
 from __future__ import annotations
