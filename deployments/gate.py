@@ -42,9 +42,9 @@ _LONGEST_NUMBER = 15
 _MOST_SWALLOWED = 2**20
 """Bytes of a refused request that are waited for; one with more is for `http_api.Door` to refuse."""
 
-REFUSALS_PER_S, REFUSALS_AT_ONCE, LONGEST_DELAY_S = 500.0, 200, 1.0
-"""So many refusals a second are written without delay, and so many more in a burst; beyond that in turn, no later than
-the client is told to wait before it asks again."""
+REFUSALS_PER_S, REFUSALS_AT_ONCE, LONGEST_DELAY_S = 500.0, 200, 0.5
+"""So many refusals a second are written without delay, and so many more in a burst; beyond that in turn. The longer they
+wait, the more connections are open at a time, on which recovery from a stall takes longer."""
 
 log = logging.getLogger("rayfunnel.http")
 
