@@ -43,8 +43,8 @@ _MOST_SWALLOWED = 2**20
 """Bytes of a refused request that are waited for; one with more is for `http_api.Door` to refuse."""
 
 REFUSALS_PER_S, REFUSALS_AT_ONCE, LONGEST_DELAY_S = 500.0, 200, 0.5
-"""So many refusals a second are written without delay, and so many more in a burst; beyond that in turn. The longer they
-wait, the more connections are open at a time, on which recovery from a stall takes longer."""
+"""So many refusals a second are written without delay, and so many more in a burst; beyond that in turn. The longer
+they wait, the more connections are open at a time, and the longer recovery from a stall takes."""
 
 log = logging.getLogger("rayfunnel.http")
 
