@@ -47,6 +47,7 @@ PARTS = {
 }
 """Part → pattern of the file names that belong to it; the first that matches."""
 FUNNEL = ("ours: validation, answer", "ours: batcher, pipeline, messages")
+"""What every request costs our code, however it came in."""
 
 _PROCESSES = {
     "ray::ServeController": "Serve's controller",
