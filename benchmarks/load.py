@@ -46,13 +46,20 @@ class Load:
     degraded: int
 
     @property
+    def asked(self) -> int:
+        """All requests that were answered at all."""
+        return self.full + self.errors + self.degraded
+
+    @property
     def per_second(self) -> float:
         """Requests answered in full per second."""
         return self.full / self.seconds
 
 
 def closed_loop(url: str, bodies: Path, clients: int, seconds: float, offset: int = 0) -> Load:
-    """`clients` connections that each ask as soon as they are answered. `bodies`: a JSON body per line."""
+    """`clients` connections that each ask as soon as they are answered. `bodies`: a JSON body per line, of which the
+    first `offset` are asked last.
+    """
     wrk = shutil.which("wrk")
     if wrk is None:
         raise SystemExit("wrk is missing; install it: apt-get install wrk")

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from benchmarks.limit import BATCH
 from cluster.valkey import ValkeyConfig, ValkeySupervisor
 from deployments.batcher import BatcherConfig
+from deployments.cache import CacheConfig
 from deployments.funnel import seed
 from deployments.models.artifact import Artifact
 from deployments.store import RedisStore, StoreConfig
@@ -57,7 +59,7 @@ def config(
 ) -> Path:
     """A copy of the config file on our ports and store. `plain`: the fp32 model as it is, no cache, as many replicas
     as at the start; `inside`: all stages in two ingress replicas, a batch at a time in each, as the peers' two workers;
-    `changed`: a number of the batcher, or another one of every stage.
+    `changed`: a number of the batcher or the cache, or another one of every stage.
     """
     loaded: dict[str, Any] = copy.deepcopy(yaml.safe_load(Path(base).read_text("utf-8")))
     loaded["http_options"]["port"] = PORT
@@ -76,8 +78,10 @@ def config(
         args["batcher"]["in_flight"] = 1
         for stage in args["stages"].values():
             stage["placement"] = "ingress"
+    owners: dict[str, type[BaseModel]] = {"batcher": BatcherConfig, "cache": CacheConfig}
     for key, value in (changed or {}).items():
-        for part in [args["batcher"]] if key in BatcherConfig.model_fields else args["stages"].values():
+        parts = [args[name] for name, owner in owners.items() if key in owner.model_fields]
+        for part in parts or args["stages"].values():
             part[key] = yaml.safe_load(value)
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(loaded), "utf-8")

@@ -36,6 +36,8 @@ FRACTIONS = (0.3, 0.5, 0.7, 0.9, 1.4)
 """Of the peak; the last is more than the server can do."""
 LEAD_S = 12.0
 """Not counted at the start of a rate: a sudden one has the policy start replicas, whose imports take the cores."""
+WARM_S = 4.0
+"""Of each load, before what is counted. Then users come on as they do: none is asked for because it was before."""
 REFERENCE = "FastAPI + uvicorn x2, per request"
 """Whose answers the others' are compared with: no batching, nothing of ours around the recommender."""
 
@@ -112,9 +114,11 @@ def closed(
                                 found = answers(url, bodies)
                                 reference = reference or found
                                 check(server, found, reference)
+                            asked = 20_000 * turn
                             for count in clients:
-                                closed_loop(url, bodies, count, 2, offset=1000 * turn)  # not counted: warm
-                                result = closed_loop(url, bodies, count, seconds, offset=1000 * turn)
+                                asked += closed_loop(url, bodies, count, WARM_S, offset=asked).asked  # not counted
+                                result = closed_loop(url, bodies, count, seconds, offset=asked)
+                                asked += result.asked
                                 yield server, count, result.per_second, result.p50_ms, result
                     bars.advance(bar)
 

@@ -81,7 +81,13 @@ def config(base: str, name: str, folder: Path) -> str:
 
 
 def bodies(
-    artifact: Artifact, folder: Path, zipf: float, count: int = 20_000, seed: int = 1, new: float = UNKNOWN, n: int = 10
+    artifact: Artifact,
+    folder: Path,
+    zipf: float,
+    count: int = 200_000,
+    seed: int = 1,
+    new: float = UNKNOWN,
+    n: int = 10,
 ) -> Path:
     """Requests of `n` items, one a line: users of the artifact, and a share `new` of unknown ones."""
     rng = np.random.default_rng(seed)

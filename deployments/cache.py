@@ -1,8 +1,9 @@
-"""Candidates kept in the store for a while, so that a user who asks again skips the candidate stage.
+"""Candidates and their scores, kept in the store for a while: a user who asks again skips both stages.
 
-An entry is found by everything that candidates depend on: model, configuration, user, n, filter and exclusions. It
-carries the version of the user's history that it was made from; every recorded event sets a new version, so an entry
-is not used after one. It comes in the round trip that fetches the histories.
+An entry is found by everything that they depend on: model, configuration, user, n, filter and exclusions. It carries
+the version of the user's history that it was made from; every recorded event sets a new version, so an entry is not
+used after one. It comes in the round trip that fetches the histories. What the ranking stage does is not kept: rules
+depend on the context of a request.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.errors import StoreUnavailable
 from deployments.flow import Cached, Query
-from deployments.messages import PAD, CandidateBatch
+from deployments.messages import PAD, CandidateBatch, ScoreBatch
 from deployments.store import Store
 
 log = logging.getLogger("rayfunnel.cache")
+
+MOST_WAITING = 256
+"""Entries that wait to be written, past which no more are taken."""
 
 
 class CacheConfig(BaseModel):
@@ -32,12 +36,13 @@ class CacheConfig(BaseModel):
     candidates_ttl_s: float = Field(
         0, ge=0, le=86_400, description="Seconds that candidates are kept, at most; at least 0.8 of it. 0: off."
     )
+    scores: bool = Field(True, description="Whether the model's scores of them are kept as well.")
 
 
-class CandidateCache:
+class FunnelCache:
     """Reads and writes the entries of one application's requests. Belongs to one event loop.
 
-    `scope`: a digest of the configuration that candidates depend on; `sources`: names of the retrieval sources.
+    `scope`: a digest of the configuration that entries depend on; `sources`: names of the retrieval sources.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class CandidateCache:
         self._model_version = model_version
         self._scope = scope
         self._sources = sources
+        self._waiting: dict[str, bytes] = {}
         self._writing: asyncio.Task[None] | None = None
 
     def key(self, query: Query) -> str:
@@ -80,7 +86,7 @@ class CandidateCache:
             sources=self._sources,
         )
         for row, (hit, item_K) in enumerate(zip(hits, items, strict=True)):
-            width, (_, retrieval, source, scores) = len(item_K), hit.columns
+            width, (_, retrieval, source, scores, _) = len(item_K), hit.columns
             batch.item_ids_BK[row, :width] = item_K
             batch.retrieval_scores_BK[row, :width] = np.frombuffer(retrieval, "<f4")
             batch.source_BK[row, :width] = np.frombuffer(source, np.int8)
@@ -88,32 +94,52 @@ class CandidateCache:
             batch.mask_BK[row, :width] = True
         return batch
 
-    def keep(self, misses: Sequence[Cached], candidates: CandidateBatch) -> None:
-        """Writes what was computed for `misses`, a row each, without waiting. While a write is under way the next is
-        left out: a store that is slow to write is not asked for more.
+    def scores(self, cached: Sequence[Cached | None], candidates: CandidateBatch) -> ScoreBatch | None:
+        """The scores of `candidates` that `cached` hold, a row each; NaN where one holds none. None: none holds any."""
+        columns = {row: entry.columns[-1] for row, entry in enumerate(cached) if entry and entry.columns}
+        if not any(columns.values()):
+            return None
+        scores_BK = np.full(candidates.mask_BK.shape, np.nan, np.float32)
+        for row, column in columns.items():
+            if len(scores_K := np.frombuffer(column, "<f4")):
+                scores_BK[row, : len(scores_K)] = scores_K
+                scores_BK[row, len(scores_K) :] = -np.inf
+        return ScoreBatch(self._model_version, scores_BK)
+
+    def keep(
+        self, cached: Sequence[Cached | None], candidates: CandidateBatch, scores: ScoreBatch | None = None
+    ) -> None:
+        """Writes what was computed for the rows of which `cached` has nothing, without waiting. While a write is under
+        way the next ones gather; past `MOST_WAITING` they are left out, as a store that is slow to write is not asked
+        for more.
         """
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.ensure_future(self._write(_entries(misses, candidates)))
+        rows = {row: entry for row, entry in enumerate(cached) if entry and entry.key and not entry.columns}
+        if rows and len(self._waiting) < MOST_WAITING:
+            self._waiting |= _entries(rows, candidates, scores if self._config.scores else None)
+            if self._writing is None or self._writing.done():
+                self._writing = asyncio.ensure_future(self._write())
 
-    async def _write(self, entries: Mapping[str, bytes]) -> None:
-        try:
-            await self._store.cache(entries, self._config.candidates_ttl_s)
-        except StoreUnavailable as error:
-            log.warning("candidates were not kept: %s", error)
+    async def _write(self) -> None:
+        while self._waiting:
+            entries, self._waiting = self._waiting, {}
+            try:
+                await self._store.cache(entries, self._config.candidates_ttl_s)
+            except StoreUnavailable as error:
+                log.warning("candidates and scores were not kept: %s", error)
 
 
-def _entries(misses: Sequence[Cached], candidates: CandidateBatch) -> dict[str, bytes]:
+def _entries(rows: Mapping[int, Cached], candidates: CandidateBatch, scores: ScoreBatch | None) -> dict[str, bytes]:
     width_B = candidates.mask_BK.sum(axis=1).tolist()
     return {
-        miss.key: msgpack.packb(
+        entry.key: msgpack.packb(
             (
-                miss.version,
-                candidates.item_ids_BK[row, :width].astype("<i4").tobytes(),
-                candidates.retrieval_scores_BK[row, :width].astype("<f4").tobytes(),
-                candidates.source_BK[row, :width].tobytes(),
-                candidates.source_scores_BKS[row, :width].astype("<f4").tobytes(),
+                entry.version,
+                candidates.item_ids_BK[row, : width_B[row]].astype("<i4").tobytes(),
+                candidates.retrieval_scores_BK[row, : width_B[row]].astype("<f4").tobytes(),
+                candidates.source_BK[row, : width_B[row]].tobytes(),
+                candidates.source_scores_BKS[row, : width_B[row]].astype("<f4").tobytes(),
+                scores.scores_BK[row, : width_B[row]].astype("<f4").tobytes() if scores else b"",
             )
         )
-        for row, (miss, width) in enumerate(zip(misses, width_B, strict=True))
-        if miss.key
+        for row, entry in rows.items()
     }

@@ -70,7 +70,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """What the candidate cache has for a request. `columns`: the entry, empty: none; see `CandidateCache`."""
+    """What the cache has for a request. `columns`: the entry, empty: none; see `FunnelCache`."""
 
     key: str
     version: bytes
@@ -110,6 +110,8 @@ class Flow:
     """See `deployments.quality`."""
     profiles: ProfileBatch | None = None
     candidates: CandidateBatch | None = None
+    known: ScoreBatch | None = None
+    """The scores that the cache had, NaN in the rows that it had none for. None: for no row."""
     scores: ScoreBatch | None = None
     ranked: RankedBatch | None = None
     latest_B: Times | None = None
@@ -120,7 +122,8 @@ class Flow:
     def only(self, rows: Sequence[int]) -> Flow:
         """The same flow with these rows alone."""
         index = np.array(rows, np.intp)
-        messages = {name: getattr(self, name) for name in ("requests", "profiles", "candidates", "scores", "ranked")}
+        names = ("requests", "profiles", "candidates", "known", "scores", "ranked")
+        messages = {name: getattr(self, name) for name in names}
         return replace(
             self,
             tickets=[self.tickets[row] for row in rows],
@@ -129,6 +132,20 @@ class Flow:
             latest_B=None if self.latest_B is None else self.latest_B[index],
             **{name: batch and batch.take(index) for name, batch in messages.items()},
         )
+
+    def put(self, rows: Sequence[int], part: Flow) -> None:
+        """Takes the scores, and what they are of, of these rows from `part`, and of all others from the cache."""
+        assert self.candidates is not None
+        assert self.known is not None
+        assert part.candidates is not None
+        assert part.scores is not None
+        others = np.setdiff1d(np.arange(len(self.tickets)), rows)
+        order = np.argsort(np.concatenate([others, rows]))
+        self.candidates = CandidateBatch.concat([self.candidates.take(others), part.candidates]).take(order)
+        known = replace(part.scores, scores_BK=self.known.scores_BK[others])
+        scores = ScoreBatch.concat([known, part.scores]).take(order)
+        self.scores = replace(scores, scores_BK=np.where(self.candidates.mask_BK, scores.scores_BK, -np.inf))
+        self.degraded = part.degraded
 
     def drop_answered(self) -> Flow:
         """Without the rows whose deadline came meanwhile: no further stage works for them."""

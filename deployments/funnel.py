@@ -13,7 +13,7 @@ from functools import partial
 from pydantic import BaseModel, ConfigDict
 
 from deployments.batcher import BatcherConfig
-from deployments.cache import CacheConfig, CandidateCache
+from deployments.cache import CacheConfig, FunnelCache
 from deployments.catalogue import Catalogue
 from deployments.errors import StoreUnavailable
 from deployments.events import Event
@@ -79,7 +79,7 @@ def assemble(
     cache = None
     if config.cache.candidates_ttl_s:
         sources = tuple(spec["name"] for spec in artifact.manifest.settings["sources"])
-        cache = CandidateCache(store, config.cache, artifact.model_version, cache_scope, sources)
+        cache = FunnelCache(store, config.cache, artifact.model_version, cache_scope, sources)
 
     watch = None
     if drift and drift[0].enabled:

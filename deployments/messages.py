@@ -242,6 +242,15 @@ class ScoreBatch(Batch):
     instead: str = ""
     """Why that is another one than configured; empty: it is as configured."""
 
+    def missing(self) -> list[int]:
+        """The rows without scores, which hold NaN."""
+        rows: list[int] = np.flatnonzero(np.isnan(self.scores_BK).any(axis=1)).tolist()
+        return rows
+
+    def or_else(self, others: ScoreBatch) -> ScoreBatch:
+        """These scores, and in the rows without any `others`'."""
+        return replace(others, scores_BK=np.where(np.isnan(self.scores_BK), others.scores_BK, self.scores_BK))
+
 
 @dataclass(frozen=True, slots=True)
 class RankedBatch(Batch):

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from deployments import fallbacks, patience
 from deployments.admission import Admission
 from deployments.batcher import Batcher, BatcherConfig
-from deployments.cache import CandidateCache
+from deployments.cache import FunnelCache
 from deployments.errors import Overloaded, StageFailed, StoreUnavailable
 from deployments.flow import Answer, Flow, Query, Ticket, request_batch
 from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch, at
@@ -89,7 +89,7 @@ class Pipeline:
         config: PipelineConfig,
         batching: BatcherConfig,
         metrics: FunnelMetrics,
-        cache: CandidateCache | None = None,
+        cache: FunnelCache | None = None,
         answered: Callable[[Flow], None] = lambda _: None,
     ) -> None:
         self._places = places
@@ -244,12 +244,29 @@ class Pipeline:
             case "candidates":
                 flow.candidates = await self._candidates(flow, deadline)
             case "scoring":
-                self._cut(flow)
-                flow.scores = scores = await call(deadline, flow.profiles, flow.candidates)
-                self._note(scores)
+                await self._score(flow, deadline)
             case "ranking":
                 assert flow.candidates is not None
                 flow.ranked = await call(deadline, flow.requests, flow.candidates.items_only(), flow.scores)
+
+    async def _score(self, flow: Flow, deadline: float) -> None:
+        """Fills in the scores: the stage's for the rows that the cache had none for."""
+        rows = flow.known.missing() if flow.known else range(len(flow.tickets))
+        if not rows:
+            flow.scores = flow.known
+            return
+        part = flow if len(rows) == len(flow.tickets) else flow.only(rows)
+        found, whole = part.candidates, not part.degraded
+        self._cut(part)
+        try:
+            part.scores = await self._places["scoring"].call(deadline, part.profiles, part.candidates)
+            self._note(part.scores)
+        finally:
+            if self._cache and found and whole:
+                uncut = part.candidates is found
+                self._cache.keep([ticket.cached for ticket in part.tickets], found, part.scores if uncut else None)
+        if part is not flow:
+            flow.put(rows, part)
 
     def _cut(self, flow: Flow) -> None:
         """Leaves as many candidates as the batch's quality allows."""
@@ -288,9 +305,9 @@ class Pipeline:
             computed: CandidateBatch = await call(deadline, flow.requests.take(rows), flow.profiles.take(rows))
             flow.degraded += fallbacks.partly("candidates", computed)
             parts.append(computed)
-            if not flow.degraded:
-                self._cache.keep([entry for row in misses if (entry := cached[row])], computed)
-        return CandidateBatch.concat(parts).take(np.argsort([*hits, *misses])) if len(parts) > 1 else parts[0]
+        candidates = CandidateBatch.concat(parts).take(np.argsort([*hits, *misses])) if len(parts) > 1 else parts[0]
+        flow.known = self._cache.scores(cached, candidates)
+        return candidates
 
     async def _fetch(self, flow: Flow, deadline: float) -> HistoryBatch:
         try:
@@ -313,6 +330,8 @@ class Pipeline:
             case "scoring":
                 assert flow.candidates is not None
                 flow.scores = fallbacks.retrieval_scores(flow.candidates)
+                if flow.known:
+                    flow.scores = flow.known.or_else(flow.scores)
             case "ranking":
                 assert flow.candidates is not None
                 assert flow.scores is not None

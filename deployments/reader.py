@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from cachetools import LRUCache
 
-from deployments.cache import CandidateCache
+from deployments.cache import FunnelCache
 from deployments.catalogue import Catalogue
 from deployments.events import History, history_batch, read
 from deployments.flow import Ticket
@@ -33,7 +33,7 @@ class HistoryReader:
         catalogue: Catalogue,
         user_features: UserFeatures,
         model_version: str,
-        cache: CandidateCache | None,
+        cache: FunnelCache | None,
     ) -> None:
         self._store = store
         self._config = config

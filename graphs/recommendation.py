@@ -123,8 +123,9 @@ def _drift(config: RecommenderArgs, artifact: str) -> list[dict[Any, Any] | Depl
 
 
 def _cache_scope(config: RecommenderArgs) -> str:
-    """Digest of everything but the model that a user's candidates depend on."""
-    parts: list[BaseModel] = [config.store, config.stages.profile.config, config.stages.candidates.config]
+    """Digest of everything but the model that a user's candidates and their scores depend on."""
+    stages = config.stages
+    parts: list[BaseModel] = [config.store, *(s.config for s in (stages.profile, stages.candidates, stages.scoring))]
     return hashlib.blake2b("\n".join(part.model_dump_json() for part in parts).encode(), digest_size=8).hexdigest()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deployments.batcher import BatcherConfig
-from deployments.cache import CacheConfig, CandidateCache
+from deployments.cache import CacheConfig, FunnelCache
 from deployments.catalogue import Catalogue
 from deployments.errors import StageFailed
 from deployments.flow import Query
@@ -155,7 +155,7 @@ async def test_a_store_that_keeps_nothing_changes_no_answer(
 def test_the_key_tells_apart_all_that_candidates_depend_on() -> None:
     def key(version: str = "m", scope: str = "s", **fields: Any) -> str:
         query = Query(**{"user_id": "u", "n": 10, "deadline": 1.0} | fields)
-        return CandidateCache(MemoryStore(StoreConfig()), CacheConfig(), version, scope, ()).key(query)
+        return FunnelCache(MemoryStore(StoreConfig()), CacheConfig(), version, scope, ()).key(query)
 
     same = key()
     assert key(deadline=9.0) == same
