@@ -36,8 +36,8 @@ FRACTIONS = (0.3, 0.5, 0.7, 0.9, 1.4)
 """Of the peak; the last is more than the server can do."""
 LEAD_S = 12.0
 """Not counted at the start of a rate: a sudden one has the policy start replicas, whose imports take the cores."""
-WARM_S = 4.0
-"""Of each load, before what is counted. Then users come on as they do: none is asked for because it was before."""
+WARM_S, FILL_S = 4.0, 30.0
+"""Of each load, before what is counted; before the last one of servers that cache. All ask for ever new draws."""
 REFERENCE = "FastAPI + uvicorn x2, per request"
 """Whose answers the others' are compared with: no batching, nothing of ours around the recommender."""
 
@@ -87,8 +87,8 @@ def check(server: str, found: Answers, reference: Answers) -> None:
 
 def closed(
     config: str, zipf: float, names: Sequence[str], clients: Sequence[int], rounds: int, seconds: float
-) -> Iterator[tuple[str, int, float, float, Load | None]]:
-    """(server, clients, requests/s, p50 ms, the load) of every round; rounds are interleaved.
+) -> Iterator[tuple[str, int, float, float, Load | None, float]]:
+    """(server, clients, requests/s, p50 ms, the load, its share of cache hits) of every round; rounds are interleaved.
 
     Raises:
         SystemExit: a server gives other answers than the reference, or errors or degraded answers under load.
@@ -106,8 +106,8 @@ def closed(
                     if server in servers.LIMITS:
                         if 1 in clients:
                             alone = servers.limit(servers.LIMITS[0], config, folder, bodies, seconds, batch=1)
-                            yield server, 1, *alone, None
-                        yield server, 0, servers.limit(server, config, folder, bodies, seconds)[0], 0.0, None
+                            yield server, 1, *alone, None, 0.0
+                        yield server, 0, servers.limit(server, config, folder, bodies, seconds)[0], 0.0, None, 0.0
                     else:
                         with servers.server(server, config, folder) as url:
                             if turn == 0:
@@ -116,11 +116,28 @@ def closed(
                                 check(server, found, reference)
                             asked = 20_000 * turn
                             for count in clients:
-                                asked += closed_loop(url, bodies, count, WARM_S, offset=asked).asked  # not counted
+                                lead_s = FILL_S if "as shipped" in server and count == clients[-1] else WARM_S
+                                asked += closed_loop(url, bodies, count, lead_s, offset=asked).asked  # not counted
+                                before = cached(url)
                                 result = closed_loop(url, bodies, count, seconds, offset=asked)
+                                hits, misses = (now - then for now, then in zip(cached(url), before, strict=True))
                                 asked += result.asked
-                                yield server, count, result.per_second, result.p50_ms, result
+                                share = hits / max(1.0, hits + misses)
+                                yield server, count, result.per_second, result.p50_ms, result, share
                     bars.advance(bar)
+
+
+def cached(url: str) -> tuple[float, float]:
+    """Requests whose candidates the cache had, and those that it did not have; of other servers none."""
+    try:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return 0.0, 0.0
+    counts = dict.fromkeys(("hit", "miss"), 0.0)
+    for outcome, count in re.findall(r'^rayfunnel_cache_total\{.*?outcome="(hit|miss)".*?\} (\S+)', text, re.MULTILINE):
+        counts[outcome] += float(count)
+    return counts["hit"], counts["miss"]
 
 
 def speed(
@@ -129,33 +146,41 @@ def speed(
     """Runs the closed loop and writes its section."""
     rates: dict[tuple[str, int], list[float]] = defaultdict(list)
     p50s: dict[tuple[str, int], list[float]] = defaultdict(list)
+    hits: dict[str, list[float]] = defaultdict(list)
     bad: dict[str, int] = defaultdict(int)
     with tempfile.TemporaryDirectory(prefix="rfw") as tmp:
         config = workloads.config(base, workload, Path(tmp))
         artifact = Artifact.open(recommender_args(load(config)).artifact)
         chosen = Scorer(artifact, recommender_args(load(config)).stages.scoring.config).running
         zipf = workloads.WORKLOADS[workload].zipf
-        for name, count, rate, p50, load_ in closed(config, zipf, names, clients, rounds, seconds):
+        for name, count, rate, p50, load_, hit in closed(config, zipf, names, clients, rounds, seconds):
             rates[name, count].append(rate)
             p50s[name, count].append(p50)
             if load_:
                 bad[name] += load_.errors + load_.degraded
-            print(json.dumps({"server": name, "clients": count, "per_second": round(rate, 1), "p50_ms": round(p50, 2)}))
+            if count == clients[-1]:
+                hits[name].append(hit)
+            line = {"server": name, "clients": count, "per_second": round(rate, 1), "p50_ms": round(p50, 2)}
+            print(json.dumps(line | {"hits": round(hit, 3)}), flush=True)
     limit = rates.get((servers.LIMITS[1], 0))
     most = clients[-1]
     head = ["server", *(f"req/s at {c}" for c in clients), f"of the limit at {most}", "p50 ms at 1", "bad answers"]
+    head.append(f"cache hits at {most}")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name in names:
         if name in servers.LIMITS:
             rate = statistics.median(rates[name, 0])
             alone = f"{statistics.median(p50s[name, 1]):.1f}" if 1 in clients else ""
-            lines.append(f"| {name} |" + " |" * (len(clients) - 1) + f" {rate:.0f} | | {alone} | |")
+            lines.append(f"| {name} |" + " |" * (len(clients) - 1) + f" {rate:.0f} | | {alone} | | |")
             continue
         shown = [f"{statistics.median(rates[name, count]):.0f}" for count in clients]
         ratios = [a / b for a, b in zip(rates[name, most], limit or [], strict=False)]
         ratio = f"{statistics.median(ratios):.2f}" if ratios else ""
         alone = f"{statistics.median(p50s[name, 1]):.1f}" if 1 in clients else ""
-        lines.append(f"| {name} | " + " | ".join([*shown, ratio, alone, str(bad[name])]) + " |")
+        hit = statistics.median(hits[name])
+        lines.append(
+            f"| {name} | " + " | ".join([*shown, ratio, alone, str(bad[name]), f"{hit:.0%}" if hit else ""]) + " |"
+        )
     command = (
         f"python -m benchmarks speed --workload {workload} --servers '{';'.join(names)}' "
         f"--clients {','.join(map(str, clients))} --rounds {rounds} --seconds {seconds:g}"
@@ -167,7 +192,9 @@ def speed(
         f"configuration as it is, whose scoring ran {chosen.backend} in {chosen.precision}; the others run the plain "
         f"fp32 model without cache. All gave equal answers to {CHECKED} requests before they were timed, or as shipped "
         f"at least {OVERLAP:.0%} of the items, as the gate asks. `bad answers`: errors and degraded ones under load, "
-        "which the requests per second do not count."
+        f"which the requests per second do not count. Before the last load of servers with a cache, {FILL_S:g} s of the "
+        "same traffic fill it; no draw of users is asked for twice. `cache hits`: of the requests that were computed, "
+        "those whose candidates and scores it had."
     )
     title = f"## Speed, closed loop: {workload}, shipped {chosen.backend} in {chosen.precision}"
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))

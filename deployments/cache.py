@@ -34,7 +34,7 @@ class CacheConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     candidates_ttl_s: float = Field(
-        0, ge=0, le=86_400, description="Seconds that candidates are kept, at most; at least 0.8 of it. 0: off."
+        0, ge=0, le=86_400, description="Seconds that candidates are kept, at most; at least half of it. 0: off."
     )
     scores: bool = Field(True, description="Whether the model's scores of them are kept as well.")
 

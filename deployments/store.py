@@ -351,10 +351,10 @@ class MemoryStore:
 
 
 def lifetime_s(ttl_s: float) -> float:
-    """Between 0.8 of `ttl_s` and all of it: what was written in the same second must not have to be computed in the
+    """Between half of `ttl_s` and all of it: what was written in the same second must not have to be computed in the
     same second again.
     """
-    return ttl_s * random.uniform(0.8, 1.0)  # noqa: S311
+    return ttl_s * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 def _by_time(entry: tuple[bytes, float]) -> tuple[float, bytes]:
