@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import redis
 import yaml
 from pydantic import BaseModel
 
@@ -52,6 +53,13 @@ async def _seed(artifact: str) -> None:
     client = RedisStore(StoreConfig(redis_url=f"redis://127.0.0.1:{STORE_PORT}/0", history_limit=2500))
     await seed(client, Artifact.open(artifact))
     await client.close()
+
+
+def forget() -> None:
+    """Empties the caches that servers before have left in the store."""
+    with redis.Redis(port=STORE_PORT) as client:
+        for key in client.scan_iter("*:candidates:*", count=10_000):
+            client.unlink(key)
 
 
 def config(

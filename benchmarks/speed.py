@@ -109,6 +109,7 @@ def closed(
                             yield server, 1, *alone, None, 0.0
                         yield server, 0, servers.limit(server, config, folder, bodies, seconds)[0], 0.0, None, 0.0
                     else:
+                        servers.forget()
                         with servers.server(server, config, folder) as url:
                             if turn == 0:
                                 found = answers(url, bodies)
@@ -192,9 +193,9 @@ def speed(
         f"configuration as it is, whose scoring ran {chosen.backend} in {chosen.precision}; the others run the plain "
         f"fp32 model without cache. All gave equal answers to {CHECKED} requests before they were timed, or as shipped "
         f"at least {OVERLAP:.0%} of the items, as the gate asks. `bad answers`: errors and degraded ones under load, "
-        f"which the requests per second do not count. Before the last load of servers with a cache, {FILL_S:g} s of the "
-        "same traffic fill it; no draw of users is asked for twice. `cache hits`: of the requests that were computed, "
-        "those whose candidates and scores it had."
+        f"which the requests per second do not count. A cache is empty at a server's start, and {FILL_S:g} s of the "
+        "same traffic fill it before the last load; no draw of users is asked for twice. `cache hits`: of the requests "
+        "that were computed, those whose candidates and scores it had."
     )
     title = f"## Speed, closed loop: {workload}, shipped {chosen.backend} in {chosen.precision}"
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))
