@@ -11,13 +11,15 @@ import pytest
 
 from deployments.batcher import BatcherConfig
 from deployments.cache import CacheConfig, FunnelCache
+from deployments.candidates import CandidateGenerator
 from deployments.catalogue import Catalogue
 from deployments.errors import StageFailed
 from deployments.flow import Query
 from deployments.funnel import FunnelConfig
-from deployments.messages import Batch, Filter, HistoryBatch, ProfileBatch, RequestBatch
+from deployments.messages import Batch, Filter, HistoryBatch
 from deployments.models.artifact import Artifact
 from deployments.profiles import ProfileConfig, Profiles
+from deployments.scoring import Scorer
 from deployments.service import Recommender
 from deployments.stage import Batches, Start, local
 from deployments.store import MemoryStore, StoreConfig
@@ -28,23 +30,29 @@ CACHING = FunnelConfig(cache=CacheConfig(candidates_ttl_s=60))
 
 
 class Counting:
-    """The real candidate stage; `rows` of each call."""
+    """A real stage; `rows` of each call. It fails while `broken`."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        from deployments.candidates import CandidateGenerator
-
+    def __init__(self, stage: Callable[..., Batch]) -> None:
         self.rows: list[int] = []
+        self.broken = False
         self.start: Start = local(self._call, 4)
-        self._stage = CandidateGenerator(artifact, small_args("").stages.candidates.config)
+        self._stage = stage
 
-    def _call(self, requests: RequestBatch, profiles: ProfileBatch) -> Batch:
-        self.rows.append(len(requests))
-        return self._stage(requests, profiles)
+    def _call(self, *batches: Batch) -> Batch:
+        if self.broken:
+            raise ZeroDivisionError("a bug in the stage")
+        self.rows.append(len(batches[0]))
+        return self._stage(*batches)
 
 
 @pytest.fixture
 def counting(artifact: Artifact) -> Counting:
-    return Counting(artifact)
+    return Counting(CandidateGenerator(artifact, small_args("").stages.candidates.config))
+
+
+@pytest.fixture
+def scorer(artifact: Artifact) -> Counting:
+    return Counting(Scorer(artifact, small_args("").stages.scoring.config))
 
 
 def ask(recommender: Recommender, user: str, **fields: Any) -> Any:
@@ -74,12 +82,12 @@ REQUESTS: list[dict[str, Any]] = [
 
 
 async def test_answers_are_the_same_with_and_without_cache(
-    in_process: Build, store: MemoryStore, counting: Counting
+    in_process: Build, store: MemoryStore, counting: Counting, scorer: Counting
 ) -> None:
     batching = BatcherConfig(in_flight=1)  # the same requests travel together with and without: sums round alike
     plain = in_process(store, FunnelConfig(batcher=batching))
     config = CACHING.model_copy(update={"batcher": batching})
-    caching = in_process(store, config, starts={"candidates": counting.start})
+    caching = in_process(store, config, starts={"candidates": counting.start, "scoring": scorer.start})
     rng = np.random.default_rng(3)
     for _ in range(4):
         asked = [(f"u{rng.integers(0, 12)}", REQUESTS[rng.integers(0, len(REQUESTS))]) for _ in range(40)]
@@ -88,6 +96,7 @@ async def test_answers_are_the_same_with_and_without_cache(
         assert [content(a) for a in cached] == [content(a) for a in expected]
         await settled(caching)
     assert 0 < sum(counting.rows) < 100, "of 160 requests many were hits"
+    assert scorer.rows == counting.rows, "those that were not"
 
 
 async def test_a_user_who_asks_again_skips_the_candidate_stage_until_an_event(
@@ -106,6 +115,90 @@ async def test_a_user_who_asks_again_skips_the_candidate_stage_until_an_event(
     assert seen not in [item["item_id"] for item in after["items"]]
     assert content(after) == content(await ask(in_process(store), "u1"))
     assert content(await ask(caching, "u2")) == content(await ask(in_process(store), "u2")), "others are not touched"
+
+
+async def test_who_asks_again_skips_the_scoring_stage_too_beside_others_who_do_not(
+    in_process: Build, store: MemoryStore, counting: Counting, scorer: Counting
+) -> None:
+    caching = in_process(store, CACHING, starts={"candidates": counting.start, "scoring": scorer.start})
+    await asyncio.gather(*(ask(caching, user, n=n) for user, n in (("u1", 100), ("u2", 3))))
+    await settled(caching)
+    asked = [("u3", 100), ("u1", 100), ("u4", 3), ("u2", 3)]
+    answers = await asyncio.gather(*(ask(caching, user, n=n) for user, n in asked))
+    alone = [await ask(in_process(store), user, n=n) for user, n in asked]
+    assert [content(answer) for answer in answers] == [content(answer) for answer in alone]
+    assert scorer.rows == [2, 2]
+    await caching.record_events({"events": [{"user_id": "u1", "item_id": "i1", "event_type": "view"}]})
+    assert content(await ask(caching, "u1", n=100)) == content(await ask(in_process(store), "u1", n=100))
+    assert scorer.rows == [2, 2, 1]
+
+
+async def test_candidates_are_kept_without_scores_where_those_are_not_wanted_or_not_to_be_had(
+    in_process: Build, store: MemoryStore, counting: Counting, scorer: Counting
+) -> None:
+    starts = {"candidates": counting.start, "scoring": scorer.start}
+    unwanted = in_process(store, FunnelConfig(cache=CacheConfig(candidates_ttl_s=60, scores=False)), starts=starts)
+    for _ in range(2):
+        assert content(await ask(unwanted, "u1")) == content(await ask(in_process(store), "u1"))
+        await settled(unwanted)
+    assert (counting.rows, scorer.rows) == ([1], [1, 1])
+
+    caching = in_process(store, CACHING, starts=starts)
+    scorer.broken = True
+    assert (await ask(caching, "u2"))["degraded"] == ["scoring:error"]
+    await settled(caching)
+    scorer.broken = False
+    assert content(await ask(caching, "u2")) == content(await ask(in_process(store), "u2"))
+    assert (counting.rows, scorer.rows) == ([1, 1], [1, 1, 1])
+
+
+async def test_while_scoring_fails_those_whose_scores_are_known_are_ordered_by_them(
+    in_process: Build, store: MemoryStore, scorer: Counting
+) -> None:
+    caching = in_process(store, CACHING, starts={"scoring": scorer.start})
+    before = await ask(caching, "u1")
+    await settled(caching)
+    scorer.broken = True
+    again, other = await asyncio.gather(ask(caching, "u1"), ask(caching, "u2"))
+    assert other["degraded"] == again["degraded"] == ["scoring:error"], "one batch"
+    assert again["items"] == before["items"]
+    assert content(await ask(caching, "u1")) == content(before), "alone it has no need of the stage"
+
+
+async def test_with_less_quality_only_unknown_rows_lose_candidates_and_none_of_their_scores_is_kept(
+    in_process: Build, store: MemoryStore, counting: Counting, scorer: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caching = in_process(store, CACHING, starts={"candidates": counting.start, "scoring": scorer.start})
+    known = await ask(caching, "u1", n=3)
+    await settled(caching)
+    with monkeypatch.context() as overload:
+        overload.setattr("deployments.quality.Quality.update", lambda *_: 0.5)
+        again, cut = await asyncio.gather(ask(caching, "u1", n=3), ask(caching, "u2", n=3))
+        await settled(caching)
+    assert cut["degraded"] == ["scoring:quality"]
+    assert again["items"] == known["items"]
+    assert content(await ask(caching, "u2", n=3)) == content(await ask(in_process(store), "u2", n=3))
+    assert (counting.rows, scorer.rows) == ([1, 1], [1, 1, 1])
+
+
+async def test_entries_that_wait_for_a_slow_store_are_written_together_up_to_a_bound(
+    in_process: Build, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    let_go = asyncio.Event()
+
+    async def slow(entries: dict[str, bytes], ttl_s: float) -> None:
+        written.append(len(entries))
+        await let_go.wait()
+
+    monkeypatch.setattr(store, "cache", slow)
+    monkeypatch.setattr("deployments.cache.MOST_WAITING", 3)
+    caching = in_process(store, CACHING)
+    for user in range(6):
+        await ask(caching, f"u{user}")
+    let_go.set()
+    await settled(caching)
+    assert written == [1, 3], "two were left out"
 
 
 async def test_what_was_made_of_a_fallback_is_not_kept(
