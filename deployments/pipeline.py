@@ -257,8 +257,8 @@ class Pipeline:
             return
         part = flow if len(rows) == len(flow.tickets) else flow.only(rows)
         found, whole = part.candidates, not part.degraded
-        self._cut(part)
         try:
+            self._cut(part)
             part.scores = await self._places["scoring"].call(deadline, part.profiles, part.candidates)
             self._note(part.scores)
         finally:
