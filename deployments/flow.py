@@ -134,14 +134,15 @@ class Flow:
         )
 
     def put(self, rows: Sequence[int], part: Flow) -> None:
-        """Takes the scores, and what they are of, of these rows from `part`, and of all others from the cache."""
+        """Takes these rows' scores, and candidates if they are fewer, from `part`; all other scores from the cache."""
         assert self.candidates is not None
         assert self.known is not None
         assert part.candidates is not None
         assert part.scores is not None
         others = np.setdiff1d(np.arange(len(self.tickets)), rows)
         order = np.argsort(np.concatenate([others, rows]))
-        self.candidates = CandidateBatch.concat([self.candidates.take(others), part.candidates]).take(order)
+        if part.candidates.share < 1:
+            self.candidates = CandidateBatch.concat([self.candidates.take(others), part.candidates]).take(order)
         known = replace(part.scores, scores_BK=self.known.scores_BK[others])
         scores = ScoreBatch.concat([known, part.scores]).take(order)
         self.scores = replace(scores, scores_BK=np.where(self.candidates.mask_BK, scores.scores_BK, -np.inf))

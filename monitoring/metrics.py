@@ -95,8 +95,8 @@ STAND_IN = _counter(
 BATCH = _histogram("rayfunnel_batch_size", "Requests per batch.", SIZES)
 CACHE = _counter(
     "rayfunnel_cache_total",
-    "Requests by what spared them the candidate stage: `hit`, `miss` (nothing did); `joined`: an equal request was in "
-    "the queue.",
+    "Requests by what spared them the candidate stage, and scoring if scores are kept: `hit`, `miss` (nothing did); "
+    "`joined`: an equal request was in the queue.",
     "outcome",
 )
 WAITING = _gauge("rayfunnel_queue_depth", "Requests that wait for a batch in the ingress.", "sum")
