@@ -44,7 +44,7 @@ USER rayfunnel
 WORKDIR /srv/rayfunnel
 # Fails here rather than in a pod: what the head and its autoscaler run, and what Serve imports.
 RUN ray --version \
-    && python -c "import graphs.recommendation, cluster.serve_policy, ray.autoscaler._private.kuberay.run_autoscaler"
+    && python -c "import graphs.recommendation, cluster.autoscaling.serve_adapter, ray.autoscaler._private.kuberay.run_autoscaler"
 CMD ["bash"]
 
 FROM base AS baked

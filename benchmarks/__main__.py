@@ -7,15 +7,15 @@ import shlex
 import signal
 import sys
 
-from benchmarks import servers
-from benchmarks.cpu import profile
-from benchmarks.drift import calibrate
-from benchmarks.growth import growth
-from benchmarks.overhead import ARGS, overhead
-from benchmarks.scoring import scoring
-from benchmarks.speed import REFERENCE, paced, speed
-from benchmarks.traffic import traffic
-from benchmarks.workloads import UNKNOWN, WORKLOADS
+from benchmarks.drift.calibration import calibrate
+from benchmarks.serving import servers
+from benchmarks.serving.cpu import profile
+from benchmarks.serving.growth import growth
+from benchmarks.serving.overhead import ARGS, overhead
+from benchmarks.serving.speed import REFERENCE, paced, speed
+from benchmarks.serving.traffic import traffic
+from benchmarks.serving.workloads import UNKNOWN, WORKLOADS
+from benchmarks.stages.scoring_backends import scoring
 
 DEFAULT = [
     servers.LIMITS[1],
@@ -100,12 +100,12 @@ def main() -> None:
         calibrate(args.config, args.out, args.data, args.days)
         return
     if args.command == "autoscaling":
-        from benchmarks.autoscaling import autoscaling
+        from benchmarks.autoscaling.study import autoscaling
 
         autoscaling(args.out, args.budget, args.only, f"python -m benchmarks {shlex.join(sys.argv[1:])}")
         return
     if args.command == "flash":
-        from benchmarks.flash import flash
+        from benchmarks.autoscaling.flash import flash
 
         flash(args.config, args.out, args.rounds, args.fresh, "python -m benchmarks flash")
         return

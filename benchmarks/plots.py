@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Load
+from benchmarks.serving.load import Load
 
 STAGES = ("profile", "candidates", "scoring", "ranking")
 

@@ -15,22 +15,22 @@ import pyarrow as pa
 import torch
 from rich.console import Console
 
-from deployments.candidates import CandidateConfig, CandidateGenerator
-from deployments.flow import Query, request_batch
-from deployments.funnel import HISTORIES
+from deployments.artifact.reader import Artifact
+from deployments.artifact.writer import ArtifactWriter
+from deployments.assembly import HISTORIES
 from deployments.messages import Array, Floats, HistoryBatch, RequestBatch
-from deployments.models.artifact import Artifact
-from deployments.models.artifact_writer import ArtifactWriter
-from deployments.models.features import RankingFeatures, feature_names
-from deployments.models.ranker import DCNv2
-from deployments.profiles import ProfileConfig, Profiles
-from deployments.scoring import WEIGHTS, load_ranker
-from graphs.fit.index import QUERIES, choose_index
+from deployments.models.dcn_v2 import DCNv2
+from deployments.models.features.ranking_features import RankingFeatures, feature_names
+from deployments.pipeline.request import Query, request_batch
+from deployments.stages.candidates import CandidateConfig, CandidateGenerator
+from deployments.stages.profile import ProfileConfig, Profiles
+from deployments.stages.scoring import WEIGHTS, load_ranker
+from graphs.commands.package import REQUESTS, HeldOut, asked, package, record
+from graphs.fit.index_choice import QUERIES, choose_index
 from graphs.fit.ranker import SHAPE
 from graphs.fit.retrieval import SOURCES
-from graphs.fit.towers import UserTower
+from graphs.fit.towers import TrainableUserTower
 from graphs.fit.two_tower import WIDTH
-from graphs.packaging import REQUESTS, HeldOut, asked, package, record
 
 CLUSTER = 500
 """Items per cluster."""
@@ -85,7 +85,7 @@ def write(out: str, size: Size, seed: int = 1) -> Artifact:
         faiss.write_index(chosen.index, str(writer.file("items.faiss")))
         writer.tensors("items.safetensors", {"item_vectors_ND": vectors_ND})
         torch.manual_seed(seed)
-        tower = {name: value.numpy() for name, value in UserTower(WIDTH + 1, 0).state_dict().items()}
+        tower = {name: value.numpy() for name, value in TrainableUserTower(WIDTH + 1, 0).state_dict().items()}
         history = {"history_vectors_NW": np.ascontiguousarray(vectors_ND[:, :-1])}
         writer.tensors("user_tower.safetensors", history | tower)
         writer.tensors("neighbours.safetensors", _neighbours(rng, n_items, size.neighbours))

@@ -1,4 +1,5 @@
-"""Repeats the search behind graphs/baselines.py TUNED: NDCG@10 on a validation cut inside MovieLens' training part.
+"""Repeats the search behind TUNED in graphs/evaluation/baselines.py: NDCG@10 on a validation cut inside MovieLens'
+training part.
 
 python benchmarks/tune_baselines.py            # about 5 minutes on one core
 """
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from graphs.baselines import METHODS, TUNED
-from graphs.datasets import movielens, temporal_split
-from graphs.evaluation import Judge
+from graphs.data.dataset import movielens, temporal_split
+from graphs.evaluation.baselines import METHODS, TUNED
+from graphs.evaluation.report import HeldOutUsers
 
 WEIGHTINGS: list[tuple[str, float]] = [
     ("success", 0.0),
@@ -63,7 +64,7 @@ def main() -> None:
     n_items = len(dataset.items)
     train, test = temporal_split(dataset.interactions)
     inner_train, inner_test = temporal_split(train)
-    inner, outer = Judge(inner_train, inner_test, n_items), Judge(train, test, n_items)
+    inner, outer = HeldOutUsers(inner_train, inner_test, n_items), HeldOutUsers(train, test, n_items)
     warnings.simplefilter("ignore")
 
     def ndcg(method: str, setting: dict[str, Any]) -> float:

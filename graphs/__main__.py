@@ -22,19 +22,19 @@ def _run(args: argparse.Namespace) -> int:
     # Each command imports its own flow: serving never loads training, nor the other way round.
     match args.command:
         case "train":
-            from graphs.serving import load, recommender_args
+            from graphs.config_file import load, recommender_args
             from graphs.training import train
 
             train(args.data, args.out, recommender_args(load(args.config)), args.seed)
         case "evaluate":
-            from graphs.evaluation import report
-            from graphs.serving import load, recommender_args
+            from graphs.config_file import load, recommender_args
+            from graphs.evaluation.report import report
 
             command = f"python -m graphs {' '.join(sys.argv[1:])}"
             report(args.artifact, args.data, recommender_args(load(args.config)), args.out, command)
         case "package":
-            from graphs.packaging import repackage
-            from graphs.serving import load, recommender_args
+            from graphs.commands.package import repackage
+            from graphs.config_file import load, recommender_args
 
             config = recommender_args(load(args.config))
             asked = config.stages.scoring.config
@@ -42,28 +42,28 @@ def _run(args: argparse.Namespace) -> int:
             made = repackage(args.artifact, args.data, config, backend, precision)
             print(f"{args.artifact}: model {made.model_version}, gates: {', '.join(made.manifest.gates) or 'none'}")
         case "reference":
-            from graphs.reference import from_live
+            from graphs.commands.drift_reference import from_live
 
             from_live(args.artifact, args.live, args.out)
         case "serve":
-            from graphs.serving import serve
+            from graphs.commands.serve import serve
 
             return serve(args.config)
         case "check":
-            from graphs.serving import load
+            from graphs.config_file import load
 
             load(args.config)
             print(f"{args.config}: every key and value is as it should be")
         case "kuberay":
-            from graphs.manifests import write
+            from graphs.commands.kuberay import write
 
             write(args.profile, args.config, args.out)
         case "plan":
-            from graphs.planning import report as plan
+            from graphs.commands.gpu_plan import report as plan
 
             plan(args.config, args.gpus, args.needs, args.out, args.merged)
         case "simulate":
-            from graphs.simulation import report as simulate
+            from graphs.commands.simulate import report as simulate
 
             policies = args.policy.split(",")
             simulate(args.trace, policies, args.rate, args.startup, args.seed, args.out, args.quality)
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
     simulate = commands.add_parser("simulate", help="autoscaling policies under a trace, without a cluster")
     simulate.add_argument(
-        "--trace", default="flash10", help="a name (cluster/traces.py), or a CSV of counts per second"
+        "--trace", default="flash10", help="a name (cluster/simulator/traces.py), or a CSV of counts per second"
     )
     simulate.add_argument("--policy", default="ours,knative,kubernetes,oracle", help="names, or module:attribute")
     simulate.add_argument("--rate", type=float, default=500.0, help="base of the trace, requests/s")

@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from deployments.candidates import CandidateConfig, CandidateGenerator
+from deployments.api.http import HttpConfig
+from deployments.assembly import FunnelConfig
 from deployments.errors import ConfigError
-from deployments.funnel import FunnelConfig
-from deployments.http_api import HttpConfig
-from deployments.hub import MetricsConfig
-from deployments.profiles import ProfileConfig, Profiles
-from deployments.ranking import Ranker, RankerConfig
-from deployments.scoring import Scorer, ScorerConfig
-from monitoring.drift import DriftConfig
+from deployments.stages.candidates import CandidateConfig, CandidateGenerator
+from deployments.stages.profile import ProfileConfig, Profiles
+from deployments.stages.ranking import Ranker, RankerConfig
+from deployments.stages.scoring import Scorer, ScorerConfig
+from deployments.telemetry.hub_keeper import MetricsConfig
+from monitoring.drift.monitor import DriftConfig
 
 STAGES: dict[str, tuple[str, type[Any]]] = {
     "profile": ("Profiles", Profiles),

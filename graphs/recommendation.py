@@ -16,20 +16,20 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, DeploymentActorConfig, RequestRouterConfig
 
-from deployments.drift_host import DriftActor
+from deployments.artifact.reader import Artifact
+from deployments.assembly import FunnelConfig
 from deployments.errors import ArtifactError, ConfigError, Overloaded, StoreUnavailable
-from deployments.funnel import FunnelConfig
-from deployments.hub_server import MetricsHub
-from deployments.ingress import DRIFT, Ingress, IngressConfig
-from deployments.models.artifact import Artifact
-from deployments.replica import StageFactory, StageReplica
-from deployments.shards import CandidateShard, ShardConfig
-from deployments.store import RedisStore
+from deployments.replicas.drift_actor import DriftActor
+from deployments.replicas.ingress import DRIFT, Ingress, IngressConfig
+from deployments.replicas.metrics_hub import MetricsHub
+from deployments.replicas.stage_replica import StageFactory, StageReplica
+from deployments.stages.shards import CandidateShard, ShardConfig
+from deployments.store.redis import RedisStore
+from graphs.builder_errors import in_one_sentence
 from graphs.config import STAGES, IngressArgs, RecommenderArgs, StageArgs, parse_args
-from graphs.refusal import in_one_sentence
-from monitoring.reference import BASIS
+from monitoring.drift.reference import BASIS
 
-ROUTER = RequestRouterConfig(request_router_class="deployments.routing:LeastOutstanding")  # type: ignore[arg-type]
+ROUTER = RequestRouterConfig(request_router_class="deployments.replicas.router:LeastOutstanding")  # type: ignore[arg-type]
 INGRESS_METRICS_S, STAGE_METRICS_S = 0.25, 0.5
 """Seconds between a replica's reports to the autoscaling policy, which sees rises in those of the ingress."""
 

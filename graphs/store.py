@@ -9,9 +9,9 @@ from ray import serve
 
 from cluster.valkey import ValkeyConfig, ValkeyError, ValkeySupervisor
 from deployments.errors import ConfigError
-from deployments.store_server import StoreServer
+from deployments.replicas.store_server import StoreServer
+from graphs.builder_errors import in_one_sentence
 from graphs.config import parse_args
-from graphs.refusal import in_one_sentence
 
 
 def build(args: dict[str, Any]) -> serve.Application:

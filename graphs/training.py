@@ -15,19 +15,19 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from deployments.funnel import HISTORIES
-from deployments.models.artifact import Artifact
-from deployments.models.artifact_writer import ArtifactWriter
-from deployments.models.gates import PLAIN, allowed
-from deployments.scoring import WEIGHTS
-from graphs import baselines
+from deployments.artifact.reader import Artifact
+from deployments.artifact.writer import ArtifactWriter
+from deployments.assembly import HISTORIES
+from deployments.models.backends.parity_gate import PLAIN, allowed
+from deployments.stages.scoring import WEIGHTS
+from graphs.commands.drift_reference import write_reference
+from graphs.commands.package import asked, hold_out, package
 from graphs.config import RecommenderArgs
-from graphs.datasets import Dataset, check_trainable, load, temporal_split
-from graphs.evaluation import evaluate, show
+from graphs.data.dataset import Dataset, check_trainable, load, temporal_split
+from graphs.evaluation import baselines
+from graphs.evaluation.report import evaluate, show
 from graphs.fit.ranker import SHAPE, fit_ranker, ranking_data
 from graphs.fit.retrieval import write_retrieval
-from graphs.packaging import asked, hold_out, package
-from graphs.reference import write_reference
 
 EXAMPLE_USERS = 50
 

@@ -10,15 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deployments.funnel import FunnelConfig, assemble, seed
-from deployments.models.artifact import Artifact
-from deployments.service import Recommender
-from deployments.stage import Start, local
-from deployments.store import MemoryStore, Store, StoreConfig
-from deployments.watch import Call
+from deployments.api.operations import Recommender
+from deployments.artifact.reader import Artifact
+from deployments.assembly import FunnelConfig, assemble, seed
+from deployments.pipeline.stage_client import Start, local
+from deployments.store.base import Store, StoreConfig
+from deployments.store.memory import MemoryStore
+from deployments.telemetry.drift_client import Call
 from graphs.config import STAGES, RecommenderArgs
 from graphs.training import train
-from monitoring.drift import DriftConfig
+from monitoring.drift.monitor import DriftConfig
 
 GENRES = ("Action", "Comedy", "Drama", "Horror")
 USERS, ITEMS, EVENTS = 80, 240, 40

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
 import yaml
 
-from cluster.kuberay import USER
+from cluster.kubernetes.ray_service import USER
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 TEXT = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text("utf-8"))
 INSTRUCTIONS = [line for line in TEXT.splitlines() if line and not line.startswith("#")]
 DEFAULTS = dict(line.removeprefix("ARG ").split("=", 1) for line in INSTRUCTIONS if line.startswith("ARG "))

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from deployments.messages import Bools, Floats
-from deployments.models.history import POSITIVE
+from deployments.models.features.history_weights import POSITIVE
 
 HISTORY = 50
 """Events the tower reads."""

@@ -11,8 +11,8 @@ import scipy.linalg
 import scipy.sparse as sp
 
 from deployments.messages import Array, Floats, Ints
-from deployments.models.history import WEAK
-from graphs.datasets import Interactions
+from deployments.models.features.history_weights import WEAK
+from graphs.data.dataset import Interactions
 
 NEIGHBOURS = 300
 MOST_ITEMS = 10_000

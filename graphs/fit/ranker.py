@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deployments.candidates import CandidateConfig, CandidateGenerator
-from deployments.flow import Query, request_batch
+from deployments.artifact.reader import Artifact
+from deployments.artifact.writer import ArtifactWriter
 from deployments.messages import Array, Bools, CandidateBatch, Floats, HistoryBatch, ProfileBatch
-from deployments.models.artifact import Artifact
-from deployments.models.artifact_writer import ArtifactWriter
-from deployments.models.features import RankingFeatures
-from deployments.models.ranker import DCNv2
-from deployments.models.user_features import UserFeatures
-from deployments.profiles import ProfileConfig, Profiles
-from graphs.datasets import Dataset, Interactions, temporal_split
+from deployments.models.dcn_v2 import DCNv2
+from deployments.models.features.ranking_features import RankingFeatures
+from deployments.models.features.user_features import UserFeatures
+from deployments.pipeline.request import Query, request_batch
+from deployments.stages.candidates import CandidateConfig, CandidateGenerator
+from deployments.stages.profile import ProfileConfig, Profiles
+from graphs.data.dataset import Dataset, Interactions, temporal_split
 from graphs.fit.retrieval import write_retrieval
 
 FOLDS, CUTS, HELD_OUT = 3, 6, 0.3
@@ -62,7 +62,7 @@ def history_rows(
     )
 
 
-class Retrieval:
+class RetrievalStages:
     """The profile and candidate stages of an artifact, for offline batches."""
 
     def __init__(self, artifact: Artifact, n_candidates: int) -> None:
@@ -100,7 +100,7 @@ def ranking_data(
         with tempfile.TemporaryDirectory() as folder:
             with ArtifactWriter(Path(folder) / "fold") as writer:
                 write_retrieval(writer, dataset, events.take(~hidden_E), seed, partial(_share, progress, fold))
-            retrieval = Retrieval(Artifact.open(f"{folder}/fold"), n_candidates)
+            retrieval = RetrievalStages(Artifact.open(f"{folder}/fold"), n_candidates)
             cuts = list(_cuts(events, users[fold_of_user[users] == fold], start_of_user, early_count, rng))
             parts += [_part(retrieval, dataset, events, cuts[i : i + 256]) for i in range(0, len(cuts), 256)]
     return RankingData(
@@ -129,7 +129,7 @@ def _cuts(
             yield start, int(cut), end
 
 
-def _part(retrieval: Retrieval, dataset: Dataset, events: Interactions, cuts: Sequence[Cut]) -> RankingData:
+def _part(retrieval: RetrievalStages, dataset: Dataset, events: Interactions, cuts: Sequence[Cut]) -> RankingData:
     starts, middles, _ = zip(*cuts, strict=True)
     users = UserFeatures(retrieval.artifact)([dataset.users[events.user_E[start]] for start in starts])
     histories = history_rows(events, starts, middles, users, retrieval.artifact.model_version)

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from deployments.artifact.writer import ArtifactWriter
 from deployments.messages import Array, Floats
-from deployments.models.artifact_writer import ArtifactWriter
-from deployments.models.user_features import FEATURES, IDS
-from graphs.datasets import Dataset, Interactions
+from deployments.models.features.user_features import FEATURES, IDS
+from graphs.data.dataset import Dataset, Interactions
 from graphs.fit import item_to_item
-from graphs.fit.index import choose_index
+from graphs.fit.index_choice import choose_index
 from graphs.fit.two_tower import fit_two_tower
 
 MOST_CONTENT = 64

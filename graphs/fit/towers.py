@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deployments.models.history import POSITIVE
+from deployments.models.features.history_weights import POSITIVE
 from deployments.models.user_tower import DECAYS, DISLIKE_DECAY, SMALLEST_NORM, WEAK
 
 
-class UserTower(nn.Module):
+class TrainableUserTower(nn.Module):
     """History and user features → vector. The last of the D dimensions is 1, to meet the item's bias."""
 
     def __init__(self, dimension: int, n_features: int, dropout: float = 0.2) -> None:

@@ -16,10 +16,10 @@ import torch
 
 from deployments.messages import Array, Floats, Ints
 from deployments.models.user_tower import HISTORY
-from graphs.datasets import Interactions
-from graphs.fit.index import QUERIES
+from graphs.data.dataset import Interactions
+from graphs.fit.index_choice import QUERIES
 from graphs.fit.item_to_item import follows
-from graphs.fit.towers import ItemTower, UserTower
+from graphs.fit.towers import ItemTower, TrainableUserTower
 
 WIDTH = 64
 """Dimensions without the bias."""
@@ -70,7 +70,7 @@ def fit_two_tower(
     log_share_N = torch.from_numpy(np.log((count_N + 0.5) / (count_N + 0.5).sum()))
     items = ItemTower(n_items, features.shape[1], WIDTH + 1, log_share_N)
     items.embedding_NW.data = torch.from_numpy(_start(events, n_items, seed))
-    users = UserTower(WIDTH + 1, user_features_UF.shape[1], DROPOUT)
+    users = TrainableUserTower(WIDTH + 1, user_features_UF.shape[1], DROPOUT)
 
     share_N = (count_N + 1) ** 0.75
     share_N /= share_N.sum()
@@ -108,7 +108,7 @@ def fit_two_tower(
 
 def _loss(
     items: ItemTower,
-    users: UserTower,
+    users: TrainableUserTower,
     features: torch.Tensor,
     rows: _Rows,
     batch: Array,
@@ -136,7 +136,7 @@ def _loss(
     return loss
 
 
-def _user_vectors(users: UserTower, history_NW: torch.Tensor, rows: _Rows, batch: Array) -> torch.Tensor:
+def _user_vectors(users: TrainableUserTower, history_NW: torch.Tensor, rows: _Rows, batch: Array) -> torch.Tensor:
     item_BL = rows.item_CL[batch]
     vectors: torch.Tensor = users(
         history_NW[torch.from_numpy(np.maximum(item_BL, 0))],

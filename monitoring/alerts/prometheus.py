@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monitoring.alerts import serving, slo, watching
+from monitoring.alerts import application, drift_and_monitoring, slo
 from monitoring.alerts.rule import JOB, RAY_JOB, Alert
 from monitoring.alerts.values import AlertValues
 
@@ -13,7 +13,7 @@ RULES = "rules.yaml"
 
 def alerts(values: AlertValues) -> list[Alert]:
     """Every alert."""
-    return [*slo.alerts(values), *serving.alerts(values), *watching.alerts(values)]
+    return [*slo.alerts(values), *application.alerts(values), *drift_and_monitoring.alerts(values)]
 
 
 def rules(values: AlertValues) -> dict[str, Any]:
@@ -25,8 +25,8 @@ def rules(values: AlertValues) -> dict[str, Any]:
     return {
         "groups": [
             {"name": "rayfunnel-slo", "rules": [*slo.records(values), *rendered(slo.alerts(values))]},
-            {"name": "rayfunnel-serving", "rules": rendered(serving.alerts(values))},
-            {"name": "rayfunnel-watching", "rules": rendered(watching.alerts(values))},
+            {"name": "rayfunnel-serving", "rules": rendered(application.alerts(values))},
+            {"name": "rayfunnel-watching", "rules": rendered(drift_and_monitoring.alerts(values))},
         ]
     }
 

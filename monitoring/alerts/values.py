@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from monitoring.metrics import SECONDS
+from monitoring.metrics.declarations import SECONDS
 
 DEFAULTS = Path(__file__).with_name("values.yaml")
 

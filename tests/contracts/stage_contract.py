@@ -15,7 +15,7 @@ import pytest
 
 from deployments.errors import VersionMismatch
 from deployments.messages import PAD, Array, Batch, pad_columns
-from deployments.stage import Stage
+from deployments.stages.contract import Stage
 
 ROWS = 7
 Batches = tuple[Batch, ...]

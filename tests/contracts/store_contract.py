@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from deployments.events import Event
-from deployments.store import Store
+from deployments.store.base import Store
+from deployments.store.events import Event
 
 OpenStore = Callable[..., Store]
 

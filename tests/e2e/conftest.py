@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import Cluster, Config, changed
-from tests.e2e.own_redis import OwnRedis
+from tests.support.own_redis import OwnRedis
+from tests.support.ray_cluster import Cluster, Config, changed
 
 ORDER = (
     ("logs", "drift", "alerts"),  # `watching`; a young cluster: Ray's metrics page grows with every replica there was

@@ -16,10 +16,10 @@ from monitoring.alerts.__main__ import write
 from monitoring.alerts.prometheus import rules
 from monitoring.alerts.values import AlertValues, load
 from monitoring.dashboards.panels import dashboards
-from tests.e2e.cluster import Cluster, free_port, wait_for
-from tests.e2e.load import Load
-from tests.monitors import Api, alertmanager, prometheus, query, tool
-from tests.sinks import Calls, Mails, http_server, mail_server
+from tests.support.load import Load
+from tests.support.monitors import Api, alertmanager, prometheus, query, tool
+from tests.support.ray_cluster import Cluster, free_port, wait_for
+from tests.support.sinks import Calls, Mails, http_server, mail_server
 
 MISSING_HERE = {
     r"gpu|gram": "there is no GPU",

@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 
-from deployments.models.artifact import Artifact
-from deployments.service import Recommender
-from deployments.stage import Start, local
-from deployments.store import RedisStore, StoreConfig
+from deployments.api.operations import Recommender
+from deployments.artifact.reader import Artifact
+from deployments.pipeline.stage_client import Start, local
+from deployments.store.base import StoreConfig
+from deployments.store.redis import RedisStore
 from graphs.config import STAGES, RecommenderArgs
-from tests.e2e.cluster import Cluster, Config, recommender_args, wait_for
+from tests.support.paths import ROOT
+from tests.support.ray_cluster import Cluster, Config, recommender_args, wait_for
 
-CALLER = Path(__file__).with_name("caller.py")
+CALLER = ROOT / "tests" / "support" / "caller.py"
 Call = tuple[str, dict[str, Any]]
 
 

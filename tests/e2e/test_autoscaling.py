@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.e2e.cluster import Cluster, Config, application, changed, wait_for
-from tests.e2e.load import Load
+from tests.support.load import Load
+from tests.support.ray_cluster import Cluster, Config, application, changed, wait_for
 
 
 def scorers(cluster: Cluster) -> int:

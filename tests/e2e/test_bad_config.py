@@ -13,7 +13,7 @@ import pytest
 from deployments.errors import ConfigError
 from graphs import store
 from graphs.recommendation import build
-from tests.e2e.cluster import Cluster, Config, application, free_port, wait_for
+from tests.support.ray_cluster import Cluster, Config, application, free_port, wait_for
 
 
 def small(model: str, **changes: Any) -> Config:

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from tests.e2e.cluster import Cluster
-from tests.e2e.malformed import KINDS, Malformed, requests
+from tests.support.malformed import KINDS, Malformed, requests
+from tests.support.ray_cluster import Cluster
 
 
 def wrong_with(answer: httpx.Response | str, sent: Malformed) -> str:

@@ -10,10 +10,11 @@ import time
 
 import httpx
 
-from deployments.events import Histories
-from deployments.store import RedisStore, StoreConfig
-from tests.e2e.cluster import Cluster, wait_for
-from tests.e2e.load import Load
+from deployments.store.base import StoreConfig
+from deployments.store.events import Histories
+from deployments.store.redis import RedisStore
+from tests.support.load import Load
+from tests.support.ray_cluster import Cluster, wait_for
 
 
 def stored(port: int, user_ids: list[str]) -> Histories:

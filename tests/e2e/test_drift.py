@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.cluster import Cluster, wait_for
-from tests.e2e.load import Load
+from tests.support.load import Load
+from tests.support.ray_cluster import Cluster, wait_for
 
 
 def pid_of_the_actor(cluster: Cluster) -> int:

@@ -13,15 +13,15 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.cluster import Cluster, Config, application, changed, wait_for
-from tests.e2e.load import Load
+from tests.support.load import Load
+from tests.support.paths import ROOT
+from tests.support.ray_cluster import Cluster, Config, application, changed, wait_for
 
-GPUS_OF = Path(__file__).with_name("gpus_of.py")
+GPUS_OF = ROOT / "tests" / "support" / "gpus_of.py"
 Devices = Callable[[str], list[dict[str, Any]]]
 
 

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import redis
 import yaml
 
-from deployments.store import StoreConfig
-from tests.e2e.cluster import ROOT, Cluster, wait_for
+from deployments.store.base import StoreConfig
 from tests.e2e.test_answers import over_a_handle
-from tests.ecs_fields import flat, problems
+from tests.support.ecs_fields import flat, problems
+from tests.support.ray_cluster import ROOT, Cluster, wait_for
 
 CANARY = "canary-7f3a9c"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

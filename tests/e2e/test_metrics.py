@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.metrics import DECLARED
-from monitoring.snapshots import OF_SAMPLE
-from tests.e2e.cluster import Cluster, Config, application, wait_for
+from monitoring.metrics.declarations import DECLARED
+from monitoring.metrics.snapshots import OF_SAMPLE
+from tests.support.ray_cluster import Cluster, Config, application, wait_for
 
 Scraped = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

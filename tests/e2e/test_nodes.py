@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.profile import Profile
+from cluster.kubernetes.cluster_profile import Profile
+from graphs.commands.kuberay import serve_config
 from graphs.config import parse_args
-from graphs.manifests import serve_config
-from tests.e2e.cluster import Cluster, Config, Node, application, changed, wait_for
-from tests.e2e.load import Load
-from tests.e2e.own_redis import OwnRedis
+from tests.support.load import Load
+from tests.support.own_redis import OwnRedis
+from tests.support.ray_cluster import Cluster, Config, Node, application, changed, wait_for
 
 FLAGS = {"RAY_health_check_period_ms": "1000"}
 """A node is given up after 5 failed checks; by default they come every 3 s."""

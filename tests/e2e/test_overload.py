@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.cluster import Cluster, wait_for
 from tests.e2e.test_metrics import scrape, value
+from tests.support.ray_cluster import Cluster, wait_for
 
 FLOOD = 1200
 SHED = "rayfunnel_shed_total"

@@ -7,9 +7,9 @@ import time
 
 import httpx
 
-from tests.e2e.cluster import Cluster, Config, application, changed, wait_for
-from tests.e2e.load import Load
 from tests.e2e.test_crashes import stored
+from tests.support.load import Load
+from tests.support.ray_cluster import Cluster, Config, application, changed, wait_for
 
 
 def test_events_outlive_the_recommender_and_a_shutdown_of_serve(served: Cluster, config: Config) -> None:

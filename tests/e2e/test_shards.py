@@ -7,11 +7,11 @@ import signal
 import time
 from collections.abc import Callable
 
-from deployments.models.artifact import Artifact
-from deployments.service import Recommender
-from tests.e2e.cluster import Cluster, Config, changed, wait_for
-from tests.e2e.load import Load
+from deployments.api.operations import Recommender
+from deployments.artifact.reader import Artifact
 from tests.e2e.test_answers import in_one_process, over_http
+from tests.support.load import Load
+from tests.support.ray_cluster import Cluster, Config, changed, wait_for
 
 
 async def test_shards_answer_as_one_catalogue_and_outlive_the_loss_of_one(

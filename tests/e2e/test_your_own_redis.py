@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from deployments.models.artifact import Artifact
-from deployments.service import Recommender
-from tests.e2e.cluster import Cluster, Config, application, changed, wait_for
-from tests.e2e.own_redis import OwnRedis
+from deployments.api.operations import Recommender
+from deployments.artifact.reader import Artifact
 from tests.e2e.test_answers import assert_alike, in_one_process, mixed_calls, over_http, states
+from tests.support.own_redis import OwnRedis
+from tests.support.ray_cluster import Cluster, Config, application, changed, wait_for
 
 
 @pytest.fixture

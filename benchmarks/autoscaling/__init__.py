@@ -1,0 +1,1 @@
+"""Autoscaling policies, simulated and live."""

@@ -1,0 +1,120 @@
+"""What tuning looks for (`Goal`) and where: `TUNED` names the policies and how numbers of each are drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.autoscaling.serve_law import ServeLaw
+from cluster.autoscaling.policy import PolicyConfig
+from cluster.autoscaling.stability import Windows
+from cluster.simulator.reference_policies import Knative, Kubernetes, Ours, Static
+from cluster.simulator.simulator import Plant, Scaler
+from graphs.commands.simulate import base_replicas
+
+Numbers = dict[str, float]
+Chance = np.random.Generator
+RATE = 500.0
+"""Requests/s of a scenario's base load."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What tuning looks for: the fewest misses at `most_cost` times the oracle's cost; 0: the cheapest with at most
+    `most_missed` (share of the requests)."""
+
+    most_cost: float = 0.0
+    most_missed: float = 0.0
+
+    def __str__(self) -> str:
+        if self.most_cost:
+            return f"the fewest misses at {self.most_cost} x the oracle's cost"
+        return f"the least cost with {self.most_missed:.2%} missed"
+
+    def excess(self, missed: float, cost: float) -> float:
+        """How far from the limit; 0: within it."""
+        return max(0.0, cost - self.most_cost if self.most_cost else missed - self.most_missed)
+
+    def rank(self, missed: float, cost: float) -> tuple[float, float]:
+        """The lower, the better."""
+        return self.excess(missed, cost), missed if self.most_cost else cost
+
+
+EQUAL = (
+    *(Goal(most_missed=share) for share in (1e-2, 1e-3, 1e-4)),
+    *(Goal(most_cost=cost) for cost in (1.3, 1.6, 2.0)),
+)
+"""Cost at equal misses, misses at equal cost."""
+
+
+def _log(chance: Chance, low: float, high: float) -> float:
+    return float(np.exp(chance.uniform(np.log(low), np.log(high))))
+
+
+def random_ours(chance: Chance) -> Numbers:
+    """Of our policy."""
+    return {
+        "utilisation": chance.uniform(0.6, 0.95),
+        "burst": _log(chance, 0.1, 2.0),
+        # Another order would draw other numbers than those in RESULTS.md.
+        "spare": chance.choice([0.0, 1000.0, 100.0, 200.0, 400.0]),
+        "mean_s": chance.choice([5.0, 10.0, 30.0]),
+        "longest_lead_s": _log(chance, 3, 30),
+        "most_growth": _log(chance, 2, 10),
+        "stable_s": chance.choice([30.0, 60.0, 120.0, 300.0]),
+    }
+
+
+def random_serve(chance: Chance) -> Numbers:
+    """Of Ray Serve's law."""
+    interval_s = float(chance.choice([0.5, 1.0, 2.0]))
+    return {
+        "target_ongoing_requests": _log(chance, 0.5, 12),
+        "upscale_delay_s": chance.choice([0.0, 1.0, 5.0]),
+        "downscale_delay_s": chance.choice([10.0, 30.0, 60.0, 120.0, 300.0]),
+        "look_back_period_s": interval_s * chance.choice([2.0, 5.0, 15.0]),
+        "metrics_interval_s": interval_s,
+        "upscaling_factor": _log(chance, 0.7, 3),
+        "downscaling_factor": _log(chance, 0.2, 1),
+    }
+
+
+def _knative(chance: Chance) -> Numbers:
+    return {
+        "target": _log(chance, 0.5, 12),
+        "stable_s": chance.choice([10.0, 30.0, 60.0, 120.0]),
+        "panic_share": chance.choice([0.05, 0.1, 0.2]),
+        "panic_ratio": chance.choice([1.25, 1.5, 2.0]),
+        "down_delay_s": chance.choice([0.0, 30.0, 120.0]),
+    }
+
+
+def _kubernetes(chance: Chance) -> Numbers:
+    return {
+        "target": _log(chance, 0.5, 12),
+        "metric_s": chance.choice([10.0, 15.0, 30.0]),
+        "stabilization_s": chance.choice([30.0, 60.0, 120.0, 300.0]),
+        "sync_s": chance.choice([5.0, 15.0]),
+    }
+
+
+def make_ours(plant: Plant, numbers: Numbers) -> Scaler:
+    """Our policy with some numbers."""
+    numbers = dict(numbers)
+    windows = Windows(stable_s=numbers.pop("stable_s", 300.0))
+    return Ours(plant.specs, PolicyConfig(slo_s=plant.slo_s, windows=windows, **numbers))
+
+
+Maker = Callable[[Plant, Numbers], Scaler]
+TUNED: dict[str, tuple[Maker, Callable[[Chance], Numbers]]] = {
+    "ours": (make_ours, random_ours),
+    "Serve, tuned": (lambda plant, numbers: ServeLaw(plant, **numbers), random_serve),
+    "Knative, tuned": (lambda plant, numbers: Knative(plant.specs, **numbers), _knative),
+    "Kubernetes, tuned": (lambda plant, numbers: Kubernetes(plant.specs, **numbers), _kubernetes),
+    "best static": (
+        lambda plant, numbers: Static(base_replicas(plant, numbers["rate"], 0.85)),
+        lambda chance: {},
+    ),
+}

@@ -1,0 +1,1 @@
+"""Servers under load: ours, the limit without a server, and peers/."""

@@ -1,0 +1,1 @@
+"""What stages cost by themselves, without a server."""

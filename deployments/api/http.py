@@ -1,0 +1,289 @@
+"""The HTTP door over `Recommender`. Bodies are parsed once, errors are RFC 9457 problem documents.
+
+The four operations are answered before FastAPI's layers, which cost a quarter of the ingress' CPU
+(benchmarks/NOTES.md); these do everything else, and describe the operations in the OpenAPI document. Bodies are limited
+before anything is parsed: by Content-Length first, then by counting. Targets that Serve has routed here once come from
+the gate straight away from then on (`deployments.api.fast_path.connection`).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from deployments.api.fast_path.connection import Answers, problem
+from deployments.api.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
+from deployments.errors import BodyTooLarge, FunnelError
+from deployments.pipeline.request import came_at
+from monitoring.logs import tracing
+from monitoring.logs.request_log import current_request, incoming_trace, trace_of
+from monitoring.metrics.declarations import CONTENT_TYPE
+
+log = logging.getLogger("rayfunnel.http")
+
+PAGE = Path(__file__).parent / "pages" / "demo.html"
+DRIFT_PAGE = Path(__file__).parent / "pages" / "drift.html"
+
+
+class HttpConfig(BaseModel):
+    """Limits of the HTTP door."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    demo: bool = Field(True, description="The page at / and what it reads: anybody's history, by user id.")
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Larger bodies are refused with 413, unread.")
+    direct: bool = Field(
+        True,
+        description="Answer the four operations before uvicorn and Serve's wrapper, whose metrics of the ingress then"
+        " leave them out. Off while Serve's tracing is on.",
+    )
+
+
+class Operations(Protocol):
+    """What the door opens on; `deployments.api.operations.Recommender`."""
+
+    def recommend(self, body: bytes | Mapping[str, Any], /) -> Awaitable[dict[str, Any]]: ...
+    def rank(self, body: bytes | Mapping[str, Any], /) -> Awaitable[dict[str, Any]]: ...
+    def similar(self, body: bytes | Mapping[str, Any], /) -> Awaitable[dict[str, Any]]: ...
+    def record_events(self, body: bytes | Mapping[str, Any], /) -> Awaitable[dict[str, Any]]: ...
+    async def history(self, user_id: str) -> list[dict[str, Any]]: ...
+    async def health(self) -> dict[str, Any]: ...
+    async def drift(self) -> dict[str, Any]: ...
+    async def drift_page(self, name: str) -> str: ...
+    async def metrics(self) -> bytes: ...
+    def example_users(self) -> list[str]: ...
+
+
+Operation = Callable[[bytes], Awaitable[dict[str, Any]]]
+
+
+class _User(Body):
+    user_id: Id
+
+
+def make_app(operations: Operations, config: HttpConfig, answers: Answers | None = None) -> HttpApp:
+    """The ASGI application. `answers`: of the gate before it."""
+    app = HttpApp(config.max_body_bytes, answers if config.direct else None)
+    app.add_exception_handler(FunnelError, _funnel_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+
+    def post(path: str, model: type[Body], operation: Operation, status: int) -> None:
+        app.operations[path] = operation, status
+        app.add_api_route(
+            path,
+            _documented,
+            methods=["POST"],
+            name=path.rsplit("/", 1)[1],
+            description=getattr(operation, "__doc__", None),
+            status_code=status,
+            openapi_extra={"requestBody": _body_schema(model)},
+            responses={422: _PROBLEM, 413: _PROBLEM, 503: _PROBLEM},
+        )
+
+    post("/v1/recommend", RecommendRequest, operations.recommend, 200)
+    post("/v1/rank", RankRequest, operations.rank, 200)
+    post("/v1/similar", SimilarRequest, operations.similar, 200)
+    post("/v1/events", EventsRequest, operations.record_events, 202)
+
+    # Serve looks for the route of every request from the first one on, and FastAPI puts its own documents there.
+    app.router.routes.sort(key=lambda route: getattr(route, "path", "") not in app.operations)
+
+    @app.get("/v1/health/live")
+    async def live() -> Response:
+        """200 while the process answers."""
+        return _json({"status": "live"})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus text: totals of the whole application."""
+        return Response(await operations.metrics(), media_type=CONTENT_TYPE)
+
+    @app.get("/v1/health/ready", responses={503: _PROBLEM})
+    async def ready() -> Response:
+        """200 once every stage has answered; says what is degraded."""
+        return _json(await operations.health())
+
+    @app.get("/v1/drift", responses={503: _PROBLEM})
+    async def drift() -> Response:
+        """Whether live traffic has drifted from what the model was trained for: a verdict per signal."""
+        return _json(await operations.drift())
+
+    _add_drift_pages(app, operations)
+    if config.demo:
+        _add_demo(app, operations)
+    return app
+
+
+async def _documented() -> None:
+    raise AssertionError("Door answers the operations before the routes are asked")
+
+
+def _add_drift_pages(app: FastAPI, operations: Operations) -> None:
+    template = DRIFT_PAGE.read_text("utf-8")
+
+    @app.get("/drift", include_in_schema=False)
+    async def verdicts() -> HTMLResponse:
+        await operations.drift()  # a problem document, not an empty page, where there is nothing to show
+        return _page(template)
+
+    @app.get("/drift/{name}", include_in_schema=False)
+    async def report(name: str) -> HTMLResponse:
+        # Evidently's page brings its own scripts: without allow-same-origin they can't act in this site's name.
+        policy = f"sandbox allow-scripts; default-src 'unsafe-inline' data: blob:; {_CLOSED}"
+        return HTMLResponse(await operations.drift_page(name), headers={"Content-Security-Policy": policy})
+
+
+def _page(template: str) -> HTMLResponse:
+    """One of our own pages: only the scripts and styles that carry the nonce."""
+    nonce = secrets.token_urlsafe()
+    policy = f"default-src 'self'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; {_CLOSED}"
+    return HTMLResponse(template.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
+
+
+def _add_demo(app: FastAPI, operations: Operations) -> None:
+    @app.get("/demo/history", include_in_schema=False)
+    async def history(user_id: str = "") -> Response:
+        user = parse(_User, {"user_id": user_id})
+        return _json({"events": await operations.history(user.user_id)})
+
+    @app.get("/demo/users", include_in_schema=False)
+    async def users() -> Response:
+        return _json({"user_ids": operations.example_users()})
+
+    template = PAGE.read_text("utf-8")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return _page(template)
+
+
+_CLOSED = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+_PROBLEM: dict[str, Any] = {"description": "RFC 9457 problem", "content": {"application/problem+json": {}}}
+
+
+def _body_schema(model: type[Body]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return inline(definitions[node["$ref"].rsplit("/", 1)[1]])
+            return {key: inline(value) for key, value in node.items()}
+        return [inline(value) for value in node] if isinstance(node, list) else node
+
+    return {"required": True, "content": {"application/json": {"schema": inline(schema)}}}
+
+
+def _json(content: Any, status: int = 200, media_type: str = "application/json", **headers: str) -> Response:
+    return Response(orjson.dumps(content), status, headers, media_type)
+
+
+async def _funnel_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, FunnelError)
+    return problem(error)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    content = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": "see /docs"}
+    return _json(content, error.status_code, "application/problem+json", **(error.headers or {}))
+
+
+async def _bug(_: Request | None, error: Exception) -> Response:
+    return problem(FunnelError(f"{type(error).__name__}; the replica's log has the details"))
+
+
+class HttpApp(FastAPI):
+    """FastAPI, but for `operations` (path → what to call with the body, status of success).
+
+    Bodies over `max_body_bytes` are refused with 413, without parsing and without reading past the limit. `answers` are
+    told of each operation's target when Serve has routed a request for it here.
+    """
+
+    def __init__(self, max_body_bytes: int, answers: Answers | None = None) -> None:
+        super().__init__(title="rayfunnel", summary="Recommendations from a funnel of stages on Ray Serve.")
+        self.operations: dict[str, tuple[Operation, int]] = {}
+        self._max_body_bytes = max_body_bytes
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        if self._too_large(scope):
+            await problem(BodyTooLarge(self._max_body_bytes))(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["method"] != "POST" or path not in self.operations:
+            await super().__call__(scope, receive, send)
+            return
+        try:
+            body = await self._body(receive)
+        except ClientDisconnect:
+            return
+        except BodyTooLarge as error:
+            response = problem(error)
+        else:
+            self._learn(scope, path)
+            response = await self._answer(path, body, trace_of(scope["headers"]))
+        await response(scope, receive, send)
+
+    def _learn(self, scope: Scope, path: str) -> None:
+        target = scope.get("raw_path")
+        if self._answers is not None and target == scope["path"].encode() and not tracing.on():
+            self._answers[target] = functools.partial(self._directly, path)
+
+    async def _directly(self, path: str, body: bytes, headers: Mapping[bytes, bytes]) -> Response:
+        """For the gate: what Serve adds is added here."""
+        if len(body) > self._max_body_bytes:
+            return problem(BodyTooLarge(self._max_body_bytes))
+        response = await self._answer(path, body, trace_of(headers.items()))
+        request = current_request()
+        assert request is not None, "operations bind the request"
+        response.headers["x-request-id"] = headers.get(b"x-request-id", b"").decode("latin-1") or request.request_id
+        return response
+
+    async def _answer(self, path: str, body: bytes, trace: str) -> Response:
+        operation, status = self.operations[path]
+        incoming_trace.set(trace)
+        try:
+            return _json(await operation(body), status)
+        except FunnelError as error:
+            return problem(error)
+        except Exception as error:
+            log.exception("%s failed", path)
+            return await _bug(None, error)
+
+    def _too_large(self, scope: Scope) -> bool:
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                return not value.isdigit() or int(value[:20]) > self._max_body_bytes
+        return False
+
+    async def _body(self, receive: Receive) -> bytes:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            if len(body) > self._max_body_bytes:
+                raise BodyTooLarge(self._max_body_bytes)
+            if not message.get("more_body", False):
+                return bytes(body)
+            came_at.set(0.0)  # its time has not begun before the rest is here

@@ -1,0 +1,63 @@
+"""How answers read: items with their metadata, and why each is where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from deployments.artifact.catalogue import Catalogue
+from deployments.messages import PAD
+from deployments.pipeline.batch import Answer
+from deployments.store.events import Event
+
+
+def items(
+    catalogue: Catalogue, positions: Sequence[int], scores: Sequence[float], sources: Sequence[str], metadata: bool
+) -> list[dict[str, Any]]:
+    """The items at these positions of the catalogue, in this order."""
+    item_ids = catalogue.item_ids
+    shown: list[dict[str, Any]] = [
+        {"item_id": item_ids[position], "score": score, "source": source}
+        for position, score, source in zip(positions, scores, sources, strict=True)
+    ]
+    if metadata:
+        for item, position in zip(shown, positions, strict=True):
+            item["metadata"] = catalogue.metadata(position)
+    return shown
+
+
+def reasons(answer: Answer, rule_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Per item: what each source and the model gave it, and what moved it in ranking."""
+    flow, row = answer.flow, answer.row
+    assert flow.candidates is not None
+    assert flow.scores is not None
+    assert flow.ranked is not None
+    found = []
+    for place, choice in enumerate(flow.ranked.choice_BN[row, : len(answer.items)].tolist()):
+        rule = int(flow.ranked.rule_BN[row, place])
+        by_source = flow.candidates.source_scores_BKS[row, choice].tolist()
+        found.append(
+            {
+                "retrieval_score": float(flow.candidates.retrieval_scores_BK[row, choice]),
+                "source_scores": dict(zip(flow.candidates.sources, by_source, strict=True)),
+                "model_score": float(flow.scores.scores_BK[row, choice]),
+                "rank_by_model": int(flow.ranked.score_rank_BN[row, place]) + 1,
+                "diversity_penalty": float(flow.ranked.diversity_penalty_BN[row, place]),
+                "rule": rule_names[rule] if rule != PAD else None,
+            }
+        )
+    return found
+
+
+def history(catalogue: Catalogue, events: Sequence[Event]) -> list[dict[str, Any]]:
+    """What a user did, each item with its metadata."""
+    positions = catalogue.positions([event.item_id for event in events]).tolist()
+    return [
+        {
+            "item_id": event.item_id,
+            "event_type": event.event_type,
+            "timestamp": event.timestamp,
+            "metadata": catalogue.metadata(position) if position != PAD else {},
+        }
+        for event, position in zip(events, positions, strict=True)
+    ]

@@ -1,0 +1,139 @@
+"""Writes an artifact: what training and packaging use, and serving does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+
+from deployments.artifact.reader import MANIFEST, SCHEMA_VERSION, Artifact, Manifest, sha256
+from deployments.errors import ArtifactError
+
+
+class ArtifactWriter:
+    """Writes an artifact to `directory`; use as a context manager, one writer per directory at a time.
+
+    The files gather in a hidden sibling, and `directory` is a relative link to the finished folder:
+
+        artifacts/movielens -> .movielens.versions/20260131T120000000000-0123456789abcdef
+
+    Leaving the block swaps the link in one rename, so a reader finds the old artifact or the new, never none or a
+    half. The one before is kept until the next write, for readers still opening it. An exception inside the block,
+    or a crash, leaves `directory` as it was; the next writer clears what a crash left. (Only a real folder that
+    holds an artifact, such as a copy, is moved aside first: for that moment there is none.)
+
+    `metrics`, `gates`, `feature_schema` and `settings` are plain attributes and may be set until the block ends.
+
+    Raises:
+        ArtifactError: on entry, if `directory` exists and is something else than an artifact.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        feature_schema: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+        metrics: dict[str, Any] | None = None,
+    ) -> None:
+        self.directory = Path(os.path.abspath(Path(directory).expanduser()))
+        self.feature_schema, self.settings, self.metrics = feature_schema or {}, settings or {}, metrics or {}
+        self._store = self.directory.with_name(f".{self.directory.name}.versions")
+        self._partial = self._store / "partial"
+        self.gates: dict[str, dict[str, Any]] = {}
+        self._derived: set[str] = set()
+
+    def __enter__(self) -> Self:
+        there = self.directory
+        if there.exists() and not (there / MANIFEST).is_file() and (not there.is_dir() or any(there.iterdir())):
+            raise ArtifactError(f"artifact {there}: something else is there; choose another folder, or remove it")
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        return self
+
+    def tensors(self, name: str, tensors: dict[str, npt.NDArray[Any]]) -> None:
+        """Writes a safetensors file."""
+        save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, self.file(name))
+
+    def table(self, name: str, table: pa.Table) -> None:
+        """Writes `.parquet` as such, any other name as an uncompressed Arrow IPC file."""
+        if name.endswith(".parquet"):
+            pq.write_table(table, self.file(name))
+            return
+        with pa.ipc.new_file(str(self.file(name)), table.schema) as sink:
+            sink.write_table(table)
+
+    def json(self, name: str, value: Any) -> None:
+        """Writes a JSON file; NaN and infinity are ValueErrors."""
+        self.file(name).write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+    def file(self, name: str) -> Path:
+        """Where to write the file `name` by other means."""
+        return self._partial / name
+
+    def derived(self, name: str) -> Path:
+        """Where to write a file that is made from the model and no part of it."""
+        self._derived.add(name)
+        return self.file(name)
+
+    def keep(self, artifact: Artifact) -> None:
+        """Takes over all of another artifact, which keeps its model version; to add to it."""
+        manifest = artifact.manifest
+        for name in manifest.every_file():
+            shutil.copyfile(artifact.path(name), self.file(name))
+        self._derived |= manifest.derived.keys()
+        self.feature_schema, self.settings = manifest.feature_schema, manifest.settings
+        self.metrics, self.gates = manifest.metrics, dict(manifest.gates)
+
+    def preview(self) -> Artifact:
+        """The artifact as written so far, to evaluate it before it is finished. Dies with the block."""
+        return Artifact(self._partial, self._manifest())
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            if not any(self._store.iterdir()):
+                self._store.rmdir()
+
+    def _manifest(self) -> Manifest:
+        digests = {path.name: sha256(path) for path in sorted(self._partial.iterdir())}
+        draft = Manifest(
+            schema_version=SCHEMA_VERSION,
+            model_version="",
+            files={name: digest for name, digest in digests.items() if name not in self._derived},
+            derived={name: digest for name, digest in digests.items() if name in self._derived},
+            gates=self.gates,
+            created=datetime.now(UTC),
+            metrics=self.metrics,
+            feature_schema=self.feature_schema,
+            settings=self.settings,
+        )
+        return draft.model_copy(update={"model_version": draft.content_hash()})
+
+    def _finish(self) -> None:
+        manifest = self._manifest()
+        self.json(MANIFEST, manifest.model_dump(mode="json"))
+        name = f"{manifest.created:%Y%m%dT%H%M%S%f}-{manifest.model_version}"
+        finished = self._partial.rename(self._store / name)
+        previous = self.directory.resolve()
+        link = self._store / "link"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(self._store.name) / name)
+        if self.directory.is_dir() and not self.directory.is_symlink():
+            previous = self.directory.rename(self._store / f"{name}-replaced")
+        link.replace(self.directory)
+        for other in self._store.iterdir():
+            if other not in (finished, previous):
+                shutil.rmtree(other)

@@ -1,0 +1,149 @@
+"""Puts the parts of one process together: artifact, store and stage places → a `Recommender`. Knows no Ray.
+
+The ingress does this with remote places, a test or a notebook with local ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from pydantic import BaseModel, ConfigDict
+
+from deployments.api.operations import Recommender
+from deployments.artifact.catalogue import Catalogue
+from deployments.artifact.reader import Artifact
+from deployments.errors import StoreUnavailable
+from deployments.models.features.user_features import UserFeatures
+from deployments.pipeline.batcher import BatcherConfig
+from deployments.pipeline.history_reader import HistoryReader
+from deployments.pipeline.pipeline import Pipeline, PipelineConfig
+from deployments.pipeline.result_cache import CacheConfig, ResultCache
+from deployments.pipeline.stage_client import StageClient, Start
+from deployments.stages.fallbacks import PopularItems, cold_profiles
+from deployments.store.base import Store, StoreConfig
+from deployments.store.events import Event
+from deployments.telemetry.drift_client import Call, DriftClient
+from deployments.telemetry.drift_signals import DriftSignals
+from deployments.telemetry.hub_keeper import MetricsConfig
+from deployments.telemetry.metrics_reporter import Call as HubCall
+from deployments.telemetry.metrics_reporter import MetricsReporter
+from monitoring.drift.monitor import DriftConfig
+from monitoring.logs.ecs import LogConfig
+from monitoring.logs.request_log import Pseudonyms, RequestLog
+from monitoring.metrics.replica_metrics import FunnelMetrics
+
+log = logging.getLogger("rayfunnel.funnel")
+
+HISTORIES = "histories.parquet"
+"""In the artifact: the users' histories at training time (user_id, item_id, timestamp, weight)."""
+
+
+class FunnelConfig(BaseModel):
+    """What the parts of a process are built with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pipeline: PipelineConfig = PipelineConfig()
+    batcher: BatcherConfig = BatcherConfig()
+    store: StoreConfig = StoreConfig()
+    cache: CacheConfig = CacheConfig()
+    logs: LogConfig = LogConfig()
+
+
+def assemble(
+    artifact: Artifact,
+    store: Store,
+    starts: Mapping[str, Start],
+    slots: Mapping[str, int],
+    config: FunnelConfig,
+    rule_names: Sequence[str] = (),
+    replica: str = "local",
+    cache_scope: str = "",
+    drift: tuple[DriftConfig, Call] | None = None,
+    hub: tuple[MetricsConfig, HubCall | None] = (MetricsConfig(), None),
+    pseudonyms: Pseudonyms | None = None,
+) -> Recommender:
+    """A recommender over `starts`: how to call each stage of the pipeline, and `similar`; `slots`: calls in flight.
+    `replica`: the name its metrics carry; `cache_scope`: a digest of the configuration that candidates depend on;
+    `drift`: how to watch for it and how to call the actor, None: not at all; `hub`: the same for metrics, which this
+    process shows alone without one; `pseudonyms`: what stands for users in logs and samples.
+    """
+    pseudonyms = pseudonyms or Pseudonyms.random()
+    metrics = FunnelMetrics(replica)
+    catalogue, user_features = Catalogue.load(artifact), UserFeatures(artifact)
+    places = {name: StageClient(name, start, slots[name]) for name, start in starts.items()}
+
+    cache = None
+    if config.cache.candidates_ttl_s:
+        sources = tuple(spec["name"] for spec in artifact.manifest.settings["sources"])
+        cache = ResultCache(store, config.cache, artifact.model_version, cache_scope, sources)
+
+    watch = None
+    if drift and drift[0].enabled:
+        watch = DriftClient(
+            DriftSignals.load(artifact), drift[1], drift[0], artifact.model_version, replica, metrics, pseudonyms
+        )
+
+    pipeline = Pipeline(
+        places=places,
+        histories=HistoryReader(store, config.store, catalogue, user_features, artifact.model_version, cache),
+        cache=cache,
+        popular=PopularItems(artifact),
+        cold_profiles=partial(
+            cold_profiles,
+            dimension=artifact.manifest.settings["dimension"],
+            n_features=len(user_features.names),
+        ),
+        config=config.pipeline,
+        batching=config.batcher,
+        metrics=metrics,
+        answered=watch.answered if watch else lambda _: None,
+    )
+    return Recommender(
+        pipeline=pipeline,
+        similar=places["similar"],
+        catalogue=catalogue,
+        store=store,
+        deadline_ms=config.pipeline.deadline_ms,
+        model_version=artifact.model_version,
+        metrics=metrics,
+        reporter=MetricsReporter(metrics, hub[1], hub[0], lambda: pipeline.waiting),
+        request_log=RequestLog(config.logs, pseudonyms, artifact.model_version),
+        rule_names=rule_names,
+        example_users=artifact.manifest.settings["example_users"],
+        watch=watch,
+        event_weight=lambda kind: config.store.event_weights.get(kind, config.store.default_event_weight),
+    )
+
+
+async def seed(store: Store, artifact: Artifact) -> None:
+    """Puts the artifact's histories into the store, once per artifact; tries until the store takes them."""
+    if HISTORIES not in artifact.manifest.files:
+        return
+    tag = artifact.manifest.files[HISTORIES]
+    while True:
+        try:
+            stored = await store.seed(_events(artifact), tag)
+            log.info("the store holds the artifact's histories (%d new events)", stored)
+            return
+        except StoreUnavailable as error:
+            log.warning("the artifact's histories are not in the store yet: %s", error)
+            await asyncio.sleep(1.0)
+
+
+def _events(artifact: Artifact) -> Iterator[Event]:
+    """The events of `histories.parquet`; each one's id is made of its place, which the file's hash fixes."""
+    for batch in artifact.table(HISTORIES).to_batches(max_chunksize=10_000):
+        columns = (batch.column(name).to_pylist() for name in ("user_id", "item_id", "timestamp", "weight"))
+        for user_id, item_id, timestamp, weight in zip(*columns, strict=True):
+            yield Event(
+                event_id=f"history-{timestamp!r}",
+                user_id=user_id,
+                item_id=item_id,
+                event_type="history",
+                timestamp=timestamp,
+                weight=weight,
+            )

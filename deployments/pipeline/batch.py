@@ -1,0 +1,125 @@
+"""A request on its way: the query, its ticket, and the batch (`BatchState`) it travels in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from deployments.messages import (
+    CandidateBatch,
+    ProfileBatch,
+    RankedBatch,
+    RequestBatch,
+    ScoreBatch,
+    Times,
+)
+from deployments.pipeline.request import Query, arrival
+from monitoring.logs.request_log import RequestRecord, current_request
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One row of the funnel's result. `flow` holds the batch's messages, for whoever wants the details."""
+
+    items: list[int]
+    """Catalogue positions, best first."""
+    scores: list[float]
+    sources: list[str]
+    degraded: list[str]
+    row: int
+    flow: BatchState
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """What the cache has for a request. `columns`: the entry, empty: none; see `FunnelCache`."""
+
+    key: str
+    version: bytes
+    columns: tuple[bytes, ...] = ()
+
+
+class PendingRequest:
+    """A request on its way through batcher and pipeline; the first answer wins."""
+
+    __slots__ = ("answer", "arrived", "cached", "flow", "query", "request")
+
+    def __init__(self, query: Query) -> None:
+        self.query = query
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.arrived = arrival()
+        self.flow: BatchState | None = None
+        self.cached: Cached | None = None
+        self.request: RequestRecord | None = current_request()
+
+    @property
+    def done(self) -> bool:
+        return self.answer.done()
+
+
+@dataclass(slots=True)
+class BatchState:
+    """One batch on its way: what is asked, and what each stage has given so far. Rows align with `tickets`."""
+
+    tickets: list[PendingRequest]
+    requests: RequestBatch
+    size: int
+    batch_id: str = ""
+    began: float = field(default_factory=time.time)
+    """Unix seconds; then it left the queue."""
+    stage: str = "queue"
+    quality: float = 1.0
+    """See `deployments.pipeline.overload.quality_factor`."""
+    profiles: ProfileBatch | None = None
+    candidates: CandidateBatch | None = None
+    known: ScoreBatch | None = None
+    """The scores that the cache had, NaN in the rows that it had none for. None: for no row."""
+    scores: ScoreBatch | None = None
+    ranked: RankedBatch | None = None
+    latest_B: Times | None = None
+    """Unix seconds of each user's last event, NaN: none."""
+    degraded: list[str] = field(default_factory=list)
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    def only(self, rows: Sequence[int]) -> BatchState:
+        """The same flow with these rows alone."""
+        index = np.array(rows, np.intp)
+        names = ("requests", "profiles", "candidates", "known", "scores", "ranked")
+        messages = {name: getattr(self, name) for name in names}
+        return replace(
+            self,
+            tickets=[self.tickets[row] for row in rows],
+            degraded=list(self.degraded),
+            timings_ms=dict(self.timings_ms),
+            latest_B=None if self.latest_B is None else self.latest_B[index],
+            **{name: batch and batch.take(index) for name, batch in messages.items()},
+        )
+
+    def put(self, rows: Sequence[int], part: BatchState) -> None:
+        """Takes these rows' scores, and candidates if they are fewer, from `part`; all other scores from the cache."""
+        assert self.candidates is not None
+        assert self.known is not None
+        assert part.candidates is not None
+        assert part.scores is not None
+        others = np.setdiff1d(np.arange(len(self.tickets)), rows)
+        order = np.argsort(np.concatenate([others, rows]))
+        if part.candidates.share < 1:
+            self.candidates = CandidateBatch.concat([self.candidates.take(others), part.candidates]).take(order)
+        known = replace(part.scores, scores_BK=self.known.scores_BK[others])
+        scores = ScoreBatch.concat([known, part.scores]).take(order)
+        self.scores = replace(scores, scores_BK=np.where(self.candidates.mask_BK, scores.scores_BK, -np.inf))
+        self.degraded = part.degraded
+
+    def drop_answered(self) -> BatchState:
+        """Without the rows whose deadline came meanwhile: no further stage works for them."""
+        rows = [row for row, ticket in enumerate(self.tickets) if not ticket.done]
+        if len(rows) == len(self.tickets):
+            return self
+        rest = self.only(rows)
+        for ticket in rest.tickets:
+            ticket.flow = rest
+        return rest

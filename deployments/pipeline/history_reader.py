@@ -1,0 +1,71 @@
+"""Fetches what a batch's users did, and what the cache has for their requests: one round trip to the store.
+
+Histories stay here once decoded, as long as the store says that they are of the version that is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from cachetools import LRUCache
+
+from deployments.artifact.catalogue import Catalogue
+from deployments.messages import HistoryBatch
+from deployments.models.features.user_features import UserFeatures
+from deployments.pipeline.batch import PendingRequest
+from deployments.pipeline.result_cache import ResultCache
+from deployments.store.base import Store, StoreConfig
+from deployments.store.events import History, history_batch, read
+
+_NONE = b"", History(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.float32))
+_USER = 64
+"""What holding a user costs beside the events, in events."""
+
+
+class HistoryReader:
+    """Tickets → HistoryBatch, a row each; with a cache, also fills in the tickets' `cached`."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: StoreConfig,
+        catalogue: Catalogue,
+        user_features: UserFeatures,
+        model_version: str,
+        cache: ResultCache | None,
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._catalogue = catalogue
+        self._user_features = user_features
+        self._model_version = model_version
+        self._cache = cache
+        self._held: LRUCache[str, tuple[bytes, History]] = LRUCache(config.held_events, _cost)
+
+    async def __call__(self, tickets: Sequence[PendingRequest]) -> HistoryBatch:
+        """Raises StoreUnavailable."""
+        users = [ticket.query.user_id for ticket in tickets]
+        keys = [self._cache.key(ticket.query) for ticket in tickets] if self._cache else []
+        held = [self._held.get(user, _NONE) for user in users]
+        versions = [version for version, _ in held] if self._config.held_events else []
+        found = await self._store.histories(users, keys, versions)
+        if self._cache:
+            for ticket, key, version, entry in zip(tickets, keys, found.versions, found.cached, strict=True):
+                ticket.cached = self._cache.found(key, version, entry)
+        histories = [history for _, history in held]
+        weights, usual_weight = self._config.event_weights, self._config.default_event_weight
+        for row, history in zip(found.rows, read(found, self._catalogue.positions, weights, usual_weight), strict=True):
+            histories[row] = history
+            if versions:
+                self._hold(users[row], found.versions[row], history)
+        return history_batch(histories, self._model_version, self._user_features(users))
+
+    def _hold(self, user_id: str, version: bytes, history: History) -> None:
+        """An empty version can't be told from another: of users of whom nothing is recorded, nothing is held."""
+        if version and _cost((version, history)) <= self._config.held_events:
+            self._held[user_id] = version, history
+
+
+def _cost(held: tuple[bytes, History]) -> int:
+    return _USER + len(held[1].item_H)

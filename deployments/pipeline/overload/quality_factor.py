@@ -1,0 +1,56 @@
+"""How much of the funnel a batch gets when requests wait too long: less work per request before any is refused.
+
+One factor in [0, 1] per ingress replica, from the share of its time that a request has spent in the queue. Below 1
+fewer candidates are scored and ranked; under `floor` none are scored (retrieval order); at 0 no stage but the profile
+is called (popular items in their order). It falls at once and returns by `recovery_per_s`.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class QualityConfig(BaseModel):
+    """When quality is given up."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = True
+    from_wait: float = Field(0.4, ge=0, lt=1, description="Share of a request's time in the queue that is still fine.")
+    to_wait: float = Field(0.8, gt=0, le=1, description="Share at which nothing is computed any more.")
+    floor: float = Field(0.2, ge=0, le=1, description="Below this factor candidates are not scored.")
+    recovery_per_s: float = Field(0.5, gt=0, description="How fast the factor may rise.")
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if not self.from_wait < self.to_wait:
+            raise ValueError(f"to_wait = {self.to_wait} must be greater than from_wait = {self.from_wait}")
+        return self
+
+    @property
+    def middle(self) -> float:
+        """The share in the middle of the two."""
+        return (self.from_wait + self.to_wait) / 2
+
+
+class QualityFactor:
+    """The factor of one ingress replica."""
+
+    def __init__(self, config: QualityConfig) -> None:
+        self._config = config
+        self._at = float("-inf")
+        self.factor = 1.0
+
+    def update(self, now: float, waited_s: float, allowed_s: float) -> float:
+        """The factor for a batch whose requests waited `waited_s` of the `allowed_s` until their deadline."""
+        config = self._config
+        if not config.enabled:
+            return 1.0
+        share = waited_s / allowed_s if allowed_s > 0 else 1.0
+        fitting = min(1.0, max(0.0, (config.to_wait - share) / (config.to_wait - config.from_wait)))
+        risen = self.factor + config.recovery_per_s * max(0.0, now - self._at)
+        self._at = now
+        self.factor = min(fitting, max(0.0, risen))
+        return self.factor

@@ -1,0 +1,28 @@
+"""What a replica tells the autoscaling policy: totals since it started, which only grow, and how many requests wait."""
+
+from __future__ import annotations
+
+import threading
+
+NAMES = ("arrivals", "completions", "expired", "shed", "busy_s", "batches", "items")
+
+
+class ReplicaStats:
+    """Counts from any thread. The names are those of `cluster.autoscaling.observations.Counters`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._totals = dict.fromkeys(NAMES, 0.0)
+
+    def add(self, **amounts: float) -> None:
+        """Adds to the totals named."""
+        with self._lock:
+            for name, amount in amounts.items():
+                self._totals[name] += amount
+
+    def stats(self, queued: float, slots: int, max_batch: int, **shares: float) -> dict[str, float]:
+        """For `record_autoscaling_stats`: Serve takes a flat dict of numbers. `queued`: requests that wait now;
+        `shares`: `num_cpus` and `num_gpus` of this replica."""
+        with self._lock:
+            now = {"queued": float(queued), "slots": float(slots), "max_batch": float(max_batch)}
+            return self._totals | now | shares

@@ -1,0 +1,2 @@
+"""The Serve deployments and actors; the only folder of deployments that imports ray. Start with ingress.py (HTTP and handle
+calls) and stage_replica.py (one stage)."""

@@ -1,0 +1,18 @@
+"""The drift actor in a process of its own: its lines are ECS like those of the replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deployments.replicas.replica_logs import actor_logs
+from deployments.telemetry import drift_service
+from monitoring.logs.ecs import LogConfig
+
+
+class DriftActor(drift_service.DriftService):
+    """See there. `logs`: a LogConfig as a dict."""
+
+    def __init__(self, artifact: str, settings: Mapping[str, Any], logs: Mapping[str, Any]) -> None:
+        actor_logs(LogConfig.model_validate(logs), "drift")
+        super().__init__(artifact, settings)

@@ -1,0 +1,179 @@
+"""The Ingress deployment: HTTP and handle calls in, the pipeline within, stage replicas behind.
+
+Handle callers pass and get plain dicts. A bad request raises ValueError, one that can't be served now RuntimeError,
+both with the text an HTTP caller would read: a caller in another application needs none of our code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.api.fast_path.connection import FastPath
+from deployments.api.fast_path.listener import accept_all
+from deployments.api.http import HttpConfig, make_app
+from deployments.artifact.reader import Artifact
+from deployments.assembly import FunnelConfig, assemble, seed
+from deployments.errors import FunnelError, InvalidRequest
+from deployments.models.backends.runtime import loaded, set_threads
+from deployments.pipeline.stage_client import Start, local, scattered
+from deployments.replicas.metrics_hub import hub_call
+from deployments.replicas.replica_logs import replica_logs
+from deployments.replicas.stage_replica import StageFactory, own_devices, remote
+from deployments.stages.candidates import CandidateConfig
+from deployments.stages.oom_guard import OomGuard
+from deployments.stages.shards import Gatherer
+from deployments.store.redis import RedisStore
+from deployments.telemetry.hub_keeper import MetricsConfig
+from monitoring.drift.monitor import DriftConfig
+from monitoring.logs.request_log import Pseudonyms
+
+log = logging.getLogger("rayfunnel.ingress")
+
+DRIFT = "drift"
+"""Name of the actor, beside this deployment's replicas."""
+
+Dict = dict[str, Any]
+Source = DeploymentHandle[Any] | list[DeploymentHandle[Any]] | StageFactory
+
+
+@dataclass(frozen=True)
+class IngressConfig:
+    """What the builder hands each ingress replica. `slots`: calls in flight per stage."""
+
+    artifact: str
+    funnel: FunnelConfig
+    http: HttpConfig
+    slots: Mapping[str, int]
+    rule_names: tuple[str, ...]
+    seed_histories: bool
+    threads: int
+    cache_scope: str
+    candidates: CandidateConfig
+    drift: DriftConfig
+    metrics: MetricsConfig
+    log_key: bytes = field(repr=False)
+    """Key of the users' hashes, where the environment names none."""
+
+
+@serve.ingress()
+class Ingress:
+    """`recommend`, `rank`, `similar`, `record_events`: see the README's API table.
+
+    `hub`: where metrics go; `stages`: per stage, the handle of its replicas, a handle per shard, or a factory to run it
+    in this process.
+    """
+
+    def __init__(self, config: IngressConfig, hub: DeploymentHandle[Any], **stages: Source) -> None:
+        replica_logs(config.funnel.logs)
+        own_devices()
+        set_threads(config.threads)
+        artifact = Artifact.open(config.artifact)
+        self._store = RedisStore(config.funnel.store)
+        self._http = config.http
+        starts = _starts(stages, artifact, config)
+        replica = serve.get_replica_context().replica_tag
+        slots = {**config.slots, "similar": config.slots["candidates"]}
+        self._recommender = assemble(
+            artifact,
+            self._store,
+            starts,
+            slots,
+            config.funnel,
+            config.rule_names,
+            replica,
+            config.cache_scope,
+            (config.drift, _ask_drift),
+            (config.metrics, hub_call(hub)),
+            Pseudonyms.of(config.log_key),
+        )
+        self._gate = FastPath(self._recommender)
+        accept_all(asyncio.get_running_loop(), self._gate.protocol)  # Serve starts its HTTP server on it after this
+        self._recommender.reporter.start()
+        loaded()
+        self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
+        if config.seed_histories:
+            self._tasks.append(asyncio.ensure_future(seed(self._store, artifact)))
+        for task in self._tasks:
+            task.add_done_callback(_report)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return make_app(self._recommender, self._http, self._gate.answers)
+
+    async def recommend(self, request: Dict) -> Dict:
+        """The n best items the user has not had yet."""
+        return await _plainly(self._recommender.recommend, request)
+
+    async def rank(self, request: Dict) -> Dict:
+        """The given items, best first."""
+        return await _plainly(self._recommender.rank, request)
+
+    async def similar(self, request: Dict) -> Dict:
+        """Items that go with one item."""
+        return await _plainly(self._recommender.similar, request)
+
+    async def record_events(self, request: Dict) -> Dict:
+        """Stores events; returns once the store has them."""
+        return await _plainly(self._recommender.record_events, request)
+
+    async def drift(self) -> Dict:
+        """Whether live traffic has drifted: a verdict per signal."""
+        return await _plainly(lambda _: self._recommender.drift(), {})
+
+    async def __del__(self) -> None:
+        """Called by Serve before it ends the replica: what was counted since the last snapshot is not lost."""
+        if hasattr(self, "_recommender"):
+            await self._recommender.reporter.close()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For Serve, which hands them to the autoscaling policy: here is where requests arrive."""
+        return self._recommender.stats()
+
+
+async def _ask_drift(method: str, *args: Any) -> Any:
+    """Calls the drift actor, found anew each time: a killed one is replaced, and old handles stay dead."""
+    actor = await asyncio.to_thread(serve.get_deployment_actor, DRIFT)
+    return await getattr(actor, method).remote(*args)
+
+
+def _starts(stages: Mapping[str, Source], artifact: Artifact, config: IngressConfig) -> dict[str, Start]:
+    starts: dict[str, Start] = {}
+    for name, source in stages.items():
+        slots = config.slots[name]
+        if isinstance(source, StageFactory):
+            stage, guarded = source.build(artifact), OomGuard(config.funnel.batcher.max_batch).guarded
+            starts[name] = local(guarded(stage), slots)
+            if name == "candidates":
+                starts["similar"] = local(guarded(stage.similar), slots)  # type: ignore[attr-defined]
+        elif isinstance(source, list):
+            gatherer = Gatherer(artifact, config.candidates)
+            asked = [remote(shard.deployment_name, shard) for shard in source]
+            starts[name] = scattered(name, asked, gatherer, slots)
+            asked = [remote(shard.deployment_name, shard, "similar") for shard in source]
+            starts["similar"] = scattered("similar", asked, gatherer.similar, slots)
+        else:
+            starts[name] = remote(name, source)
+            if name == "candidates":
+                starts["similar"] = remote("similar", source, "similar")
+    return starts
+
+
+def _report(task: asyncio.Future[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("a task of the ingress ended", exc_info=error)
+
+
+async def _plainly(operation: Callable[[Mapping[str, Any]], Awaitable[Dict]], request: Dict) -> Dict:
+    try:
+        return await operation(request)
+    except InvalidRequest as error:
+        raise ValueError(str(error)) from None
+    except FunnelError as error:
+        raise RuntimeError(f"{error.title}: {error}") from None

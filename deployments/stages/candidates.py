@@ -1,0 +1,116 @@
+"""The candidate stage: several retrieval sources, filtered, merged by quota, with where each item came from.
+
+Shapes: N items, K candidates, S sources, R places in a source's list.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.artifact.reader import Artifact
+from deployments.errors import ConfigError, VersionMismatch
+from deployments.messages import PAD, Array, CandidateBatch, Floats, Ints, ProfileBatch, RequestBatch, same_model
+from deployments.retrieval.kernels import Sources, propose
+from deployments.retrieval.retriever import Retriever, scaling, widths
+from deployments.stages.similar import rank_similar, similar_part
+
+
+class CandidateConfig(BaseModel):
+    """How many candidates a request gets; quotas and sources are the artifact's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_candidates: int = Field(300, ge=1, le=2000)
+
+    def check(self, n_items: int) -> None:
+        """Raises ConfigError: the catalogue is smaller."""
+        if self.n_candidates > n_items:
+            raise ConfigError(f"n_candidates is {self.n_candidates}, but the catalogue has {n_items} items; lower it")
+
+
+class CandidateGenerator:
+    """Proposes up to `n_candidates` items per request: not seen, not excluded, passing the filter.
+
+    If a request's own n can't be met from the sources' lists, the rest comes from all allowed items by popularity.
+    Rows with `given_BG` get exactly these items, scored by every source.
+    """
+
+    def __init__(self, artifact: Artifact, config: CandidateConfig) -> None:
+        self.model_version = artifact.model_version
+        self._retrieval = Retriever(artifact)
+        config.check(self._retrieval.n_items)
+        self._n_candidates = config.n_candidates
+        self.sources = self._retrieval.names
+        nothing = np.zeros(0, np.int32), np.zeros(0, np.int8), self._no_scores(0)
+        request, lists = self._retrieval.no_request(), self._retrieval.empty_lists()
+        propose(self._retrieval.workspace(), self._retrieval.sources, request, lists, *nothing)  # compiled now
+
+    def __call__(self, requests: RequestBatch, profiles: ProfileBatch) -> CandidateBatch:
+        """Candidates, best merge key first.
+
+        Raises:
+            VersionMismatch: the messages or this stage were made with different models.
+        """
+        if (version := same_model(requests, profiles)) != self.model_version:
+            raise VersionMismatch([version, self.model_version])
+        retrieval, sources = self._retrieval, self._retrieval.sources
+        width_B = widths(requests, self._n_candidates, retrieval.n_items)
+        item_BK = np.full((len(requests), int(width_B.max(initial=0))), PAD, np.int32)
+        source_BK = np.full(item_BK.shape, PAD, np.int8)
+        scores_BKS = np.zeros((*item_BK.shape, len(self.sources)), np.float32)
+        raw_KV = self._no_scores(item_BK.shape[1])
+        scales = []
+        lists, work = retrieval.empty_lists(), retrieval.workspace()
+        for row, (request, width) in enumerate(zip(retrieval.requests(requests, profiles), width_B, strict=True)):
+            propose(work, sources, request, lists, item_BK[row, :width], source_BK[row, :width], raw_KV)
+            scores_BKS[row][:, sources.view_V] = raw_KV
+            scales.append(scaling(sources, lists, retrieval.depth))
+        scores_BKS[:, :, sources.popular] = retrieval.popularity_N[np.maximum(item_BK, 0)]
+        scores_BKS[:, :, sources.vectors] = retrieval.near(profiles, item_BK)
+        return scaled(version, self.sources, item_BK, source_BK, scores_BKS, scales)
+
+    def _no_scores(self, width: int) -> Floats:
+        return np.zeros((width, len(self._retrieval.sources.view_V)), np.float32)
+
+    def lists(self, requests: RequestBatch, profiles: ProfileBatch) -> dict[str, Ints]:
+        """Each source's own list [B, R], best first, -1 padded; for evaluation."""
+        retrieval = self._retrieval
+        found_SBR = np.full((len(self.sources), len(requests), retrieval.depth), PAD, np.int32)
+        lists, work = retrieval.empty_lists(), retrieval.workspace()
+        deep: Sources = retrieval.sources._replace(depth_S=np.full(len(self.sources), retrieval.depth, np.int32))
+        nothing = np.zeros(0, np.int32), np.zeros(0, np.int8), self._no_scores(0)
+        for row, request in enumerate(retrieval.requests(requests, profiles)):
+            propose(work, deep, request, lists, *nothing)
+            for source, count in enumerate(lists.count_S):
+                found_SBR[source, row, :count] = lists.item_SR[source, :count]
+        return dict(zip(self.sources, found_SBR, strict=True))
+
+    def similar(self, requests: RequestBatch) -> CandidateBatch:
+        """The n items that go with the one item of each row's `given_BG`: neighbour tables and vectors together."""
+        return rank_similar(requests, [similar_part(self._retrieval, self.model_version, requests)])
+
+
+def scaled(
+    version: str,
+    names: tuple[str, ...],
+    item_BK: Ints,
+    source_BK: Array,
+    scores_BKS: Floats,
+    scales: list[tuple[Floats, Floats]],
+) -> CandidateBatch:
+    """The message, of scores as the sources give them: they are scaled in place by each row's offset and scale."""
+    mask_BK = item_BK >= 0
+    if scales:
+        scores_BKS -= np.stack([offset_S for offset_S, _ in scales])[:, None]
+        scores_BKS /= np.stack([scale_S for _, scale_S in scales])[:, None]
+    scores_BKS[~mask_BK] = 0
+    return CandidateBatch(
+        model_version=version,
+        item_ids_BK=item_BK,
+        retrieval_scores_BK=np.maximum(scores_BKS, 0).mean(axis=2),
+        source_BK=source_BK,
+        source_scores_BKS=scores_BKS,
+        mask_BK=mask_BK,
+        sources=names,
+    )

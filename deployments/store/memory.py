@@ -1,0 +1,109 @@
+"""The in-memory twin of the Redis store, for tests and notebooks."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from deployments.errors import StoreUnavailable
+from deployments.store.base import StoreConfig, lifetime_s
+from deployments.store.events import Event, Histories
+
+
+class MemoryStore:
+    """The twin for tests and notebooks: same behaviour, one process, nothing kept.
+
+    `failing` = True makes every call fail, `delay_s` makes it take that long (and fail past the timeout).
+    """
+
+    def __init__(self, config: StoreConfig) -> None:
+        self.failing = False
+        self.delay_s = 0.0
+        self._config = config
+        self._users: dict[str, dict[bytes, float]] = defaultdict(dict)
+        self._versions: dict[str, bytes] = {}
+        self._entries: dict[str, tuple[float, bytes | None]] = {}
+        self._tags: set[str] = set()
+        self._kept: dict[str, tuple[str, bytes | None]] = {}
+
+    async def histories(
+        self, user_ids: Sequence[str], keys: Sequence[str] = (), held: Sequence[bytes] = ()
+    ) -> Histories:
+        """See `Store`."""
+        await self._answer(self._config.timeout_ms)
+        versions = [self._versions.get(user, b"") for user in user_ids] if keys or held else []
+        rows = [row for row in range(len(user_ids)) if not held or not held[row] or held[row] != versions[row]]
+        users = [user_ids[row] for row in rows]
+        events = [sorted(self._users.get(user, {}).items(), key=_by_time) for user in users]
+        flat = list(itertools.chain.from_iterable(events))
+        histories = Histories.decode(users, map(len, events), [m for m, _ in flat], [t for _, t in flat])
+        now = time.monotonic()
+        entries = [self._entries.get(key, (0.0, None)) for key in keys]
+        cached = [value if now < end else None for end, value in entries]
+        return replace(histories, rows=rows, versions=versions, cached=cached)
+
+    async def cache(self, entries: Mapping[str, bytes], ttl_s: float) -> None:
+        """See `Store`."""
+        await self._answer(self._config.timeout_ms)
+        now = time.monotonic()
+        self._entries |= {key: (now + lifetime_s(ttl_s), value) for key, value in entries.items()}
+
+    async def record(self, events: Sequence[Event]) -> int:
+        """See `Store`."""
+        await self._answer(self._config.write_timeout_ms)
+        new = 0
+        for event in events:
+            history, member = self._users[event.user_id], event.member()
+            new += member not in history
+            history.setdefault(member, float(event.timestamp))
+        for user in {event.user_id for event in events}:
+            kept = sorted(self._users[user].items(), key=_by_time)[-self._config.history_limit :]
+            self._users[user] = dict(kept)
+            self._versions[user] = os.urandom(8)
+        return new
+
+    async def seed(self, events: Iterable[Event], tag: str) -> int:
+        """See `Store`."""
+        stored = 0 if tag in self._tags else await self.record(list(events))
+        self._tags.add(tag)
+        return stored
+
+    async def claim(self, name: str, owner: str) -> bytes | None:
+        """See `Store`."""
+        await self._answer(self._config.write_timeout_ms)
+        _, value = self._kept.get(name, ("", None))
+        self._kept[name] = owner, value
+        return value
+
+    async def keep(self, name: str, owner: str, value: bytes) -> bool:
+        """See `Store`."""
+        await self._answer(self._config.write_timeout_ms)
+        if self._kept.get(name, (owner, None))[0] != owner:
+            return False
+        self._kept[name] = owner, value
+        return True
+
+    async def ping(self) -> None:
+        """See `Store`."""
+        await self._answer(self._config.timeout_ms)
+
+    async def close(self) -> None:
+        """See `Store`."""
+
+    async def _answer(self, timeout_ms: int) -> None:
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                await asyncio.sleep(self.delay_s)
+        except TimeoutError:
+            raise StoreUnavailable(f"the in-memory store did not answer in {timeout_ms} ms") from None
+        if self.failing:
+            raise StoreUnavailable("the in-memory store was told to fail")
+
+
+def _by_time(entry: tuple[bytes, float]) -> tuple[float, bytes]:
+    return entry[1], entry[0]

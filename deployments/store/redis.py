@@ -1,0 +1,159 @@
+"""Where the users' events are kept: Redis (or the embedded Valkey), and its in-memory twin.
+
+One sorted set per user, `{app}:history:{user_id}`: score = timestamp, member = the event (see `events.py`). Adding
+never overwrites, so an event sent twice is stored once: a caller that got StoreUnavailable simply sends again.
+The promise holds as far back as the history reaches (`history_limit`).
+
+`{app}:version:{user_id}` is a token that changes with every recorded event, `{app}:candidates:{key}` a cache entry,
+`{app}:kept:{name}` what one owner at a time keeps. Over 300 lines: the store and its twin are read side by side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from deployments import timeouts
+from deployments.errors import StoreUnavailable
+from deployments.store.base import CA_VARIABLE, PASSWORD_VARIABLE, StoreConfig, lifetime_s
+from deployments.store.circuit_breaker import CircuitBreaker
+from deployments.store.events import Event, Histories
+
+_CHUNK = 1000
+"""Events per round trip while seeding."""
+_KEEP = """
+local owner = redis.call('HGET', KEYS[1], 'owner')
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'value', ARGV[2])
+return 1
+"""
+
+
+class RedisStore:
+    """The store in Redis or Valkey. Use it on one event loop."""
+
+    def __init__(self, config: StoreConfig) -> None:
+        self._config = config
+        self._reads = CircuitBreaker(config.breaker_failures, config.breaker_reset_s)
+        # Writes have a breaker of their own: a full disk must not stop reads.
+        self._writes = CircuitBreaker(config.breaker_failures, config.breaker_reset_s)
+        secrets: dict[str, Any] = {"password": os.environ.get(PASSWORD_VARIABLE) or None}
+        if config.url.startswith("rediss:"):
+            secrets["ssl_ca_certs"] = os.environ.get(CA_VARIABLE) or None
+        self._redis = redis.asyncio.Redis.from_url(
+            config.url,
+            protocol=2,  # its flat replies are the columns we want
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=None,  # `_run` sets one limit for the whole round trip
+            socket_connect_timeout=None,
+            **secrets,
+        )
+
+    async def histories(
+        self, user_ids: Sequence[str], keys: Sequence[str] = (), held: Sequence[bytes] = ()
+    ) -> Histories:
+        """See `Store`."""
+        rows = [row for row in range(len(user_ids)) if not held or not held[row]]
+        commands = [self._events_of(user_ids[row]) for row in rows]
+        versioned = user_ids if keys or held else ()
+        if versioned:
+            names = [self._key("version", user) for user in versioned]
+            commands.insert(0, ("MGET", *names, *(self._key("candidates", key) for key in keys)))
+        replies: list[list[bytes]] = await self._run(commands, self._config.timeout_ms)
+        found = replies.pop(0) if versioned else []
+        versions = [version or b"" for version in found[: len(versioned)]]
+        changed = [row for row, version in enumerate(held) if version and version != versions[row]]
+        replies += await self._run([self._events_of(user_ids[row]) for row in changed], self._config.timeout_ms)
+        rows += changed
+        flat = list(itertools.chain.from_iterable(replies))
+        timestamps = orjson.loads(b"[%b]" % b",".join(flat[1::2]))
+        counts = (len(reply) // 2 for reply in replies)
+        histories = Histories.decode([user_ids[row] for row in rows], counts, flat[::2], timestamps)
+        return replace(histories, rows=rows, versions=versions, cached=found[len(versioned) :])
+
+    def _events_of(self, user_id: str) -> tuple[Any, ...]:
+        return "ZRANGE", self._key("history", user_id), -self._config.history_limit, -1, "WITHSCORES"
+
+    async def cache(self, entries: Mapping[str, bytes], ttl_s: float) -> None:
+        """See `Store`."""
+        commands = [
+            ("SET", self._key("candidates", key), value, "PX", max(1, round(lifetime_s(ttl_s) * 1000)))
+            for key, value in entries.items()
+        ]
+        await self._run(commands, self._config.timeout_ms)
+
+    async def record(self, events: Sequence[Event]) -> int:
+        """See `Store`."""
+        added: dict[str, list[bytes]] = defaultdict(list)
+        for event in events:
+            added[event.user_id] += repr(float(event.timestamp)).encode(), event.member()
+        commands: list[tuple[Any, ...]] = []
+        for user, pairs in added.items():
+            key = self._key("history", user)
+            commands.append(("ZADD", key, "NX", *pairs))
+            commands.append(("ZREMRANGEBYRANK", key, 0, -self._config.history_limit - 1))
+            commands.append(("SET", self._key("version", user), os.urandom(8)))
+        replies: list[int] = await self._run(commands, self._config.write_timeout_ms, write=True)
+        return sum(replies[::3])
+
+    async def seed(self, events: Iterable[Event], tag: str) -> int:
+        """See `Store`."""
+        key, timeout_ms = f"{self._config.app}:seeded", self._config.write_timeout_ms
+        if (await self._run([("SISMEMBER", key, tag)], timeout_ms))[0]:
+            return 0
+        stored, rest = 0, iter(events)
+        while chunk := list(itertools.islice(rest, _CHUNK)):
+            stored += await self.record(chunk)
+        await self._run([("SADD", key, tag)], timeout_ms, write=True)
+        return stored
+
+    async def claim(self, name: str, owner: str) -> bytes | None:
+        """See `Store`."""
+        key = self._key("kept", name)
+        commands: list[tuple[Any, ...]] = [("HSET", key, "owner", owner), ("HGET", key, "value")]
+        found: bytes | None = (await self._run(commands, self._config.write_timeout_ms, write=True))[1]
+        return found
+
+    async def keep(self, name: str, owner: str, value: bytes) -> bool:
+        """See `Store`."""
+        command = ("EVAL", _KEEP, 1, self._key("kept", name), owner, value)
+        return bool((await self._run([command], self._config.write_timeout_ms, write=True))[0])
+
+    async def ping(self) -> None:
+        """See `Store`."""
+        await self._run([("PING",)], self._config.timeout_ms)
+
+    async def close(self) -> None:
+        """See `Store`."""
+        await self._redis.aclose()
+
+    def _key(self, kind: str, name: str) -> bytes:
+        return f"{self._config.app}:{kind}:{name}".encode("utf-8", "surrogatepass")
+
+    async def _run(self, commands: Sequence[tuple[Any, ...]], timeout_ms: int, write: bool = False) -> list[Any]:
+        """One round trip: all replies, or StoreUnavailable."""
+        if not commands:
+            return []
+        with (self._writes if write else self._reads).guard():
+            try:
+                async with timeouts.timeout(timeout_ms / 1000):
+                    pipeline = self._redis.pipeline(transaction=write)  # a history and its version change as one
+                    for command in commands:
+                        pipeline.execute_command(*command)
+                    return await pipeline.execute()
+            except TimeoutError:
+                raise StoreUnavailable(f"the store at {self._config.url} did not answer in {timeout_ms} ms") from None
+            except (RedisError, OSError) as error:
+                # A pipeline's error begins with the command, and so with its key, which holds the user's id.
+                why = str(error).rpartition(" of pipeline caused error: ")[2]
+                raise StoreUnavailable(f"the store at {self._config.url} failed: {why}") from error

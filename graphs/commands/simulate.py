@@ -1,0 +1,142 @@
+"""`python -m graphs simulate`: policies under a trace, without a cluster; a table, and a plot of load, queue, replicas.
+
+trace → simulator ⇄ each policy → misses, cost over the oracle's, recovery, turns → table and PNG
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cluster.autoscaling.capacity import StageSpec, capacities, whole
+from cluster.autoscaling.latency_model import Line
+from cluster.autoscaling.policy import PolicyConfig
+from cluster.simulator.quality_law import QualityLaw
+from cluster.simulator.reference_policies import Knative, Kubernetes, Oracle, Ours
+from cluster.simulator.simulator import TICK_S, Plant, Run, Scaler, simulate
+from cluster.simulator.traces import Trace, make
+from deployments.errors import ConfigError
+
+Maker = Callable[[Plant, Trace], Scaler]
+
+STAGES = {
+    "candidates": (Line(0.004, 0.001), 16),
+    "scoring": (Line(0.006, 0.005), 10),
+    "ranking": (Line(0.001, 0.0002), 32),
+}
+"""The simulated funnel: s(b) and the largest batch of each stage. Two full batches of every stage fit into 200 ms."""
+
+POLICIES: dict[str, Maker] = {
+    "ours": lambda plant, trace: Ours(plant.specs, PolicyConfig(slo_s=plant.slo_s)),
+    "knative": lambda plant, trace: Knative(plant.specs),
+    "kubernetes": lambda plant, trace: Kubernetes(plant.specs),
+    "oracle": lambda plant, trace: Oracle(trace, plant),
+}
+
+
+def funnel(slo_s: float = 0.2, startup_s: float = 5.0, most: int = 200) -> Plant:
+    """The simulated funnel with at most `most` replicas per stage. A tighter objective has smaller batches and faster
+    stages, in proportion."""
+    scale = slo_s / 0.2
+    lines = {name: Line(line.a * scale, line.c * scale) for name, (line, _) in STAGES.items()}
+    specs = {
+        name: StageSpec(1, most, max_batch=batch, prior=lines[name], startup_s=startup_s)
+        for name, (_, batch) in STAGES.items()
+    }
+    return Plant(specs, lines, slo_s=slo_s, startup_s=startup_s)
+
+
+def base_replicas(plant: Plant, rate: float, utilisation: float = 0.7) -> dict[str, int]:
+    """What carries `rate`: where every policy starts."""
+    capacity = capacities(plant.specs, plant.lines, plant.slo_s)
+    return {name: spec.bounded(whole(rate / (utilisation * capacity[name].rate))) for name, spec in plant.specs.items()}
+
+
+def maker(name: str) -> Maker:
+    """A policy by name, or by import path (`module:attribute`, called with the plant and the trace).
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name in POLICIES:
+        return POLICIES[name]
+    module, _, attribute = name.partition(":")
+    try:
+        found: Maker = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError):
+        raise ConfigError(
+            f"there is no policy {name!r}; there are {', '.join(POLICIES)}, or module:attribute"
+        ) from None
+    return found
+
+
+def report(
+    trace: str, policies: Sequence[str], rate: float, startup_s: float, seed: int, out: str, quality: bool = False
+) -> None:
+    """Simulates, prints the table and writes the plot. `rate`: the trace's base, requests/s; `quality`: with the
+    quality factor, at its default numbers.
+
+    Raises:
+        ConfigError: a trace or policy that is not there, or no matplotlib to plot with.
+    """
+    makers = {name: maker(name) for name in policies}
+    plant = replace(funnel(startup_s=startup_s, most=1000), quality=QualityLaw() if quality else None)
+    try:
+        load = make(trace, seed, rate, plant.step_s)
+    except ValueError as error:
+        raise ConfigError(f"--trace: {error}") from None
+    start = base_replicas(plant, float(load.rates[0]))
+    runs = {name: simulate(load, make_(plant, load), plant, seed, start) for name, make_ in makers.items()}
+    least = runs.get("oracle") or simulate(load, Oracle(load, plant), plant, seed, start)
+    Console().print(_table(load, runs, least, quality))
+    if out:
+        _plot(load, runs, out)
+
+
+def _table(load: Trace, runs: Mapping[str, Run], oracle: Run, quality: bool) -> Table:
+    table = Table(title=f"{load.name}: {load.counts.sum():,} requests in {load.seconds:.0f} s")
+    # Shed ones are among the missed: with quality, which is there so that none is shed, the degraded take their column.
+    given = "degraded" if quality else "shed"
+    titles = ("policy", "missed", given, "p99", "replica-s", "/ oracle", "recovered", "turns/h")
+    for title in titles:
+        table.add_column(title, justify="left" if title == "policy" else "right")
+    for name, run in runs.items():
+        table.add_row(
+            name,
+            f"{run.miss_share:.3%}",
+            f"{run.degraded_share if quality else run.shed_share:.3%}",
+            f"{run.p99_s * 1e3:.0f} ms",
+            f"{run.replica_seconds:,.0f}",
+            f"{run.replica_seconds / oracle.replica_seconds:.2f}",
+            f"{run.recovery_s(load.onset_s):.0f} s",
+            f"{run.turns_per_hour:.1f}",
+        )
+    return table
+
+
+def _plot(load: Trace, runs: Mapping[str, Run], out: str) -> None:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError("the plot needs matplotlib: install the extra `bench`, or give --out ''") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(3, 1, sharex=True, figsize=(10, 8), layout="constrained")
+    first: Run = next(iter(runs.values()))
+    times = np.arange(len(first.arrived)) * TICK_S
+    axes[0].plot(times, first.arrived / TICK_S, color="black", linewidth=0.6)
+    axes[0].set(ylabel="requests/s", title=load.name)
+    for name, run in runs.items():
+        axes[1].plot(times, run.queue, label=name, linewidth=0.8)
+        axes[2].plot(times, run.ready.sum(axis=1), label=name, linewidth=1.2)
+    axes[1].set(ylabel="requests waiting", yscale="symlog")
+    axes[2].set(ylabel="ready replicas, all stages", xlabel="seconds")
+    axes[2].legend()
+    figure.savefig(out, dpi=110)
+    pyplot.close(figure)

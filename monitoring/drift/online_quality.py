@@ -1,0 +1,99 @@
+"""What the answers show as a whole, and what users made of them: coverage, concentration, click-through, NDCG.
+
+Answers and events are sampled by the hash of their request id, so an answer and the events that name it are kept or
+left out together, whichever ingress replica they reach.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+Shown = Sequence[tuple[str, tuple[int, ...], bool]]
+"""Answers: request id, the items in order (positions), whether a fallback stood in."""
+
+Feedback = tuple[str, int, float]
+"""An event that names a request: its id, the item, how strongly it speaks for the item."""
+
+
+class OnlineQualityConfig(BaseModel):
+    """Answers that are followed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float = Field(1.0, gt=0, le=1, description="Share of the answers that are followed.")
+    answers: int = Field(5000, ge=10, description="Answers remembered, the last ones.")
+    mature_s: float = Field(600.0, ge=0, description="An answer counts once events had this long to arrive.")
+
+
+def followed(request_id: str, share: float) -> bool:
+    """Whether this request is in the sample: always the same for one id."""
+    return zlib.crc32(request_id.encode("utf-8", "surrogatepass")) < share * 2**32
+
+
+@dataclass(slots=True)
+class _Answer:
+    at: float
+    items: tuple[int, ...]
+    degraded: bool
+    gains: dict[int, float]
+
+
+class OnlineQuality:
+    """Remembers the last answers and what came of them. `n_items`: size of the catalogue."""
+
+    def __init__(self, config: OnlineQualityConfig, n_items: int) -> None:
+        self._config, self._n_items = config, n_items
+        self._answers: dict[str, _Answer] = {}
+        self._order: deque[str] = deque()
+
+    def add(self, shown: Shown, feedback: Sequence[Feedback], now: float) -> None:
+        """Answers just given, and events just recorded; those that name an answer not remembered are left out."""
+        for request_id, items, degraded in shown:
+            if request_id not in self._answers:
+                self._order.append(request_id)
+            self._answers[request_id] = _Answer(now, items, degraded, {})
+        while len(self._order) > self._config.answers:
+            del self._answers[self._order.popleft()]
+        for request_id, item, weight in feedback:
+            answer = self._answers.get(request_id)
+            if answer is not None and item in answer.items and now - answer.at <= self._config.mature_s:
+                answer.gains[item] = max(answer.gains.get(item, -1.0), weight)
+
+    def report(self, now: float) -> dict[str, Any]:
+        """Coverage and Gini (of how often each item of the catalogue was shown) over all remembered answers; CTR (share
+        of the answers with an event that speaks for a shown item) and NDCG (binary gains, ideal: those hits first;
+        over the answers with a hit) over the mature ones. None where there is nothing to count."""
+        answers = list(self._answers.values())
+        items = np.array([item for answer in answers for item in answer.items], np.int64)
+        mature = [answer for answer in answers if now - answer.at >= self._config.mature_s]
+        clicked = [answer for answer in mature if any(gain > 0 for gain in answer.gains.values())]
+        return {
+            "answers": len(answers),
+            "coverage": round(len(np.unique(items)) / max(self._n_items, 1), 6) if len(items) else None,
+            "gini": round(gini(np.bincount(items, minlength=self._n_items)), 6) if len(items) else None,
+            "fallback_share": round(sum(a.degraded for a in answers) / len(answers), 6) if answers else None,
+            "mature_answers": len(mature),
+            "ctr": round(len(clicked) / len(mature), 6) if mature else None,
+            "ndcg": round(float(np.mean([_ndcg(answer) for answer in clicked])), 6) if clicked else None,
+        }
+
+
+def gini(count_N: np.ndarray) -> float:
+    """0: every item is shown as often as any other; near 1: one alone. Σ (2i - n - 1) x_(i) / (n Σ x)."""
+    ordered = np.sort(count_N)
+    size = len(ordered)
+    total = float(ordered.sum())
+    return float((2 * np.arange(1, size + 1) - size - 1) @ ordered / (size * total)) if total else 0.0
+
+
+def _ndcg(answer: _Answer) -> float:
+    hit = np.array([answer.gains.get(item, 0.0) > 0 for item in answer.items], np.float64)
+    discount = 1 / np.log2(np.arange(2, len(hit) + 2))
+    return float(hit @ discount / discount[: int(hit.sum())].sum())

@@ -1,0 +1,484 @@
+"""A real uvicorn behind the gate: what is answered and refused without it, what it sees, what is left afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from unittest.mock import AsyncMock
+
+import numpy as np
+import orjson
+import pytest
+import uvicorn
+import uvloop
+from starlette.responses import Response
+
+from deployments.api.fast_path import connection
+from deployments.api.fast_path.connection import LONGEST_DELAY_S, REFUSALS_AT_ONCE, REFUSALS_PER_S, FastPath
+from deployments.api.fast_path.listener import accept_all
+from deployments.pipeline.request import came_at
+from monitoring.logs.request_log import incoming_trace
+from tests.deployments.api.fast_path.test_listener import listening
+
+BODY = b'{"user_id": "u1"}'
+HEAD = b"POST /shop/v1/recommend HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+ASK = HEAD + BODY
+CLOSING = HEAD.replace(b"Host: a", b"Host: a\r\nConnection: Close") + BODY
+GET = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Funnel:
+    """An app that answers a POST once it may, and what the gate tells it."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.refusals: list[str] = []
+        self.asked = 0
+        self.arrivals: list[float] = []
+        self.may_answer = asyncio.Event()
+        self.gate = FastPath(self)
+        self.directly: list[Mapping[bytes, bytes]] = []
+        self.given_up = 0
+        self.stop: Callable[[], None] = lambda: None
+
+    def answer_directly(self) -> None:
+        """From now on requests to recommend are answered without uvicorn."""
+        self.gate.answers[b"/shop/v1/recommend"] = self.direct
+
+    async def direct(self, body: bytes, headers: Mapping[bytes, bytes]) -> Response:
+        self.arrivals.append(came_at.get())
+        self.directly.append(headers)
+        assert body == BODY
+        try:
+            await self.may_answer.wait()
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        return Response(b"direct", 201, {"x-request-id": "7"})
+
+    def refused(self, operation: str) -> None:
+        self.refusals.append(operation)
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.arrivals.append(came_at.get())
+        if scope["method"] == "POST":
+            self.asked += 1
+            body = b""
+            while not body.endswith(b"}"):
+                body += (await receive())["body"]
+            assert body == BODY
+            await self.may_answer.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def has(self, asked: int) -> None:
+        async with asyncio.timeout(10):
+            while self.asked + len(self.directly) < asked:  # noqa: ASYNC110 - the counts are the funnel's own
+                await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def gated(funnel: Funnel, keep_alive_s: int = 30) -> AsyncIterator[Callable[[], Awaitable[Stream]]]:
+    loop = asyncio.get_running_loop()
+    accept_all(loop, funnel.gate.protocol)
+    config = uvicorn.Config(
+        funnel.app, interface="asgi3", lifespan="off", log_config=None, timeout_keep_alive=keep_alive_s
+    )
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    sock = listening()
+    address = sock.getsockname()
+    serving = asyncio.ensure_future(server.serve(sockets=[sock]))
+    funnel.stop = lambda: setattr(server, "should_exit", True)
+    opened: list[asyncio.StreamWriter] = []
+
+    async def connect() -> Stream:
+        reader, writer = await asyncio.open_connection(*address)
+        opened.append(writer)
+        return reader, writer
+
+    try:
+        async with asyncio.timeout(20):
+            while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+                await asyncio.sleep(0.01)
+            yield connect
+    finally:
+        funnel.may_answer.set()
+        for writer in opened:
+            writer.close()
+        funnel.stop()
+        await serving
+
+
+async def ask(stream: Stream, *chunks: bytes) -> None:
+    for chunk in chunks:
+        stream[1].write(chunk)
+        await stream[1].drain()
+        await asyncio.sleep(0.02)
+
+
+async def response(stream: Stream) -> tuple[int, dict[str, str], bytes]:
+    head = (await stream[0].readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = {name.lower(): value for name, value in (line.split(": ") for line in head[1:-2])}
+    return int(head[0].split()[1]), headers, await stream[0].readexactly(int(headers["content-length"]))
+
+
+def on_uvloop(
+    limit: int, test: Callable[[Funnel, Callable[[], Awaitable[Stream]]], Awaitable[None]], keep_alive_s: int = 30
+) -> None:
+    async def run() -> None:
+        funnel = Funnel(limit)
+        async with gated(funnel, keep_alive_s) as connect:
+            await test(funnel, connect)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+def test_past_the_limit_requests_are_refused_with_a_remedy_and_later_let_in_on_the_same_connection() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        first, second, third = [await connect() for _ in range(3)]
+        await ask(first, ASK)
+        await ask(second, ASK)
+        await funnel.has(2)
+        for name in (b"", b"X-Request-ID: mine\r\n"):
+            await ask(third, HEAD.replace(b"\r\n\r\n", b"\r\n" + name + b"\r\n") + BODY)
+            status, headers, body = await response(third)
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert headers.get("x-request-id") == ("mine" if name else None)
+            assert headers["content-type"] == "application/problem+json"
+            problem = orjson.loads(body)
+            assert problem["title"] == "Overloaded"
+            assert "2 requests" in problem["detail"]
+        assert funnel.refusals == ["recommend", "recommend"]
+        funnel.may_answer.set()
+        assert (await response(first))[2] == (await response(second))[2] == b"ok"
+        await ask(third, ASK)
+        assert (await response(third))[0] == 200
+        assert funnel.asked == 3
+
+    on_uvloop(2, test)
+
+
+def test_refusals_past_a_burst_and_a_rate_are_spread_and_none_waits_longer_than_half_a_second() -> None:
+    door = FastPath(Funnel(1))
+    burst = [door.refusal_at(5.0) for _ in range(REFUSALS_AT_ONCE)]
+    assert max(burst) <= 5.0
+    spread = [door.refusal_at(5.0) for _ in range(round(REFUSALS_PER_S * LONGEST_DELAY_S))]
+    assert spread[0] == pytest.approx(5.0 + 1 / REFUSALS_PER_S)
+    np.testing.assert_allclose(np.diff(spread), 1 / REFUSALS_PER_S)
+    assert door.refusal_at(5.0) == door.refusal_at(5.0) == 5.0 + LONGEST_DELAY_S
+    assert door.refusal_at(9.0) < 9.0, "a pause gives the burst back"
+    steady = [door.refusal_at(20 + i / REFUSALS_PER_S) - (20 + i / REFUSALS_PER_S) for i in range(2000)]
+    assert max(steady) <= 0, "this rate needs no delay"
+
+
+def test_a_refusal_that_waits_is_given_before_what_came_after_it_and_before_the_server_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "REFUSALS_AT_ONCE", 1)
+    monkeypatch.setattr(connection, "REFUSALS_PER_S", 5.0)
+
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        first, second, third, fourth = [await connect() for _ in range(4)]
+        await ask(first, ASK)
+        await funnel.has(1)
+        await ask(second, ASK)
+        assert (await response(second))[0] == 503
+        began = asyncio.get_running_loop().time()
+        await ask(second, ASK, GET)
+        await ask(third, ASK)
+        third[1].close()
+        assert [(await response(second))[0] for _ in range(2)] == [503, 200]
+        assert asyncio.get_running_loop().time() - began > 0.1
+        await ask(fourth, ASK)
+        funnel.stop()
+        status, headers, _ = await response(fourth)
+        assert (status, headers["connection"]) == (503, "close")
+        assert await fourth[0].read() == b""
+        assert funnel.refusals == ["recommend"] * 4
+
+    on_uvloop(1, test)
+
+
+def test_a_refused_body_that_comes_in_pieces_is_swallowed() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        first, second = await connect(), await connect()
+        await ask(first, HEAD, BODY[:5], BODY[5:])
+        await funnel.has(1)
+        await ask(second, HEAD)
+        assert (await response(second))[0] == 503
+        await ask(second, BODY[:5], BODY[5:], ASK)
+        assert (await response(second))[0] == 503
+        funnel.may_answer.set()
+        assert (await response(first))[0] == 200
+        await ask(second, HEAD, BODY)
+        assert (await response(second))[0] == 200
+        assert len(funnel.refusals) == 2
+
+    on_uvloop(1, test)
+
+
+def test_everything_else_comes_through_and_counts_from_its_own_time() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        first, second = await connect(), await connect()
+        await ask(first, ASK)
+        await funnel.has(1)
+        await ask(second, GET)
+        assert (await response(second))[0] == 200
+        before, after = funnel.arrivals
+        assert 0 < before < after
+        funnel.may_answer.set()
+        await response(first)
+        await ask(first, GET)
+        assert (await response(first))[0] == 200
+        assert funnel.arrivals[2] > after
+
+    on_uvloop(1, test)
+
+
+def test_what_cannot_be_followed_goes_to_uvicorn() -> None:
+    chunked = HEAD.replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked")
+
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        blocker = await connect()
+        await ask(blocker, ASK)
+        await funnel.has(1)
+        streams = [await connect() for _ in range(3)]
+        await ask(streams[0], ASK[:20], ASK[20:])
+        await ask(streams[1], chunked + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
+        await ask(streams[2], ASK + ASK)
+        await funnel.has(4)
+        funnel.may_answer.set()
+        for stream in [blocker, *streams, streams[2]]:
+            assert (await response(stream))[0] == 200
+        assert funnel.refusals == []
+
+    on_uvloop(1, test)
+
+
+def test_one_that_sends_the_next_with_the_end_of_a_refused_one_is_disconnected() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        first, second = await connect(), await connect()
+        await ask(first, ASK)
+        await funnel.has(1)
+        await ask(second, HEAD + BODY[:5], BODY[5:] + ASK)
+        assert (await response(second))[0] == 503
+        assert await second[0].read() == b""
+        funnel.may_answer.set()
+        assert (await response(first))[0] == 200
+
+    on_uvloop(1, test)
+
+
+def test_callers_who_leave_make_room() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        first, second = await connect(), await connect()
+        await ask(first, ASK)
+        await funnel.has(1)
+        first[1].close()
+        await asyncio.sleep(0.05)
+        funnel.may_answer.set()
+        await ask(second, ASK)
+        assert (await response(second))[0] == 200
+
+    on_uvloop(1, test)
+
+
+def test_a_refusal_ends_the_connection_if_it_was_asked_to() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        first, second = await connect(), await connect()
+        await ask(first, ASK)
+        await funnel.has(1)
+        await ask(second, CLOSING)
+        status, headers, _ = await response(second)
+        assert (status, headers["connection"]) == (503, "close")
+        assert await second[0].read() == b""
+        funnel.may_answer.set()
+        assert (await response(first))[0] == 200
+
+    on_uvloop(1, test)
+
+
+def test_what_the_gate_knows_an_answer_to_is_answered_without_uvicorn() -> None:
+    headers = b"traceparent: 00-1\r\nX-Request-Id:  mine \r\n"
+
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        funnel.may_answer.set()
+        stream = await connect()
+        for _ in range(3):
+            await ask(stream, HEAD.replace(b"\r\n\r\n", b"\r\n" + headers + b"\r\n") + BODY)
+            status, got, body = await response(stream)
+            assert (status, got["x-request-id"], body) == (201, "7", b"direct")
+            assert got["date"].endswith("GMT")
+            assert "connection" not in got
+        assert funnel.directly[0][b"traceparent"] == b"00-1"
+        assert funnel.directly[0][b"x-request-id"] == b"mine"
+        assert funnel.asked == 0
+        await ask(stream, GET)
+        assert (await response(stream))[2] == b"ok"
+        await ask(stream, ASK)
+        assert (await response(stream))[2] == b"direct"
+        await ask(stream, ASK.replace(b"/recommend", b"/rank"))
+        assert (await response(stream))[2] == b"ok"
+        assert 0 < funnel.arrivals[0] < funnel.arrivals[1] < funnel.arrivals[2]
+
+    on_uvloop(1, test)
+
+
+def test_events_are_answered_directly_and_never_refused() -> None:
+    events = ASK.replace(b"/recommend", b"/events")
+
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.gate.answers[b"/shop/v1/events"] = funnel.direct
+        streams = [await connect() for _ in range(3)]
+        for stream in streams:
+            await ask(stream, events)
+        await ask(asked := await connect(), ASK)
+        await funnel.has(4)
+        funnel.may_answer.set()
+        assert [(await response(stream))[2] for stream in (*streams, asked)] == [b"direct"] * 3 + [b"ok"]
+        assert funnel.refusals == []
+
+    on_uvloop(1, test)
+
+
+def test_direct_answers_count_towards_the_limit() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        first, second = await connect(), await connect()
+        await ask(first, ASK)
+        await ask(second, ASK)
+        assert (await response(second))[0] == 503
+        funnel.may_answer.set()
+        assert (await response(first))[2] == b"direct"
+        await ask(second, ASK)
+        assert (await response(second))[2] == b"direct"
+
+    on_uvloop(1, test)
+
+
+def test_what_comes_during_a_direct_answer_has_its_turn_after_it() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        stream = await connect()
+        await ask(stream, ASK, ASK[:30], ASK[30:] + GET)
+        assert len(funnel.directly) == 1
+        funnel.may_answer.set()
+        assert [(await response(stream))[2] for _ in range(3)] == [b"direct", b"ok", b"ok"]
+
+    on_uvloop(9, test)
+
+
+def test_requests_that_are_not_plain_go_to_uvicorn() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        funnel.may_answer.set()
+        for chunks in ([CLOSING], [HEAD, BODY], [ASK + ASK], [ASK.replace(b"recommend HTTP", b"recommend?a=b HTTP")]):
+            stream = await connect()
+            await ask(stream, *chunks)
+            assert (await response(stream))[2] == b"ok"
+        for header in (b"A : b", b"A: \0", b"A", b": b", b"A: b\r\n c", b"Transfer-Encoding : chunked", b"A: b\rc"):
+            stream = await connect()
+            await ask(stream, HEAD.replace(b"Host: a", b"Host: a\r\n" + header) + BODY)
+            await stream[0].readline()
+        for length in (b"1" * 5000, b"-1", b"17\r\nContent-Length: 16", b"17\nTransfer-Encoding: chunked"):
+            stream = await connect()
+            await ask(stream, HEAD.replace(b": %d" % len(BODY), b": " + length) + BODY)
+            assert (await stream[0].readline()).split()[1] == b"400"
+        assert funnel.directly == []
+
+    on_uvloop(9, test)
+
+
+def test_a_server_that_stops_gives_the_direct_answer_and_closes() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        silent, idle, stream = [await connect() for _ in range(3)]
+        await ask(idle, GET)
+        await response(idle)
+        await ask(stream, ASK)
+        funnel.stop()
+        assert await idle[0].read() == await silent[0].read() == b""
+        funnel.may_answer.set()
+        status, headers, _ = await response(stream)
+        assert (status, headers["connection"]) == (201, "close")
+        assert await stream[0].read() == b""
+
+    on_uvloop(9, test)
+
+
+def test_a_caller_who_leaves_is_not_computed_for() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        stream, other = await connect(), await connect()
+        await ask(stream, ASK)
+        stream[1].close()
+        async with asyncio.timeout(10):
+            while not funnel.given_up:  # noqa: ASYNC110 - the count is the funnel's own
+                await asyncio.sleep(0.001)
+        for _ in range(20):  # some leave before anything was begun
+            _, writer = await connect()
+            writer.write(ASK)
+            writer.close()
+        await asyncio.sleep(0.05)
+        funnel.may_answer.set()
+        await ask(other, ASK)
+        assert (await response(other))[2] == b"direct"
+
+    on_uvloop(1, test)
+
+
+def test_idle_connections_are_closed_as_uvicorn_closes_its_own() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        funnel.may_answer.set()
+        stream = await connect()
+        await ask(stream, ASK)
+        assert (await response(stream))[2] == b"direct"
+        assert await stream[0].read() == b""
+
+    on_uvloop(9, test, keep_alive_s=1)
+
+
+def test_an_answer_that_fails_is_500_and_leaves_nothing_behind(caplog: Any) -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        for error in (ValueError("secret"), asyncio.CancelledError()):
+            funnel.gate.answers[b"/shop/v1/recommend"] = fails = AsyncMock(side_effect=error)
+            stream = await connect()
+            await ask(stream, ASK)
+            status, _, body = await response(stream)
+            assert (status, orjson.loads(body)["detail"]) == (500, type(error).__name__)
+            assert fails.await_count == 1
+        funnel.answer_directly()
+        funnel.may_answer.set()
+        await ask(stream, ASK)
+        assert (await response(stream))[2] == b"direct"
+
+    on_uvloop(1, test)
+    assert [record.name for record in caplog.records if record.levelname == "ERROR"] == ["rayfunnel.http"] * 2
+
+
+def test_a_request_that_waited_has_a_context_of_its_own() -> None:
+    seen: list[str] = []
+
+    async def direct(body: bytes, headers: Mapping[bytes, bytes]) -> Response:
+        seen.append(incoming_trace.get())
+        incoming_trace.set("of the first")
+        await asyncio.sleep(0.1)
+        return Response(b"direct")
+
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.gate.answers[b"/shop/v1/recommend"] = direct
+        stream = await connect()
+        await ask(stream, ASK, ASK)
+        assert [(await response(stream))[2] for _ in range(2)] == [b"direct"] * 2
+
+    on_uvloop(9, test)
+    assert seen == ["", ""]

@@ -1,0 +1,182 @@
+"""The operations in one process, on the real stages: what comes back, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from deployments.api.operations import Recommender
+from deployments.artifact.reader import Artifact
+from deployments.assembly import seed
+from deployments.errors import InvalidRequest, UnknownItem
+from deployments.store.events import Event
+from deployments.store.memory import MemoryStore
+
+Build = Callable[..., Recommender]
+
+
+@pytest.fixture
+def recommender(in_process: Build, store: MemoryStore) -> Recommender:
+    return in_process(store)
+
+
+def ids(answer: dict[str, Any]) -> list[str]:
+    return [item["item_id"] for item in answer["items"]]
+
+
+async def test_a_known_user_gets_n_unseen_items_best_first(recommender: Recommender, store: MemoryStore) -> None:
+    answer = await recommender.recommend({"user_id": "u3", "n": 10})
+    seen = {event.item_id for event in (await store.histories(["u3"])).events(0)}
+    assert len(set(ids(answer))) == 10
+    assert not seen & set(ids(answer))
+    assert answer["degraded"] == []
+    assert set(answer) == {"request_id", "user_id", "items", "model_version", "degraded"}
+
+
+async def test_a_user_mostly_gets_the_genre_they_watch(recommender: Recommender) -> None:
+    answer = await recommender.recommend({"user_id": "u2", "n": 5, "metadata": True})
+    assert sum("Drama" in item["metadata"]["genres"] for item in answer["items"]) >= 4
+
+
+async def test_an_unknown_user_gets_popular_items_and_nothing_is_degraded(recommender: Recommender) -> None:
+    answer = await recommender.recommend({"user_id": "nobody"})
+    assert {item["source"] for item in answer["items"]} == {"popular"}
+    assert len(answer["items"]) == 10
+    assert answer["degraded"] == []
+
+
+async def test_an_event_changes_the_next_recommendation(recommender: Recommender) -> None:
+    before = await recommender.recommend({"user_id": "fresh"})
+    liked = ids(before)[0]
+    event = {"user_id": "fresh", "item_id": liked, "event_type": "like", "request_id": before["request_id"]}
+    assert await recommender.record_events({"events": [event]}) == {
+        "accepted": 1,
+        "duplicates": 0,
+        "unknown_item_ids": [],
+    }
+    after = await recommender.recommend({"user_id": "fresh"})
+    assert liked not in ids(after)
+    assert {item["source"] for item in after["items"]} != {"popular"}
+
+
+async def test_an_event_sent_again_counts_once(recommender: Recommender, store: MemoryStore) -> None:
+    dated = {"user_id": "twice", "item_id": "i1", "event_type": "click", "timestamp": 1.7e9}
+    named = {"user_id": "twice", "item_id": "i2", "event_type": "click", "event_id": "e-1"}
+    first = await recommender.record_events({"events": [dated, named]})
+    again = await recommender.record_events({"events": [dated, named]})
+    assert (first["duplicates"], again["duplicates"]) == (0, 2)
+    assert [e.item_id for e in (await store.histories(["twice"])).events(0)] == ["i1", "i2"]
+
+
+async def test_events_of_unknown_items_are_kept_and_named(recommender: Recommender) -> None:
+    body = {"events": [{"user_id": "u1", "item_id": "new item", "event_type": "view"}]}
+    assert (await recommender.record_events(body))["unknown_item_ids"] == ["new item"]
+
+
+async def test_excluded_items_and_filters_are_obeyed_and_backfilled(
+    recommender: Recommender, store: MemoryStore
+) -> None:
+    first = ids(await recommender.recommend({"user_id": "u5", "n": 5}))
+    rest = ids(await recommender.recommend({"user_id": "u5", "n": 5, "exclude_ids": [*first, "no such item"]}))
+    assert not set(first) & set(rest)
+    body = {"user_id": "u5", "n": 30, "filters": {"genres": ["Classic"]}, "metadata": True}
+    classic = await recommender.recommend(body)
+    assert all("Classic" in item["metadata"]["genres"] for item in classic["items"])
+    seen = {event.item_id for event in (await store.histories(["u5"])).events(0)}
+    unseen_classics = {f"i{i}" for i in range(0, 240, 7)} - seen
+    assert set(ids(await recommender.recommend(body | {"n": 100}))) == unseen_classics
+
+
+async def test_rank_gives_back_exactly_the_given_items(recommender: Recommender) -> None:
+    given = [f"i{i}" for i in range(0, 120, 3)]
+    answer = await recommender.rank({"user_id": "u7", "item_ids": [*given, "nonsense", given[0]]})
+    assert sorted(ids(answer)) == sorted(given)
+    assert answer["unknown_item_ids"] == ["nonsense"]
+
+
+async def test_rank_and_recommend_agree_on_the_order_of_what_was_recommended(recommender: Recommender) -> None:
+    recommended = await recommender.recommend({"user_id": "u9", "n": 20})
+    scores = {item["item_id"]: item["score"] for item in recommended["items"]}
+    ranked = await recommender.rank({"user_id": "u9", "item_ids": list(scores)})
+    assert {item["item_id"]: item["score"] for item in ranked["items"]} == pytest.approx(scores, abs=1e-4)
+
+
+async def test_similar_items_share_the_genre_and_leave_out_the_item(recommender: Recommender) -> None:
+    answer = await recommender.similar({"item_id": "i8", "n": 5, "metadata": True})
+    assert len(answer["items"]) == 5
+    assert "i8" not in ids(answer)
+    assert sum("Action" in item["metadata"]["genres"] for item in answer["items"]) >= 3
+
+
+async def test_explain_says_where_an_item_came_from_and_how_long_each_stage_took(recommender: Recommender) -> None:
+    answer = await recommender.recommend({"user_id": "u1", "explain": True})
+    reason = answer["items"][0]["reason"]
+    assert set(reason) == {
+        "retrieval_score",
+        "source_scores",
+        "model_score",
+        "rank_by_model",
+        "diversity_penalty",
+        "rule",
+    }
+    assert reason["model_score"] == pytest.approx(answer["items"][0]["score"])
+    assert set(answer["timings_ms"]) == {"queue", "profile", "candidates", "scoring", "ranking"}
+    assert answer["batch_size"] == 1
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "field"),
+    [
+        ("recommend", {}, "user_id"),
+        ("recommend", {"user_id": 42}, "user_id"),
+        ("recommend", {"user_id": ""}, "user_id"),
+        ("recommend", {"user_id": "a\x00b"}, "user_id"),
+        ("recommend", {"user_id": "u" * 257}, "user_id"),
+        ("recommend", {"user_id": "u1", "n": 0}, "n"),
+        ("recommend", {"user_id": "u1", "n": 101}, "n"),
+        ("recommend", {"user_id": "u1", "n": True}, "n"),
+        ("recommend", {"user_id": "u1", "n": 2.5}, "n"),
+        ("recommend", {"user_id": "u1", "colour": "red"}, "colour"),
+        ("recommend", {"user_id": "u1", "exclude_ids": "i1"}, "exclude_ids"),
+        ("recommend", {"user_id": "u1", "filters": {"mood": ["dark"]}}, "filters.mood"),
+        ("recommend", {"user_id": "u1", "filters": {"genres": ["Comdy"]}}, "filters.genres"),
+        ("recommend", {"user_id": "u1", "context": {"x": float("nan")}}, "context.x"),
+        ("recommend", {"user_id": "u1", "deadline_ms": -1}, "deadline_ms"),
+        ("rank", {"user_id": "u1", "item_ids": []}, "item_ids"),
+        ("rank", {"user_id": "u1", "item_ids": ["x"]}, "item_ids"),
+        ("similar", {"item_id": "i1", "n": "3"}, "n"),
+        ("record_events", {"events": []}, "events"),
+        (
+            "record_events",
+            {"events": [{"user_id": "u", "item_id": "i", "event_type": "v", "timestamp": 2e12}]},
+            "events.0",
+        ),
+    ],
+)
+async def test_bad_input_is_refused_with_the_field_named(
+    recommender: Recommender, operation: str, body: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await getattr(recommender, operation)(body)
+    assert any(name.startswith(field) for name, _ in refused.value.errors), refused.value.errors
+
+
+async def test_similar_to_an_unknown_item_is_not_found(recommender: Recommender) -> None:
+    with pytest.raises(UnknownItem, match="nonsense"):
+        await recommender.similar({"item_id": "nonsense"})
+
+
+async def test_seeding_twice_adds_nothing(artifact: Artifact, store: MemoryStore) -> None:
+    before = len((await store.histories(["u1"])).events(0))
+    await seed(store, artifact)
+    assert len((await store.histories(["u1"])).events(0)) == before > 10
+
+
+async def test_history_shows_the_newest_first_with_titles(recommender: Recommender, store: MemoryStore) -> None:
+    await store.record([Event("e", "u1", "i5", "like", 1.9e9), Event("f", "u1", "gone", "like", 1.95e9)])
+    newest = (await recommender.history("u1", 2))[:2]
+    assert [event["item_id"] for event in newest] == ["gone", "i5"]
+    assert newest[0]["metadata"] == {}
+    assert newest[1]["metadata"]["title"] == "Title 5"

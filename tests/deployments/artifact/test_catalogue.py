@@ -1,0 +1,193 @@
+"""The catalogue: ids, metadata, masks, and filters that say what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.artifact.catalogue import Catalogue
+from deployments.errors import ArtifactError, InvalidRequest
+from deployments.messages import Filter
+
+TABLE = pa.table(
+    {
+        "item_id": ["a", "b", "c", "d"],
+        "title": ["Alien", "Brazil", None, "Dune"],
+        "genres": pa.array([["Horror", "Sci-Fi"], ["Comedy", None], [], None], pa.list_(pa.string())),
+        "language": ["en", "en", "fr", None],
+        "year": pa.array([1979, 1985, math.nan, None], pa.float64()),
+        "seasons": pa.array([1, 2, 3, None], pa.int32()),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return Catalogue.from_table(TABLE)
+
+
+def passing(catalogue: Catalogue, filters: dict[str, object]) -> list[str]:
+    mask = catalogue.mask(catalogue.validate(filters))
+    return [item_id for item_id, passes in zip(catalogue.item_ids, mask, strict=True) if passes]
+
+
+def test_it_knows_its_items_and_attributes(catalogue: Catalogue) -> None:
+    assert len(catalogue) == 4
+    assert catalogue.item_ids == ("a", "b", "c", "d")
+    kinds = {"genres": "multi", "language": "categorical", "year": "numeric", "seasons": "numeric"}
+    assert catalogue.attributes == kinds
+
+
+def test_an_unknown_id_has_position_minus_one(catalogue: Catalogue) -> None:
+    positions = catalogue.positions(["c", "x", "a"])
+    np.testing.assert_array_equal(positions, np.array([2, -1, 0], np.int32), strict=True)
+    assert catalogue.positions([]).shape == (0,)
+
+
+def test_metadata_is_json_with_none_for_the_unknown(catalogue: Catalogue) -> None:
+    assert catalogue.metadata(0) == {
+        "title": "Alien",
+        "genres": ["Horror", "Sci-Fi"],
+        "language": "en",
+        "year": 1979,
+        "seasons": 1,
+    }
+    assert catalogue.metadata(3) == {"title": "Dune", "genres": [], "language": None, "year": None, "seasons": None}
+    for position in range(4):
+        json.dumps(catalogue.metadata(position), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, ["a", "b", "c", "d"]),
+        ({"genres": ["Comedy", "Sci-Fi"]}, ["a", "b"]),
+        ({"genres": "Horror"}, ["a"]),
+        ({"language": "en"}, ["a", "b"]),
+        ({"language": ["fr", "en"], "year": {"gte": 1980}}, ["b"]),
+        ({"year": {"gte": 1979, "lte": 1985}}, ["a", "b"]),
+        ({"year": {"lte": 1984.5}}, ["a"]),
+        ({"seasons": {"gte": 2}}, ["b", "c"]),
+    ],
+)
+def test_a_filter_passes_the_items_that_meet_all_its_clauses(
+    catalogue: Catalogue, filters: dict[str, object], expected: list[str]
+) -> None:
+    assert passing(catalogue, filters) == expected
+
+
+def test_filters_that_mean_the_same_are_equal(catalogue: Catalogue) -> None:
+    one = catalogue.validate({"genres": ["Comedy", "Horror", "Comedy"], "language": "en", "year": {"gte": 1980}})
+    two = catalogue.validate({"year": {"gte": 1980.0}, "language": ["en"], "genres": ["Horror", "Comedy"]})
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one == Filter((("genres", ("Comedy", "Horror")), ("language", ("en",))), (("year", (1980.0, math.inf)),))
+
+
+@pytest.mark.parametrize(
+    ("filters", "field", "message"),
+    [
+        ({"genre": "Comedy"}, "filters.genre", "no such attribute; the catalogue has: genres, language, year"),
+        ({"title": "Alien"}, "filters.title", "no such attribute"),
+        ({"genres": "Comdy"}, "filters.genres", "no item has the value 'Comdy'; close: 'Comedy'"),
+        ({"genres": ["Comedy", "zzz"]}, "filters.genres", "known: 'Comedy', 'Horror', 'Sci-Fi'"),
+        ({"genres": []}, "filters.genres", "at least one string"),
+        ({"genres": [1]}, "filters.genres", "list of strings"),
+        ({"genres": None}, "filters.genres", "must be a string or a list"),
+        ({"genres": {"gte": 1}}, "filters.genres", "must be a string or a list"),
+        ({"year": 1990}, "filters.year", "gte and/or lte"),
+        ({"year": {}}, "filters.year", "gte and/or lte"),
+        ({"year": {"gt": 3}}, "filters.year", "gte and/or lte"),
+        ({"year": {"gte": math.nan}}, "filters.year", "gte must be a finite number"),
+        ({"year": {"lte": math.inf}}, "filters.year", "lte must be a finite number"),
+        ({"year": {"lte": 10**400}}, "filters.year", "lte must be a finite number"),
+        ({"year": {"gte": True}}, "filters.year", "gte must be a finite number"),
+        ({"year": {"gte": "1990"}}, "filters.year", "gte must be a finite number"),
+        ({"year": {"gte": 2000, "lte": 1990}}, "filters.year", "gte 2000 is greater than lte 1990"),
+    ],
+)
+def test_a_wrong_filter_is_refused_with_the_field_and_the_remedy(
+    catalogue: Catalogue, filters: dict[str, object], field: str, message: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        catalogue.validate(filters)
+    ((named, said),) = refused.value.errors
+    assert named == field
+    assert message in said
+
+
+def test_every_wrong_field_is_named_at_once(catalogue: Catalogue) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        catalogue.validate({"nope": 1, "genres": [], "language": "en"})
+    assert [field for field, _ in refused.value.errors] == ["filters.nope", "filters.genres"]
+
+
+def test_a_huge_value_is_not_repeated_whole(catalogue: Catalogue) -> None:
+    for filters in ({"genres": "x" * 10**6}, {"x" * 10**6: "Comedy"}):
+        with pytest.raises(InvalidRequest) as refused:
+            catalogue.validate(filters)
+        assert len(str(refused.value)) < 400
+
+
+def test_neighbours_are_suggested_where_there_are_many_values() -> None:
+    ids = [f"brand{i:05}" for i in range(5000)]
+    catalogue = Catalogue.from_table(pa.table({"item_id": ids, "brand": ids}))
+    with pytest.raises(InvalidRequest, match="close: 'brand0400"):
+        catalogue.validate({"brand": "brand0400"})
+
+
+def test_masks_are_cached_and_read_only(catalogue: Catalogue) -> None:
+    mask = catalogue.mask(catalogue.validate({"language": "en"}))
+    assert catalogue.mask(catalogue.validate({"language": ["en"]})) is mask
+    with pytest.raises(ValueError, match="read-only"):
+        mask[0] = False
+
+
+def test_a_category_is_the_first_value(catalogue: Catalogue) -> None:
+    genre = catalogue.category_codes("genres")
+    np.testing.assert_array_equal(genre, np.array([1, 0, -1, -1], np.int32), strict=True)
+    np.testing.assert_array_equal(catalogue.category_codes("language"), np.array([0, 0, 1, -1], np.int32), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"id": ["a"]}), "no column item_id"),
+        (pa.table({"item_id": [1]}), "column item_id is int64; it must be string"),
+        (pa.table({"item_id": ["a", "a"]}), "must be unique"),
+        (pa.table({"item_id": ["a", None]}), "without nulls"),
+        (pa.table({"item_id": ["a"], "flag": [True]}), "column flag is bool"),
+    ],
+)
+def test_a_table_that_is_no_catalogue_is_refused(table: pa.Table, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        Catalogue.from_table(table)
+
+
+def test_an_empty_catalogue_is_one() -> None:
+    catalogue = Catalogue.from_table(TABLE.slice(0, 0))
+    assert len(catalogue) == 0
+    assert catalogue.mask(Filter()).shape == (0,)
+
+
+def test_a_table_in_chunks_is_read_as_a_whole() -> None:
+    catalogue = Catalogue.from_table(pa.concat_tables([TABLE.slice(0, 2), TABLE.slice(2)]))
+    assert catalogue.metadata(3)["title"] == "Dune"
+    assert passing(catalogue, {"genres": "Horror", "language": "en"}) == ["a"]
+
+
+@given(st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), st.sampled_from("pqr")))), max_size=20))
+def test_a_mask_is_what_a_loop_over_the_items_finds(labels: list[list[str | None] | None]) -> None:
+    ids = [str(i) for i in range(len(labels))]
+    tags = pa.array(labels, pa.list_(pa.string()))
+    catalogue = Catalogue.from_table(pa.table({"item_id": pa.array(ids, pa.string()), "tags": tags}))
+    present = {tag for row in labels for tag in row or [] if tag}
+    for tag in present:
+        expected = [i for i, row in zip(ids, labels, strict=True) if tag in (row or [])]
+        assert passing(catalogue, {"tags": tag}) == expected

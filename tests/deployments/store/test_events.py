@@ -1,0 +1,105 @@
+"""Events, and the message the stages read of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.messages import HistoryBatch
+from deployments.store.events import Event, Histories, history_batch, read
+
+CATALOGUE = {"a": 0, "b": 1, "c": 2}
+
+
+def positions(item_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    return np.array([CATALOGUE.get(i, -1) for i in item_ids], np.int64)
+
+
+def histories(*users: Sequence[Event]) -> Histories:
+    events = [e for user in users for e in user]
+    return Histories.decode(
+        [f"u{n}" for n in range(len(users))],
+        [len(user) for user in users],
+        [e.member() for e in events],
+        [e.timestamp for e in events],
+    )
+
+
+def batch(*users: Sequence[Event]) -> HistoryBatch:
+    rows = read(histories(*users), positions, {"like": 1.0}, 0.25)
+    return history_batch(rows, "v1", np.zeros((len(users), 0), np.float32))
+
+
+def test_rows_are_oldest_first_padded_at_the_end_and_without_unknown_items() -> None:
+    out = batch(
+        [Event("1", "u0", "c", "like", 1.5), Event("2", "u0", "gone", "like", 2.5), Event("3", "u0", "a", "like", 3.5)],
+        [],
+        [Event("4", "u2", "gone", "like", 1.0)],
+        [Event("5", "u3", "b", "like", 9.0)],
+    )
+    assert out.model_version == "v1"
+    assert out.item_BH.tolist() == [[2, 0], [-1, -1], [-1, -1], [1, -1]]
+    assert out.timestamp_BH.tolist() == [[1.5, 3.5], [0, 0], [0, 0], [9.0, 0]]
+    assert (out.item_BH.dtype, out.timestamp_BH.dtype, out.weight_BH.dtype) == (np.int32, np.float64, np.float32)
+
+
+def test_an_event_weighs_what_it_says_else_what_its_type_says_else_the_default() -> None:
+    out = batch(
+        [
+            Event("1", "u", "a", "like", 1.0, weight=-2.0),
+            Event("2", "u", "a", "like", 2.0),
+            Event("3", "u", "a", "other", 3.0),
+            Event("4", "u", "a", "like", 4.0, weight=0.0),
+        ]
+    )
+    assert out.weight_BH.tolist() == [[-2.0, 1.0, 0.25, 0.0]]
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_users_without_history_have_one_padded_column(rows: int) -> None:
+    assert batch(*[[]] * rows).item_BH.tolist() == [[-1]] * rows
+
+
+_events = st.lists(st.tuples(st.sampled_from(["a", "b", "c", "gone"]), st.floats(-1e9, 1e10)), max_size=6)
+
+
+@given(st.lists(_events, max_size=5))
+def test_a_batch_says_row_by_row_what_single_users_say(users: list[list[tuple[str, float]]]) -> None:
+    rows = [[Event(str(n), "u", item, "like", t) for n, (item, t) in enumerate(user)] for user in users]
+    together = batch(*rows)
+    for b, row in enumerate(rows):
+        alone, width = batch(row), batch(row).item_BH.shape[1]
+        assert together.item_BH[b, :width].tolist() == alone.item_BH[0].tolist()
+        assert together.timestamp_BH[b, :width].tolist() == alone.timestamp_BH[0].tolist()
+        assert (together.item_BH[b, width:] == -1).all()
+
+
+_text = st.text(st.characters(exclude_characters="\0", exclude_categories=()), max_size=5)
+
+
+@given(st.builds(Event, _text, st.just("u0"), _text, _text, st.floats(allow_nan=False, allow_infinity=False),
+                 st.none() | st.floats(allow_nan=False, allow_infinity=False), _text))  # fmt: skip
+def test_an_event_reads_back_as_it_was_written(event: Event) -> None:
+    assert histories([event]).events(0) == [event]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"item_id": "a\0"}, {"event_type": "\0"}, {"timestamp": float("nan")}, {"weight": float("inf")}],
+)
+def test_an_event_that_could_not_be_read_back_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="event 'e'"):
+        Event(**{"event_id": "e", "user_id": "u", "item_id": "a", "event_type": "t", "timestamp": 1.0} | fields)  # type: ignore[arg-type]
+
+
+def test_an_event_that_came_back_with_a_retrained_artifact_counts_once() -> None:
+    posted = Event("e-1", "u", "a", "like", 5.0, request_id="r")
+    exported = Event("history-5.0", "u", "a", "history", 5.0, weight=1.0)
+    out = batch([Event("0", "u", "b", "like", 5.0), posted, exported, Event("2", "u", "a", "like", 6.0)], [exported])
+    assert out.item_BH.tolist() == [[1, 0, 0], [0, -1, -1]]
+    assert out.timestamp_BH[0].tolist() == [5.0, 5.0, 6.0]

@@ -1,0 +1,1 @@
+"""What several suites use: clusters, servers, data."""
