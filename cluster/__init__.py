@@ -1,5 +1,6 @@
-"""Where it runs: the autoscaling policy, its simulator, GPU sharing, Kubernetes manifests, the embedded store server.
-Imports nothing of graphs, deployments or monitoring. Start with autoscaling/policy.py."""
+"""Where it runs: the autoscaling policy, its simulator, GPU sharing, Kubernetes manifests, the embedded store
+server. Imports nothing of graphs, deployments or monitoring. Start with autoscaling/policy.py.
+"""
 
 from pathlib import Path
 

@@ -1,2 +1,3 @@
 """Where users' events are kept: base.py is the contract, redis.py and memory.py keep it. An event is written by
-`RedisStore.record`. May import messages and errors only."""
+`RedisStore.record`. May import messages and errors only.
+"""

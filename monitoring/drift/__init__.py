@@ -1,2 +1,3 @@
-"""Drift of live traffic: sampling.py draws requests, monitor.py compares windows with the reference, verdicts.py decides.
-Numpy only; evidently_report.py is a program of its own."""
+"""Drift of live traffic: sampling.py draws requests, monitor.py compares windows with the reference, verdicts.py
+decides. Numpy only; evidently_report.py is a program of its own.
+"""

@@ -1,2 +1,3 @@
-"""The HTTP path in front of uvicorn: accepts connections (listener.py), answers or refuses the four operations without
-uvicorn's and Serve's layers (connection.py). Everything else passes through to uvicorn."""
+"""The HTTP path in front of uvicorn: accepts connections (listener.py), answers or refuses the four operations
+without uvicorn's and Serve's layers (connection.py). Everything else passes through to uvicorn.
+"""

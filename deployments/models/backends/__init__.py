@@ -1,2 +1,3 @@
-"""The ways to run the ranking model: eager, compiled, TensorRT, in several precisions, and the parity gate that each must
-pass before it serves. Start with backends.py."""
+"""The ways to run the ranking model: eager, compiled, TensorRT, in several precisions, and the parity gate that
+each must pass before it serves. Start with backends.py.
+"""
