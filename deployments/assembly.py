@@ -81,9 +81,9 @@ def assemble(
         sources = tuple(spec["name"] for spec in artifact.manifest.settings["sources"])
         cache = ResultCache(store, config.cache, artifact.model_version, cache_scope, sources)
 
-    watch = None
+    drift_client = None
     if drift and drift[0].enabled:
-        watch = DriftClient(
+        drift_client = DriftClient(
             DriftSignals.load(artifact), drift[1], drift[0], artifact.model_version, replica, metrics, pseudonyms
         )
 
@@ -100,7 +100,7 @@ def assemble(
         config=config.pipeline,
         batching=config.batcher,
         metrics=metrics,
-        answered=watch.answered if watch else lambda _: None,
+        answered=drift_client.answered if drift_client else lambda _: None,
     )
     return Recommender(
         pipeline=pipeline,
@@ -114,7 +114,7 @@ def assemble(
         request_log=RequestLog(config.logs, pseudonyms, artifact.model_version),
         rule_names=rule_names,
         example_users=artifact.manifest.settings["example_users"],
-        watch=watch,
+        drift_client=drift_client,
         event_weight=lambda kind: config.store.event_weights.get(kind, config.store.default_event_weight),
     )
 

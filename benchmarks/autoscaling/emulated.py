@@ -40,7 +40,7 @@ class EmulatedDeviceReplica:
 
     def __init__(self, a_s: float, c_s: float, max_rows: int) -> None:
         self._score, self._totals = EmulatedDeviceScorer(a_s, c_s), ReplicaStats()
-        self._joiner = RequestCoalescer(ThreadPoolExecutor(1), 1, max_rows)
+        self._coalescer = RequestCoalescer(ThreadPoolExecutor(1), 1, max_rows)
         self._max_rows, self._waiting = max_rows, 0
 
     async def run(self, method: str, deadline: float, lines: Any, *batches: Any) -> ScoreBatch:
@@ -49,7 +49,7 @@ class EmulatedDeviceReplica:
         self._totals.add(arrivals=rows)
         self._waiting += rows
         try:
-            answer: Any = await self._joiner.call(self._timed, deadline, batches)
+            answer: Any = await self._coalescer.call(self._timed, deadline, batches)
             self._totals.add(completions=rows)
             return answer  # type: ignore[no-any-return]
         except DeadlineExceeded:

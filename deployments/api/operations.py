@@ -101,7 +101,7 @@ class Recommender:
         request_log: RequestLog,
         rule_names: Sequence[str] = (),
         example_users: Sequence[str] = (),
-        watch: DriftClient | None = None,
+        drift_client: DriftClient | None = None,
         event_weight: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
         self._pipeline = pipeline
@@ -115,7 +115,7 @@ class Recommender:
         self._request_log = request_log
         self._rule_names = rule_names
         self._example_users = example_users
-        self._watch, self._event_weight = watch, event_weight
+        self._drift_client, self._event_weight = drift_client, event_weight
         self._missing = ["the first answer"]
 
     @_counted(200)
@@ -213,25 +213,25 @@ class Recommender:
 
     async def drift(self) -> dict[str, Any]:
         """Whether live traffic has drifted from what the model was trained for: a verdict per signal."""
-        return await self._watched().report()
+        return await self._required_drift_client().report()
 
     async def drift_page(self, name: str) -> str:
         """The HTML of a deep report that `drift` lists."""
-        return await self._watched().page(name)
+        return await self._required_drift_client().page(name)
 
-    def _watched(self) -> DriftClient:
-        if self._watch is None:
+    def _required_drift_client(self) -> DriftClient:
+        if self._drift_client is None:
             raise Unavailable("drift is not watched; set drift.enabled in the configuration")
-        return self._watch
+        return self._drift_client
 
     def _follow(self, events: Sequence[Event]) -> None:
-        """Tells the watch of the events that answer a recommendation."""
+        """Tells the drift client of the events that answer a recommendation."""
         answers = [event for event in events if event.request_id]
-        if self._watch and answers:
+        if self._drift_client and answers:
             positions = self.catalogue.positions([event.item_id for event in answers]).tolist()
             for event, position in zip(answers, positions, strict=True):
                 weight = self._event_weight(event.event_type) if event.weight is None else event.weight
-                self._watch.event(event.request_id, position, weight)
+                self._drift_client.event(event.request_id, position, weight)
 
     async def history(self, user_id: str, n: int = 20) -> list[dict[str, Any]]:
         """The user's last `n` events, newest first, with metadata; for the demo page."""
@@ -284,7 +284,7 @@ class Recommender:
 
     def _response(self, asked: RequestRecord, request: Ranking, answer: Answer) -> dict[str, Any]:
         self._metrics.answer(answer.degraded)
-        asked.degraded, asked.flow = answer.degraded, answer.flow
+        asked.degraded, asked.batch = answer.degraded, answer.batch
         response: dict[str, Any] = {
             "request_id": asked.request_id,
             "user_id": request.user_id,
@@ -292,13 +292,13 @@ class Recommender:
             "model_version": self.model_version,
             "degraded": answer.degraded,
         }
-        if self._watch:
-            self._watch.shown(response["request_id"], answer.items, bool(answer.degraded))
+        if self._drift_client:
+            self._drift_client.shown(response["request_id"], answer.items, bool(answer.degraded))
         if request.explain:
             for item, reason in zip(response["items"], reasons(answer, self._rule_names), strict=True):
                 item["reason"] = reason
-            response["timings_ms"] = {stage: round(ms, 3) for stage, ms in answer.flow.timings_ms.items()}
-            response["batch_size"] = answer.flow.size
+            response["timings_ms"] = {stage: round(ms, 3) for stage, ms in answer.batch.timings_ms.items()}
+            response["batch_size"] = answer.batch.size
         return response
 
 

@@ -28,21 +28,21 @@ def items(
 
 def reasons(answer: Answer, rule_names: Sequence[str]) -> list[dict[str, Any]]:
     """Per item: what each source and the model gave it, and what moved it in ranking."""
-    flow, row = answer.flow, answer.row
-    assert flow.candidates is not None
-    assert flow.scores is not None
-    assert flow.ranked is not None
+    batch, row = answer.batch, answer.row
+    assert batch.candidates is not None
+    assert batch.scores is not None
+    assert batch.ranked is not None
     found = []
-    for place, choice in enumerate(flow.ranked.choice_BN[row, : len(answer.items)].tolist()):
-        rule = int(flow.ranked.rule_BN[row, place])
-        by_source = flow.candidates.source_scores_BKS[row, choice].tolist()
+    for place, choice in enumerate(batch.ranked.choice_BN[row, : len(answer.items)].tolist()):
+        rule = int(batch.ranked.rule_BN[row, place])
+        by_source = batch.candidates.source_scores_BKS[row, choice].tolist()
         found.append(
             {
-                "retrieval_score": float(flow.candidates.retrieval_scores_BK[row, choice]),
-                "source_scores": dict(zip(flow.candidates.sources, by_source, strict=True)),
-                "model_score": float(flow.scores.scores_BK[row, choice]),
-                "rank_by_model": int(flow.ranked.score_rank_BN[row, place]) + 1,
-                "diversity_penalty": float(flow.ranked.diversity_penalty_BN[row, place]),
+                "retrieval_score": float(batch.candidates.retrieval_scores_BK[row, choice]),
+                "source_scores": dict(zip(batch.candidates.sources, by_source, strict=True)),
+                "model_score": float(batch.scores.scores_BK[row, choice]),
+                "rank_by_model": int(batch.ranked.score_rank_BN[row, place]) + 1,
+                "diversity_penalty": float(batch.ranked.diversity_penalty_BN[row, place]),
                 "rule": rule_names[rule] if rule != PAD else None,
             }
         )

@@ -1,4 +1,4 @@
-"""A request on its way: the query, its ticket, and the batch (`BatchState`) it travels in."""
+"""A request on its way: the query, its pending, and the batch (`BatchState`) it travels in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from monitoring.logs.request_log import RequestRecord, current_request
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One row of the funnel's result. `flow` holds the batch's messages, for whoever wants the details."""
+    """One row of the funnel's result. `batch` holds the batch's messages, for whoever wants the details."""
 
     items: list[int]
     """Catalogue positions, best first."""
@@ -31,7 +31,7 @@ class Answer:
     sources: list[str]
     degraded: list[str]
     row: int
-    flow: BatchState
+    batch: BatchState
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ class Cached:
 class PendingRequest:
     """A request on its way through batcher and pipeline; the first answer wins."""
 
-    __slots__ = ("answer", "arrived", "cached", "flow", "query", "request")
+    __slots__ = ("answer", "arrived", "batch", "cached", "query", "request")
 
     def __init__(self, query: Query) -> None:
         self.query = query
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.arrived = arrival()
-        self.flow: BatchState | None = None
+        self.batch: BatchState | None = None
         self.cached: Cached | None = None
         self.request: RequestRecord | None = current_request()
 
@@ -63,9 +63,9 @@ class PendingRequest:
 
 @dataclass(slots=True)
 class BatchState:
-    """One batch on its way: what is asked, and what each stage has given so far. Rows align with `tickets`."""
+    """One batch on its way: what is asked, and what each stage has given so far. Rows align with `pending_requests`."""
 
-    tickets: list[PendingRequest]
+    pending_requests: list[PendingRequest]
     requests: RequestBatch
     size: int
     batch_id: str = ""
@@ -86,13 +86,13 @@ class BatchState:
     timings_ms: dict[str, float] = field(default_factory=dict)
 
     def only(self, rows: Sequence[int]) -> BatchState:
-        """The same flow with these rows alone."""
+        """The same batch with these rows alone."""
         index = np.array(rows, np.intp)
         names = ("requests", "profiles", "candidates", "known", "scores", "ranked")
         messages = {name: getattr(self, name) for name in names}
         return replace(
             self,
-            tickets=[self.tickets[row] for row in rows],
+            pending_requests=[self.pending_requests[row] for row in rows],
             degraded=list(self.degraded),
             timings_ms=dict(self.timings_ms),
             latest_B=None if self.latest_B is None else self.latest_B[index],
@@ -105,7 +105,7 @@ class BatchState:
         assert self.known is not None
         assert part.candidates is not None
         assert part.scores is not None
-        others = np.setdiff1d(np.arange(len(self.tickets)), rows)
+        others = np.setdiff1d(np.arange(len(self.pending_requests)), rows)
         order = np.argsort(np.concatenate([others, rows]))
         if part.candidates.share < 1:
             self.candidates = CandidateBatch.concat([self.candidates.take(others), part.candidates]).take(order)
@@ -116,10 +116,10 @@ class BatchState:
 
     def drop_answered(self) -> BatchState:
         """Without the rows whose deadline came meanwhile: no further stage works for them."""
-        rows = [row for row, ticket in enumerate(self.tickets) if not ticket.done]
-        if len(rows) == len(self.tickets):
+        rows = [row for row, pending in enumerate(self.pending_requests) if not pending.done]
+        if len(rows) == len(self.pending_requests):
             return self
         rest = self.only(rows)
-        for ticket in rest.tickets:
-            ticket.flow = rest
+        for pending in rest.pending_requests:
+            pending.batch = rest
         return rest

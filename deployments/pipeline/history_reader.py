@@ -24,7 +24,7 @@ _USER = 64
 
 
 class HistoryReader:
-    """Tickets → HistoryBatch, a row each; with a cache, also fills in the tickets' `cached`."""
+    """Tickets → HistoryBatch, a row each; with a cache, also fills in the pending_requests' `cached`."""
 
     def __init__(
         self,
@@ -43,16 +43,16 @@ class HistoryReader:
         self._cache = cache
         self._held: LRUCache[str, tuple[bytes, History]] = LRUCache(config.held_events, _cost)
 
-    async def __call__(self, tickets: Sequence[PendingRequest]) -> HistoryBatch:
+    async def __call__(self, pending_requests: Sequence[PendingRequest]) -> HistoryBatch:
         """Raises StoreUnavailable."""
-        users = [ticket.query.user_id for ticket in tickets]
-        keys = [self._cache.key(ticket.query) for ticket in tickets] if self._cache else []
+        users = [pending.query.user_id for pending in pending_requests]
+        keys = [self._cache.key(pending.query) for pending in pending_requests] if self._cache else []
         held = [self._held.get(user, _NONE) for user in users]
         versions = [version for version, _ in held] if self._config.held_events else []
         found = await self._store.histories(users, keys, versions)
         if self._cache:
-            for ticket, key, version, entry in zip(tickets, keys, found.versions, found.cached, strict=True):
-                ticket.cached = self._cache.found(key, version, entry)
+            for pending, key, version, entry in zip(pending_requests, keys, found.versions, found.cached, strict=True):
+                pending.cached = self._cache.found(key, version, entry)
         histories = [history for _, history in held]
         weights, usual_weight = self._config.event_weights, self._config.default_event_weight
         for row, history in zip(found.rows, read(found, self._catalogue.positions, weights, usual_weight), strict=True):

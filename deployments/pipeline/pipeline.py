@@ -68,7 +68,7 @@ class PipelineConfig(BaseModel):
 class FetchHistories(Protocol):
     """Fetches what users did: one round trip for the batch. Raises StoreUnavailable. See `history_reader.py`."""
 
-    def __call__(self, tickets: Sequence[PendingRequest]) -> Awaitable[HistoryBatch]: ...
+    def __call__(self, pending_requests: Sequence[PendingRequest]) -> Awaitable[HistoryBatch]: ...
 
 
 class Popular(Protocol):
@@ -149,67 +149,67 @@ class Pipeline:
             else:
                 self._metrics.joined()
                 return answer
-        ticket = PendingRequest(query)
+        pending = PendingRequest(query)
         try:
-            self._batcher.put(ticket)
+            self._batcher.put(pending)
         except Overloaded:
             self.refused()
             raise
         self._totals.add(arrivals=1)
-        self._queued[query.what] = ticket
+        self._queued[query.what] = pending
         spare_s = self._latest(query) - time.time()
-        timer = asyncio.get_running_loop().call_later(max(0.0, spare_s), self._answer_late, ticket)
+        timer = asyncio.get_running_loop().call_later(max(0.0, spare_s), self._answer_late, pending)
         try:
-            answer = await ticket.answer
+            answer = await pending.answer
             # Cut answers count as lost: what a stage was spared must not look to the policy as if nobody had asked.
-            late = time.time() >= self._latest(query) or answer.flow.quality < 1
+            late = time.time() >= self._latest(query) or answer.batch.quality < 1
             self._totals.add(completions=not late, expired=late)
             return answer
         finally:
             timer.cancel()
-            self._left(ticket)
+            self._left(pending)
 
-    def _left(self, ticket: PendingRequest) -> None:
-        """Nobody can join `ticket` any more: what it is answered from is read now."""
-        if self._queued.get(ticket.query.what) is ticket:
-            del self._queued[ticket.query.what]
+    def _left(self, pending: PendingRequest) -> None:
+        """Nobody can join `pending` any more: what it is answered from is read now."""
+        if self._queued.get(pending.query.what) is pending:
+            del self._queued[pending.query.what]
 
     def _latest(self, query: Query) -> float:
         return query.deadline - self._config.reserve_ms / 1e3
 
-    async def _run(self, tickets: Sequence[PendingRequest]) -> None:
+    async def _run(self, pending_requests: Sequence[PendingRequest]) -> None:
         now = time.time()
-        for ticket in tickets:
-            self._left(ticket)
+        for pending in pending_requests:
+            self._left(pending)
         try:
-            requests = request_batch([t.query for t in tickets], self._popular.model_version)
-            flow = BatchState(list(tickets), requests, len(tickets), new_batch_id())
-            bound.set(BatchRecord.of(flow.batch_id, (ticket.request for ticket in tickets)))
+            requests = request_batch([t.query for t in pending_requests], self._popular.model_version)
+            batch = BatchState(list(pending_requests), requests, len(pending_requests), new_batch_id())
+            bound.set(BatchRecord.of(batch.batch_id, (pending.request for pending in pending_requests)))
             # Against the usual deadline, or a later one: one caller's impatience must not cut the others' answers.
-            usual = tickets[len(tickets) // 2]
+            usual = pending_requests[len(pending_requests) // 2]
             allowed_s = max(self._config.deadline_ms / 1e3, usual.query.deadline - usual.arrived)
-            flow.quality = self._quality.update(now, now - usual.arrived, allowed_s)
+            batch.quality = self._quality.update(now, now - usual.arrived, allowed_s)
             self._admission.waited(usual.arrived, now, allowed_s)
             began = time.monotonic()
             if self._too_late(now - usual.arrived, allowed_s, began):
-                flow.quality = 0.0
-            flow.timings_ms["queue"] = (now - min(t.arrived for t in tickets)) * 1e3
-            for ticket in tickets:
-                ticket.flow = flow
-            left_s = self._time_left([self._latest(t.query) - now for t in tickets])
+                batch.quality = 0.0
+            batch.timings_ms["queue"] = (now - min(t.arrived for t in pending_requests)) * 1e3
+            for pending in pending_requests:
+                pending.batch = batch
+            left_s = self._time_left([self._latest(t.query) - now for t in pending_requests])
             for stage in STAGES:
-                flow = flow.drop_answered()
-                if not flow.tickets:
+                batch = batch.drop_answered()
+                if not batch.pending_requests:
                     return
-                await self._step(flow, stage, now + left_s * self._config.finished_by[stage])
-            self._answer(flow)
-            if not flow.degraded:
+                await self._step(batch, stage, now + left_s * self._config.finished_by[stage])
+            self._answer(batch)
+            if not batch.degraded:
                 self._pace.took(began, time.monotonic())
-            self._metrics.batch(flow.size, flow.timings_ms)
+            self._metrics.batch(batch.size, batch.timings_ms)
         except Exception as error:  # a bug of ours: every request still gets its answer
-            for ticket in tickets:
-                if not ticket.done:
-                    ticket.answer.set_exception(error)
+            for pending in pending_requests:
+                if not pending.done:
+                    pending.answer.set_exception(error)
 
     def _too_late(self, waited_s: float, allowed_s: float, now: float) -> bool:
         """Whether the batch has waited so long that it would be late, and make those behind it late as well."""
@@ -223,41 +223,41 @@ class Pipeline:
         usual_s = self._config.deadline_ms / 2e3
         return min((left for left in left_s if left >= usual_s), default=max(left_s))
 
-    async def _step(self, flow: BatchState, stage: str, deadline: float) -> None:
-        flow.stage = stage
+    async def _step(self, batch: BatchState, stage: str, deadline: float) -> None:
+        batch.stage = stage
         began = time.perf_counter()
         try:
-            await self._call(flow, stage, deadline)
+            await self._call(batch, stage, deadline)
         except StageFailed as failure:
-            flow.degraded.append(f"{stage}:{failure.reason}")
-            self._fall_back(flow, stage)
-        flow.timings_ms[stage] = (time.perf_counter() - began) * 1e3
+            batch.degraded.append(f"{stage}:{failure.reason}")
+            self._fall_back(batch, stage)
+        batch.timings_ms[stage] = (time.perf_counter() - began) * 1e3
 
-    async def _call(self, flow: BatchState, stage: str, deadline: float) -> None:
+    async def _call(self, batch: BatchState, stage: str, deadline: float) -> None:
         """The funnel, as drawn: what each stage is given, and where its message is kept."""
         call = self._places[stage].call
-        if flow.quality <= 0 and stage != "profile":
+        if batch.quality <= 0 and stage != "profile":
             raise StageFailed(stage, "quality", "requests wait too long")
         match stage:
             case "profile":
-                histories = await self._fetch(flow, deadline)
-                flow.latest_B = histories.latest()
-                flow.profiles = await call(deadline, histories)
+                histories = await self._fetch(batch, deadline)
+                batch.latest_B = histories.latest()
+                batch.profiles = await call(deadline, histories)
             case "candidates":
-                flow.candidates = await self._candidates(flow, deadline)
+                batch.candidates = await self._candidates(batch, deadline)
             case "scoring":
-                await self._score(flow, deadline)
+                await self._score(batch, deadline)
             case "ranking":
-                assert flow.candidates is not None
-                flow.ranked = await call(deadline, flow.requests, flow.candidates.items_only(), flow.scores)
+                assert batch.candidates is not None
+                batch.ranked = await call(deadline, batch.requests, batch.candidates.items_only(), batch.scores)
 
-    async def _score(self, flow: BatchState, deadline: float) -> None:
+    async def _score(self, batch: BatchState, deadline: float) -> None:
         """Fills in the scores: the stage's for the rows that the cache had none for."""
-        rows = flow.known.missing() if flow.known else range(len(flow.tickets))
+        rows = batch.known.missing() if batch.known else range(len(batch.pending_requests))
         if not rows:
-            flow.scores = flow.known
+            batch.scores = batch.known
             return
-        part = flow if len(rows) == len(flow.tickets) else flow.only(rows)
+        part = batch if len(rows) == len(batch.pending_requests) else batch.only(rows)
         found, whole = part.candidates, not part.degraded
         try:
             self._cut(part)
@@ -266,21 +266,23 @@ class Pipeline:
         finally:
             if self._cache and found and whole:
                 uncut = part.candidates is found
-                self._cache.keep([ticket.cached for ticket in part.tickets], found, part.scores if uncut else None)
-        if part is not flow:
-            flow.put(rows, part)
+                self._cache.keep(
+                    [pending.cached for pending in part.pending_requests], found, part.scores if uncut else None
+                )
+        if part is not batch:
+            batch.put(rows, part)
 
-    def _cut(self, flow: BatchState) -> None:
+    def _cut(self, batch: BatchState) -> None:
         """Leaves as many candidates as the batch's quality allows."""
-        if flow.quality >= 1:
+        if batch.quality >= 1:
             return
-        if flow.quality < self._config.quality.floor:
+        if batch.quality < self._config.quality.floor:
             raise StageFailed("scoring", "quality", "requests wait too long")
-        assert flow.candidates is not None
-        fewer = fallbacks.best(flow.requests, flow.candidates, flow.quality)
-        if fewer is not flow.candidates:
-            flow.candidates = fewer
-            flow.degraded.append("scoring:quality")
+        assert batch.candidates is not None
+        fewer = fallbacks.best(batch.requests, batch.candidates, batch.quality)
+        if fewer is not batch.candidates:
+            batch.candidates = fewer
+            batch.degraded.append("scoring:quality")
 
     def _note(self, scores: ScoreBatch) -> None:
         if self.stand_in != scores.instead and scores.instead:
@@ -289,121 +291,121 @@ class Pipeline:
         if scores.instead:
             self._metrics.stood_in("scoring", scores.ran_on)
 
-    async def _candidates(self, flow: BatchState, deadline: float) -> CandidateBatch:
+    async def _candidates(self, batch: BatchState, deadline: float) -> CandidateBatch:
         """The stage's for the rows that the cache has nothing for."""
-        assert flow.profiles is not None
+        assert batch.profiles is not None
         call = self._places["candidates"].call
         if self._cache is None:
-            found: CandidateBatch = await call(deadline, flow.requests, flow.profiles)
-            flow.degraded += fallbacks.partly("candidates", found)
+            found: CandidateBatch = await call(deadline, batch.requests, batch.profiles)
+            batch.degraded += fallbacks.partly("candidates", found)
             return found
-        cached = [ticket.cached for ticket in flow.tickets]
+        cached = [pending.cached for pending in batch.pending_requests]
         hits = {row: entry for row, entry in enumerate(cached) if entry and entry.columns}
         misses = [row for row in range(len(cached)) if row not in hits]
         self._metrics.cached(hits=len(hits), misses=len(misses))
         parts = [self._cache.candidates(list(hits.values()))] if hits else []
         if misses:
             rows = np.array(misses)
-            computed: CandidateBatch = await call(deadline, flow.requests.take(rows), flow.profiles.take(rows))
-            flow.degraded += fallbacks.partly("candidates", computed)
+            computed: CandidateBatch = await call(deadline, batch.requests.take(rows), batch.profiles.take(rows))
+            batch.degraded += fallbacks.partly("candidates", computed)
             parts.append(computed)
         candidates = CandidateBatch.concat(parts).take(np.argsort([*hits, *misses])) if len(parts) > 1 else parts[0]
-        flow.known = self._cache.scores(cached, candidates)
+        batch.known = self._cache.scores(cached, candidates)
         return candidates
 
-    async def _fetch(self, flow: BatchState, deadline: float) -> HistoryBatch:
+    async def _fetch(self, batch: BatchState, deadline: float) -> HistoryBatch:
         try:
             async with timeouts.timeout(deadline - time.time()):
-                return await self._histories(flow.tickets)
+                return await self._histories(batch.pending_requests)
         except (StoreUnavailable, TimeoutError) as error:
             raise StageFailed("profile", "store", str(error)) from error
         except Exception as error:
             log.exception("the store gave histories that can't be read")
             raise StageFailed("profile", "error", f"{type(error).__name__}: {error}") from error
 
-    def _fall_back(self, flow: BatchState, stage: str) -> None:
+    def _fall_back(self, batch: BatchState, stage: str) -> None:
         """Fills in what `stage` should have given."""
         match stage:
             case "profile":
-                flow.profiles = self._cold_profiles(flow.requests)
+                batch.profiles = self._cold_profiles(batch.requests)
             case "candidates":
-                assert flow.profiles is not None
-                flow.candidates = self._popular(flow.requests, flow.profiles)
+                assert batch.profiles is not None
+                batch.candidates = self._popular(batch.requests, batch.profiles)
             case "scoring":
-                assert flow.candidates is not None
-                flow.scores = fallbacks.retrieval_scores(flow.candidates)
-                if flow.known:
-                    flow.scores = flow.known.or_else(flow.scores)
+                assert batch.candidates is not None
+                batch.scores = fallbacks.retrieval_scores(batch.candidates)
+                if batch.known:
+                    batch.scores = batch.known.or_else(batch.scores)
             case "ranking":
-                assert flow.candidates is not None
-                assert flow.scores is not None
-                flow.ranked = fallbacks.score_order(flow.requests, flow.candidates, flow.scores)
+                assert batch.candidates is not None
+                assert batch.scores is not None
+                batch.ranked = fallbacks.score_order(batch.requests, batch.candidates, batch.scores)
 
-    def _answer_late(self, ticket: PendingRequest) -> None:
+    def _answer_late(self, pending: PendingRequest) -> None:
         """The deadline has come: answers with what the batch has by now, and fallbacks for the rest."""
-        if ticket.done:
+        if pending.done:
             return
-        late = self._as_late(ticket)
+        late = self._as_late(pending)
         try:
-            flow = self._best_by_now(late)
-            self._answer(flow)
-            self._metrics.expired(flow.stage, len(late))
+            batch = self._best_by_now(late)
+            self._answer(batch)
+            self._metrics.expired(batch.stage, len(late))
         except Exception as error:  # a bug of ours; nobody else would answer
             for each in late:
                 if not each.done:
                     each.answer.set_exception(error)
 
-    def _as_late(self, ticket: PendingRequest) -> list[PendingRequest]:
-        """`ticket`, and those beside it whose deadline has come, too: a busy event loop finds many, and they cost less
+    def _as_late(self, pending: PendingRequest) -> list[PendingRequest]:
+        """`pending`, and those beside it whose deadline has come, too: a busy event loop finds many, and they cost less
         together."""
         now = time.time()
-        if ticket.flow:
-            beside = [t for t in ticket.flow.tickets if self._latest(t.query) <= now]
+        if pending.batch:
+            beside = [t for t in pending.batch.pending_requests if self._latest(t.query) <= now]
         else:
             beside = list(itertools.takewhile(lambda t: self._latest(t.query) <= now, self._queued.values()))
-        return [ticket, *(t for t in beside if t is not ticket and not t.done)]
+        return [pending, *(t for t in beside if t is not pending and not t.done)]
 
     def _best_by_now(self, late: Sequence[PendingRequest]) -> BatchState:
-        under_way = late[0].flow
+        under_way = late[0].batch
         if under_way is None:
-            requests = request_batch([ticket.query for ticket in late], self._popular.model_version)
-            waited_s = time.time() - min(ticket.arrived for ticket in late)
-            flow = BatchState(list(late), requests, len(late), timings_ms={"queue": waited_s * 1e3})
+            requests = request_batch([pending.query for pending in late], self._popular.model_version)
+            waited_s = time.time() - min(pending.arrived for pending in late)
+            batch = BatchState(list(late), requests, len(late), timings_ms={"queue": waited_s * 1e3})
         else:
-            flow = under_way.only([row for row, ticket in enumerate(under_way.tickets) if ticket in late])
-        flow.degraded.append(f"{flow.stage}:deadline")
+            batch = under_way.only([row for row, pending in enumerate(under_way.pending_requests) if pending in late])
+        batch.degraded.append(f"{batch.stage}:deadline")
         given = {
-            "profile": flow.profiles,
-            "candidates": flow.candidates,
-            "scoring": flow.scores,
-            "ranking": flow.ranked,
+            "profile": batch.profiles,
+            "candidates": batch.candidates,
+            "scoring": batch.scores,
+            "ranking": batch.ranked,
         }
         for stage in STAGES:
             if given[stage] is None:
-                self._fall_back(flow, stage)
-        return flow
+                self._fall_back(batch, stage)
+        return batch
 
-    def _answer(self, flow: BatchState) -> None:
-        assert flow.candidates is not None
-        assert flow.scores is not None
-        assert flow.ranked is not None
-        choice_BN = flow.ranked.choice_BN
-        items = at(flow.candidates.item_ids_BK, choice_BN).tolist()
-        sources = at(flow.candidates.source_BK, choice_BN).tolist()
-        scores = flow.ranked.score_BN.tolist()
+    def _answer(self, batch: BatchState) -> None:
+        assert batch.candidates is not None
+        assert batch.scores is not None
+        assert batch.ranked is not None
+        choice_BN = batch.ranked.choice_BN
+        items = at(batch.candidates.item_ids_BK, choice_BN).tolist()
+        sources = at(batch.candidates.source_BK, choice_BN).tolist()
+        scores = batch.ranked.score_BN.tolist()
         counts = (choice_BN != PAD).sum(axis=1).tolist()
-        names = flow.candidates.sources
-        for row, (ticket, count) in enumerate(zip(flow.tickets, counts, strict=True)):
-            if ticket.done:
+        names = batch.candidates.sources
+        for row, (pending, count) in enumerate(zip(batch.pending_requests, counts, strict=True)):
+            if pending.done:
                 continue
             answer = Answer(
                 items=items[row][:count],
                 scores=scores[row][:count],
                 sources=[names[s] for s in sources[row][:count]],
-                degraded=flow.degraded,
+                degraded=batch.degraded,
                 row=row,
-                flow=flow,
+                batch=batch,
             )
-            ticket.answer.set_result(answer)
-        self._answered(flow)
-        flow.tickets = []  # the answers hold the flow: no cycle is left for the garbage collector
+            pending.answer.set_result(answer)
+        self._answered(batch)
+        batch.pending_requests = []  # the answers hold the batch: no cycle is left for the garbage collector

@@ -96,7 +96,7 @@ class StageReplica:
             for name in METHODS
             if hasattr(self._stage, name)
         }
-        self._joiner = RequestCoalescer(pool, slots, max_rows)
+        self._coalescer = RequestCoalescer(pool, slots, max_rows)
         self._running: dict[int, float] = {}
         self._totals, self._slots = ReplicaStats(), slots
         self._shares = {"num_cpus": assigned("CPU"), "num_gpus": assigned("GPU")}
@@ -121,7 +121,7 @@ class StageReplica:
         self._waiting += rows
         outcome = "failed"
         try:
-            answer = await self._joiner.call(self._methods[method], deadline, batches)
+            answer = await self._coalescer.call(self._methods[method], deadline, batches)
             self._totals.add(completions=rows)
             outcome = "completed"
             return answer

@@ -55,11 +55,11 @@ class DriftClient:
         self._feedback: deque[Feedback] = deque(maxlen=config.sampling.buffer_rows)
         self._loop: asyncio.Task[None] | None = None
 
-    def answered(self, flow: BatchState) -> None:
+    def answered(self, batch: BatchState) -> None:
         """A batch was answered."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop().create_task(self._run())
-        self._sampler.offer((served(flow), [ticket.query.user_id for ticket in flow.tickets]))
+        self._sampler.offer((served(batch), [pending.query.user_id for pending in batch.pending_requests]))
 
     def shown(self, request_id: str, items: list[int], degraded: bool) -> None:
         """An answer left with this id."""

@@ -90,27 +90,27 @@ class Served:
         )
 
 
-def served(flow: BatchState) -> Served:
-    """What is measured of an answered batch. Without its tickets, and without what each source gives every candidate:
-    that is most of the bytes."""
-    assert flow.profiles is not None
-    assert flow.candidates is not None
-    assert flow.scores is not None
-    assert flow.ranked is not None
-    queries = [ticket.query for ticket in flow.tickets]
+def served(batch: BatchState) -> Served:
+    """The columns of an answered batch that are measured. The scores of each source are left out: they are most of the
+    bytes."""
+    assert batch.profiles is not None
+    assert batch.candidates is not None
+    assert batch.scores is not None
+    assert batch.ranked is not None
+    queries = [pending.query for pending in batch.pending_requests]
     named_B = np.array([q.unknown + len(q.excluded) + len(q.given) for q in queries], np.float32)
     unknown_B = np.array([q.unknown for q in queries], np.float32)
     return Served(
-        requests=flow.requests,
-        profiles=flow.profiles,
+        requests=batch.requests,
+        profiles=batch.profiles,
         # A copy of nothing: a view of nothing would keep all of it.
-        candidates=replace(flow.candidates, source_scores_BKS=flow.candidates.source_scores_BKS[:, :, :0].copy()),
-        scores=flow.scores,
-        ranked=flow.ranked,
-        asked_B=np.array([ticket.arrived for ticket in flow.tickets]),
-        latest_B=np.full(len(queries), np.nan) if flow.latest_B is None else flow.latest_B,
+        candidates=replace(batch.candidates, source_scores_BKS=batch.candidates.source_scores_BKS[:, :, :0].copy()),
+        scores=batch.scores,
+        ranked=batch.ranked,
+        asked_B=np.array([pending.arrived for pending in batch.pending_requests]),
+        latest_B=np.full(len(queries), np.nan) if batch.latest_B is None else batch.latest_B,
         unknown_B=(unknown_B / np.maximum(named_B, 1)).astype(np.float32),
-        degraded=[flow.degraded[0] if flow.degraded else WHOLE] * len(queries),
+        degraded=[batch.degraded[0] if batch.degraded else WHOLE] * len(queries),
     )
 
 

@@ -74,7 +74,7 @@ class Travelled(Protocol):
 class RequestRecord:
     """What is known of a request while it is answered."""
 
-    __slots__ = ("degraded", "events", "flow", "operation", "request_id", "span", "trace_id", "user_id")
+    __slots__ = ("batch", "degraded", "events", "operation", "request_id", "span", "trace_id", "user_id")
 
     def __init__(self, operation: str) -> None:
         self.operation = operation
@@ -83,7 +83,7 @@ class RequestRecord:
         self.trace_id = tracing.trace_id(self.span) if self.span else incoming_trace.get() or self.request_id
         self.user_id = ""
         self.degraded: Sequence[str] = ()
-        self.flow: Travelled | None = None
+        self.batch: Travelled | None = None
         self.events = 0
         """Of a call that records some."""
 
@@ -159,9 +159,9 @@ class RequestLog:
 
     def ended(self, request: RequestRecord, status: int, seconds: float, error: BaseException | None = None) -> None:
         """The request was answered with `status`; `error`: why not as wished. If it is traced, so are its stages."""
-        if request.span and (flow := request.flow):
-            facts: dict[str, str | int] = {"rayfunnel.batch.id": flow.batch_id, "rayfunnel.batch.size": flow.size}
-            tracing.stages(request.span, flow.began, flow.timings_ms, facts)
+        if request.span and (batch := request.batch):
+            facts: dict[str, str | int] = {"rayfunnel.batch.id": batch.batch_id, "rayfunnel.batch.size": batch.size}
+            tracing.stages(request.span, batch.began, batch.timings_ms, facts)
         config = self._config
         well = status < 400 and not request.degraded and seconds * 1e3 <= config.slow_ms
         if well and (config.success_share < 1 and random.random() >= config.success_share):  # noqa: S311
@@ -192,10 +192,10 @@ class RequestLog:
             fields["rayfunnel.degraded"] = list(request.degraded)
         if error is not None:
             fields["error.type"] = type(error).__name__
-        if (flow := request.flow) is not None:
-            fields["rayfunnel.batch.id"] = flow.batch_id
-            fields["rayfunnel.batch.size"] = flow.size
-            for stage, milliseconds in flow.timings_ms.items():
+        if (batch := request.batch) is not None:
+            fields["rayfunnel.batch.id"] = batch.batch_id
+            fields["rayfunnel.batch.size"] = batch.size
+            for stage, milliseconds in batch.timings_ms.items():
                 fields[f"rayfunnel.timings_ms.{stage}"] = round(milliseconds, 3)
         log.log(level, "%s %d in %.1f ms", request.operation, status, seconds * 1e3, extra={FIELDS: fields})
 

@@ -46,11 +46,11 @@ async def ask_while_busy(
     stage: Doubling, *batches: ScoreBatch, max_rows: int = 100, late: tuple[int, ...] = ()
 ) -> list[Batch | BaseException]:
     """The answers to `batches`, which all come while a first call keeps the stage busy; `late`: those of no time."""
-    joiner = RequestCoalescer(ThreadPoolExecutor(1), 1, max_rows)
-    first = asyncio.ensure_future(joiner.call(stage, soon(), (batch(0),)))
+    coalescer = RequestCoalescer(ThreadPoolExecutor(1), 1, max_rows)
+    first = asyncio.ensure_future(coalescer.call(stage, soon(), (batch(0),)))
     await asyncio.sleep(0.05)
     deadlines = [time.time() + (0.01 if i in late else 5) for i in range(len(batches))]
-    calls = [asyncio.ensure_future(joiner.call(stage, d, (b,))) for d, b in zip(deadlines, batches, strict=True)]
+    calls = [asyncio.ensure_future(coalescer.call(stage, d, (b,))) for d, b in zip(deadlines, batches, strict=True)]
     await asyncio.sleep(0.05)
     stage.gate.set()
     await first
@@ -72,10 +72,10 @@ async def test_what_is_logged_meanwhile_carries_the_ids_of_all_that_is_computed(
         seen.append(dict(bound.get().fields()))  # type: ignore[union-attr]
         return scores
 
-    joiner, calls = RequestCoalescer(ThreadPoolExecutor(1), 1, 100), []
+    coalescer, calls = RequestCoalescer(ThreadPoolExecutor(1), 1, 100), []
     for n in range(3):
         bound.set(Lines(f"b{n}", [(f"r{n}", f"t{n}")]))
-        calls.append(asyncio.ensure_future(joiner.call(logging, soon(), (batch(n),))))
+        calls.append(asyncio.ensure_future(coalescer.call(logging, soon(), (batch(n),))))
         await asyncio.sleep(0.02)
     gate.set()
     await asyncio.gather(*calls)
@@ -113,12 +113,12 @@ async def test_what_would_end_past_its_deadline_is_not_begun() -> None:
         time.sleep(0.2)
         return scores
 
-    joiner = RequestCoalescer(ThreadPoolExecutor(1), 1, 100)
+    coalescer = RequestCoalescer(ThreadPoolExecutor(1), 1, 100)
     for _ in range(3):
-        await joiner.call(slow, soon(), (batch(1),))
+        await coalescer.call(slow, soon(), (batch(1),))
     with pytest.raises(DeadlineExceeded, match="was not started, since it takes"):
-        await joiner.call(slow, time.time() + 0.1, (batch(2, 3),))
-    await joiner.call(slow, soon(), (batch(4),))
+        await coalescer.call(slow, time.time() + 0.1, (batch(2, 3),))
+    await coalescer.call(slow, soon(), (batch(4),))
     assert calls == [1, 1, 1, 1]
 
 
@@ -136,16 +136,16 @@ def test_what_was_long_ago_or_happened_once_is_no_pace() -> None:
 async def test_a_free_stage_is_not_waited_for() -> None:
     stage = Doubling()
     stage.gate.set()
-    joiner = RequestCoalescer(ThreadPoolExecutor(2), 2, 100)
+    coalescer = RequestCoalescer(ThreadPoolExecutor(2), 2, 100)
     for value in range(3):
-        assert (await joiner.call(stage, soon(), (batch(value),))).scores_BK[0, 0] == 2 * value  # type: ignore[attr-defined]
+        assert (await coalescer.call(stage, soon(), (batch(value),))).scores_BK[0, 0] == 2 * value  # type: ignore[attr-defined]
     assert stage.calls == [1, 1, 1]
 
 
 async def test_a_caller_that_has_gone_leaves_the_others_their_answers() -> None:
     stage = Doubling()
-    joiner = RequestCoalescer(ThreadPoolExecutor(1), 1, 100)
-    calls = [asyncio.ensure_future(joiner.call(stage, soon(), (batch(v),))) for v in range(4)]
+    coalescer = RequestCoalescer(ThreadPoolExecutor(1), 1, 100)
+    calls = [asyncio.ensure_future(coalescer.call(stage, soon(), (batch(v),))) for v in range(4)]
     await asyncio.sleep(0.05)
     calls[2].cancel()
     stage.gate.set()

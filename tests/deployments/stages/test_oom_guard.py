@@ -117,10 +117,10 @@ def test_calls_beside_each_other_that_run_out_together_are_all_answered() -> Non
 
 
 async def test_joined_calls_of_several_callers_are_each_answered() -> None:
-    joiner = RequestCoalescer(ThreadPoolExecutor(1), 1, 256)
+    coalescer = RequestCoalescer(ThreadPoolExecutor(1), 1, 256)
     guarded = OomGuard(256).guarded(Small(double, 5))
     batches = [rows(n) for n in (3, 11, 1, 30)]
-    answers = await asyncio.gather(*(joiner.call(guarded, time.time() + 10, (batch,)) for batch in batches))
+    answers = await asyncio.gather(*(coalescer.call(guarded, time.time() + 10, (batch,)) for batch in batches))
     for batch, answer in zip(batches, answers, strict=True):
         np.testing.assert_array_equal(answer.scores_BK, batch.scores_BK * 2)  # type: ignore[attr-defined]
 

@@ -75,8 +75,8 @@ async def ask(recommender: Recommender, users: list[str], **fields: Any) -> list
     answers = []
     for some in (bodies[:200], bodies[200:]):  # no more than may wait
         answers += await asyncio.gather(*(recommender.recommend(body) for body in some))
-    assert recommender._watch is not None
-    await recommender._watch.send()
+    assert recommender._drift_client is not None
+    await recommender._drift_client.send()
     return answers
 
 
@@ -213,8 +213,8 @@ async def test_clicks_are_joined_to_the_answer_that_they_name(recommender: Recom
         {"user_id": "u2", "item_id": items[2]["item_id"], "event_type": "like", "request_id": "another"},
     ]  # fmt: skip
     await recommender.record_events({"events": events})
-    assert recommender._watch is not None
-    await recommender._watch.send()
+    assert recommender._drift_client is not None
+    await recommender._drift_client.send()
     assert (await recommender.drift())["answers"]["ctr"] is None, "none is mature"
     found = clock.actor.monitor.report(time.time() + clock.config.exposure.mature_s)["answers"]
     assert found["answers"] == found["mature_answers"] == 4
