@@ -1,6 +1,6 @@
-"""Puts the parts of one process together: artifact, store and stage places → a `Recommender`. Knows no Ray.
+"""Wires the parts of one process: artifact, store and stages become a `Recommender`. Without Ray.
 
-The ingress does this with remote places, a test or a notebook with local ones.
+The ingress does this with stages in other replicas; a test or a notebook with stages in its own process.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from deployments.errors import StoreUnavailable
 from deployments.models.features.user_features import UserFeatures
 from deployments.pipeline.batcher import BatcherConfig
 from deployments.pipeline.history_reader import HistoryReader
-from deployments.pipeline.pipeline import Pipeline, PipelineConfig
+from deployments.pipeline.overload.concurrency_limit import LimitsConfig
+from deployments.pipeline.pipeline import Pipeline
 from deployments.pipeline.result_cache import CacheConfig, ResultCache
 from deployments.pipeline.stage_client import StageClient, Start
+from deployments.pipeline.time_budget import PipelineConfig
 from deployments.stages.fallbacks import PopularItems, cold_profiles
 from deployments.store.base import Store, StoreConfig
 from deployments.store.events import Event
@@ -42,7 +44,7 @@ HISTORIES = "histories.parquet"
 
 
 class FunnelConfig(BaseModel):
-    """What the parts of a process are built with."""
+    """The configuration of the parts of one process."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,6 +52,7 @@ class FunnelConfig(BaseModel):
     batcher: BatcherConfig = BatcherConfig()
     store: StoreConfig = StoreConfig()
     cache: CacheConfig = CacheConfig()
+    limits: LimitsConfig = LimitsConfig()
     logs: LogConfig = LogConfig()
 
 
@@ -66,15 +69,19 @@ def assemble(
     hub: tuple[MetricsConfig, HubCall | None] = (MetricsConfig(), None),
     pseudonyms: Pseudonyms | None = None,
 ) -> Recommender:
-    """A recommender over `starts`: how to call each stage of the pipeline, and `similar`; `slots`: calls in flight.
-    `replica`: the name its metrics carry; `cache_scope`: a digest of the configuration that candidates depend on;
-    `drift`: how to watch for it and how to call the actor, None: not at all; `hub`: the same for metrics, which this
-    process shows alone without one; `pseudonyms`: what stands for users in logs and samples.
+    """A recommender over the stages of `starts`.
+
+    Args:
+        starts: a function per stage, and for `similar`, that begins a call. slots: calls in flight per stage.
+        replica: the name that its metrics carry. cache_scope: a digest of the configuration that candidates depend on.
+        drift: its configuration, and a function that calls the drift actor; None: drift is not watched.
+        hub: the same for metrics; without a function this process shows its own metrics alone.
+        pseudonyms: the names of users in logs and samples.
     """
     pseudonyms = pseudonyms or Pseudonyms.random()
     metrics = FunnelMetrics(replica)
     catalogue, user_features = Catalogue.load(artifact), UserFeatures(artifact)
-    places = {name: StageClient(name, start, slots[name]) for name, start in starts.items()}
+    clients = {name: StageClient(name, start, slots[name]) for name, start in starts.items()}
 
     cache = None
     if config.cache.candidates_ttl_s:
@@ -88,7 +95,7 @@ def assemble(
         )
 
     pipeline = Pipeline(
-        places=places,
+        clients=clients,
         histories=HistoryReader(store, config.store, catalogue, user_features, artifact.model_version, cache),
         cache=cache,
         popular=PopularItems(artifact),
@@ -104,7 +111,7 @@ def assemble(
     )
     return Recommender(
         pipeline=pipeline,
-        similar=places["similar"],
+        similar=clients["similar"],
         catalogue=catalogue,
         store=store,
         deadline_ms=config.pipeline.deadline_ms,
@@ -116,11 +123,12 @@ def assemble(
         example_users=artifact.manifest.settings["example_users"],
         drift_client=drift_client,
         event_weight=lambda kind: config.store.event_weights.get(kind, config.store.default_event_weight),
+        limits=config.limits,
     )
 
 
 async def seed(store: Store, artifact: Artifact) -> None:
-    """Puts the artifact's histories into the store, once per artifact; tries until the store takes them."""
+    """Writes the artifact's histories to the store, once per artifact; repeats until the store takes them."""
     if HISTORIES not in artifact.manifest.files:
         return
     tag = artifact.manifest.files[HISTORIES]
@@ -135,7 +143,7 @@ async def seed(store: Store, artifact: Artifact) -> None:
 
 
 def _events(artifact: Artifact) -> Iterator[Event]:
-    """The events of `histories.parquet`; each one's id is made of its place, which the file's hash fixes."""
+    """The events of `histories.parquet`. An event's id is made of its timestamp, which the file's hash fixes."""
     for batch in artifact.table(HISTORIES).to_batches(max_chunksize=10_000):
         columns = (batch.column(name).to_pylist() for name in ("user_id", "item_id", "timestamp", "weight"))
         for user_id, item_id, timestamp, weight in zip(*columns, strict=True):

@@ -46,7 +46,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
     # A link is followed here, once: replicas that start after a retraining load the model they were deployed with.
     artifact = str(Path(config.artifact).resolve()) if "://" not in config.artifact else config.artifact
     # Some more than the batcher takes, so that its bound is met first: what Serve refuses is in none of our metrics.
-    at_once = config.batcher.max_queue + config.batcher.at_once + 64
+    at_once = config.batcher.max_queue + config.batcher.at_once + config.limits.similar + config.limits.events + 64
     hub = _hub(config)
     replicas = config.ingress.replicas
     stages = {name: _stage(name, config, artifact, hub) for name in STAGES}
@@ -71,6 +71,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
                 batcher=config.batcher,
                 store=config.store,
                 cache=config.cache,
+                limits=config.limits,
                 logs=config.logs,
             ),
             http=config.http,

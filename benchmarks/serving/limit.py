@@ -24,7 +24,7 @@ BATCH = 32
 async def run(config: str, bodies: list[bytes], seconds: float, size: int) -> tuple[list[float], float]:
     """Bytes to bytes, batch after batch, all requests at hand. Seconds of each batch, and of all together."""
     recommender = build(config, BatcherConfig(max_batch=size, in_flight=1))
-    await recommender.warm_up()
+    await recommender.readiness.warm_up()
     turn = itertools.cycle(bodies)
 
     async def batch() -> float:

@@ -1,9 +1,9 @@
-"""The HTTP door over `Recommender`. Bodies are parsed once, errors are RFC 9457 problem documents.
+"""HTTP over `Recommender`: the ASGI application. A body is parsed once; errors are RFC 9457 problem documents.
 
-The four operations are answered before FastAPI's layers, which cost a quarter of the ingress' CPU
-(benchmarks/NOTES.md); these do everything else, and describe the operations in the OpenAPI document. Bodies are limited
-before anything is parsed: by Content-Length first, then by counting. Targets that Serve has routed here once come from
-the gate straight away from then on (`deployments.api.fast_path.connection`).
+`HttpApp` answers the four operations before FastAPI's layers, which cost a quarter of the ingress' CPU
+(benchmarks/NOTES.md). FastAPI serves everything else, and describes the operations in the OpenAPI document. The size of
+a body is checked before it is parsed: by Content-Length, then by counting. Once Serve has routed a request for a target
+here, the HTTP fast path calls the operation itself (fast_path/connection.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from deployments.api.fast_path.connection import Answers, problem
+from deployments.api.fast_path.connection import Routes, problem
 from deployments.api.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
 from deployments.errors import BodyTooLarge, FunnelError
 from deployments.pipeline.request import came_at
@@ -38,11 +38,11 @@ DRIFT_PAGE = Path(__file__).parent / "pages" / "drift.html"
 
 
 class HttpConfig(BaseModel):
-    """Limits of the HTTP door."""
+    """What HTTP serves, and the limit on a body."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    demo: bool = Field(True, description="The page at / and what it reads: anybody's history, by user id.")
+    demo: bool = Field(True, description="The page at /, and the routes it reads: any user's history, by id.")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Larger bodies are refused with 413, unread.")
     direct: bool = Field(
         True,
@@ -52,7 +52,7 @@ class HttpConfig(BaseModel):
 
 
 class Operations(Protocol):
-    """What the door opens on; `deployments.api.operations.Recommender`."""
+    """What HTTP calls; `deployments.api.operations.Recommender`."""
 
     def recommend(self, body: bytes | Mapping[str, Any], /) -> Awaitable[dict[str, Any]]: ...
     def rank(self, body: bytes | Mapping[str, Any], /) -> Awaitable[dict[str, Any]]: ...
@@ -73,9 +73,9 @@ class _User(Body):
     user_id: Id
 
 
-def make_app(operations: Operations, config: HttpConfig, answers: Answers | None = None) -> HttpApp:
-    """The ASGI application. `answers`: of the gate before it."""
-    app = HttpApp(config.max_body_bytes, answers if config.direct else None)
+def make_app(operations: Operations, config: HttpConfig, routes: Routes | None = None) -> HttpApp:
+    """The ASGI application. `routes`: those of the fast path before it."""
+    app = HttpApp(config.max_body_bytes, routes if config.direct else None)
     app.add_exception_handler(FunnelError, _funnel_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
@@ -98,7 +98,7 @@ def make_app(operations: Operations, config: HttpConfig, answers: Answers | None
     post("/v1/similar", SimilarRequest, operations.similar, 200)
     post("/v1/events", EventsRequest, operations.record_events, 202)
 
-    # Serve looks for the route of every request from the first one on, and FastAPI puts its own documents there.
+    # Serve searches the routes in order for every request; FastAPI puts its own documents first.
     app.router.routes.sort(key=lambda route: getattr(route, "path", "") not in app.operations)
 
     @app.get("/v1/health/live")
@@ -128,7 +128,7 @@ def make_app(operations: Operations, config: HttpConfig, answers: Answers | None
 
 
 async def _documented() -> None:
-    raise AssertionError("Door answers the operations before the routes are asked")
+    raise AssertionError("HttpApp answers the operations before FastAPI routes them")
 
 
 def _add_drift_pages(app: FastAPI, operations: Operations) -> None:
@@ -141,7 +141,7 @@ def _add_drift_pages(app: FastAPI, operations: Operations) -> None:
 
     @app.get("/drift/{name}", include_in_schema=False)
     async def report(name: str) -> HTMLResponse:
-        # Evidently's page brings its own scripts: without allow-same-origin they can't act in this site's name.
+        # Evidently's page has its own scripts; without allow-same-origin they can't act as this site.
         policy = f"sandbox allow-scripts; default-src 'unsafe-inline' data: blob:; {_CLOSED}"
         return HTMLResponse(await operations.drift_page(name), headers={"Content-Security-Policy": policy})
 
@@ -208,17 +208,17 @@ async def _bug(_: Request | None, error: Exception) -> Response:
 
 
 class HttpApp(FastAPI):
-    """FastAPI, but for `operations` (path → what to call with the body, status of success).
+    """FastAPI, with `operations` (path → the function to call with the body, and the status of success) before it.
 
-    Bodies over `max_body_bytes` are refused with 413, without parsing and without reading past the limit. `answers` are
-    told of each operation's target when Serve has routed a request for it here.
+    A body over `max_body_bytes` is refused with 413, without parsing and without reading past the limit. `HttpApp` adds
+    an operation to `routes`, those of the fast path, when Serve has routed a request for it here.
     """
 
-    def __init__(self, max_body_bytes: int, answers: Answers | None = None) -> None:
+    def __init__(self, max_body_bytes: int, routes: Routes | None = None) -> None:
         super().__init__(title="rayfunnel", summary="Recommendations from a funnel of stages on Ray Serve.")
         self.operations: dict[str, tuple[Operation, int]] = {}
         self._max_body_bytes = max_body_bytes
-        self._answers = answers
+        self._fast_routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -239,17 +239,17 @@ class HttpApp(FastAPI):
         except BodyTooLarge as error:
             response = problem(error)
         else:
-            self._learn(scope, path)
+            self._add_fast_route(scope, path)
             response = await self._answer(path, body, trace_of(scope["headers"]))
         await response(scope, receive, send)
 
-    def _learn(self, scope: Scope, path: str) -> None:
+    def _add_fast_route(self, scope: Scope, path: str) -> None:
         target = scope.get("raw_path")
-        if self._answers is not None and target == scope["path"].encode() and not tracing.on():
-            self._answers[target] = functools.partial(self._directly, path)
+        if self._fast_routes is not None and target == scope["path"].encode() and not tracing.on():
+            self._fast_routes[target] = functools.partial(self._answer_fast, path)
 
-    async def _directly(self, path: str, body: bytes, headers: Mapping[bytes, bytes]) -> Response:
-        """For the gate: what Serve adds is added here."""
+    async def _answer_fast(self, path: str, body: bytes, headers: Mapping[bytes, bytes]) -> Response:
+        """For the fast path. Adds the request id, which Serve adds otherwise."""
         if len(body) > self._max_body_bytes:
             return problem(BodyTooLarge(self._max_body_bytes))
         response = await self._answer(path, body, trace_of(headers.items()))
@@ -286,4 +286,4 @@ class HttpApp(FastAPI):
                 raise BodyTooLarge(self._max_body_bytes)
             if not message.get("more_body", False):
                 return bytes(body)
-            came_at.set(0.0)  # its time has not begun before the rest is here
+            came_at.set(0.0)  # its deadline counts from the last piece of the body

@@ -1,31 +1,27 @@
-"""The operations of the API as plain dict → dict methods; HTTP and handles are two doors to the same object.
-
-(Over 300 lines: the operations share what they are counted and logged with.)
-"""
+"""The operations of the API: recommend, rank, similar, record_events. HTTP and handle calls run the same methods."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from deployments.api.instrumentation import Body, operation
+from deployments.api.readiness import Readiness
 from deployments.api.responses import history, items, reasons
 from deployments.api.schemas import EventsRequest, Ranking, RankRequest, RecommendRequest, SimilarRequest, parse
 from deployments.artifact.catalogue import Catalogue
 from deployments.errors import (
-    FunnelError,
     InvalidRequest,
     Overloaded,
     StageFailed,
-    StoreUnavailable,
     Unavailable,
     UnknownItem,
 )
 from deployments.messages import PAD, CandidateBatch
 from deployments.pipeline.batch import Answer
+from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit, LimitsConfig
 from deployments.pipeline.pipeline import Pipeline
 from deployments.pipeline.request import Query, arrival, request_batch
 from deployments.pipeline.stage_client import StageClient
@@ -34,52 +30,13 @@ from deployments.store.base import Store
 from deployments.store.events import Event
 from deployments.telemetry.drift_client import DriftClient
 from deployments.telemetry.metrics_reporter import MetricsReporter
-from monitoring.logs.ecs import bound
 from monitoring.logs.request_log import RequestLog, RequestRecord, current_request
 from monitoring.metrics.replica_metrics import FunnelMetrics
 
 log = logging.getLogger("rayfunnel.service")
 
-_WARM_UP_S = 30.0
-"""Deadline of a warm-up request: replicas load their part meanwhile."""
-
-Body = bytes | Mapping[str, Any]
-Operation = Callable[["Recommender", Body], Awaitable[dict[str, Any]]]
-
-
-def _counted(success: int) -> Callable[[Operation], Operation]:
-    """Reports the operation's status (`success`, or the error's) and its time to the metrics and to the log.
-
-    The request stays bound: whatever else is logged on its way out belongs to it.
-    """
-
-    def decorate(operation: Operation) -> Operation:
-        @functools.wraps(operation)
-        async def counted(self: Recommender, body: Body) -> dict[str, Any]:
-            began, status = time.perf_counter() - max(0.0, time.time() - arrival()), 500
-            failure: BaseException | None = None
-            request = RequestRecord(operation.__name__)
-            bound.set(request)
-            try:
-                response = await operation(self, body)
-                status = success
-                return response
-            except FunnelError as error:
-                status, failure = error.status, error
-                raise
-            except BaseException as error:
-                failure = error
-                if isinstance(error, asyncio.CancelledError):
-                    status = 499  # as nginx has it: the caller has gone
-                raise
-            finally:
-                seconds = time.perf_counter() - began
-                self._metrics.request(operation.__name__, status, seconds)
-                self._request_log.ended(request, status, seconds, failure)
-
-        return counted
-
-    return decorate
+SHED_REASONS = {"recommend": "queue", "rank": "queue", "similar": "similar", "record_events": "events"}
+"""Operation → the label `reason` of rayfunnel_shed_total."""
 
 
 class Recommender:
@@ -103,6 +60,7 @@ class Recommender:
         example_users: Sequence[str] = (),
         drift_client: DriftClient | None = None,
         event_weight: Callable[[str], float] = lambda _: 0.0,
+        limits: LimitsConfig = LimitsConfig(),  # noqa: B008 - frozen
     ) -> None:
         self._pipeline = pipeline
         self._similar = similar
@@ -110,19 +68,26 @@ class Recommender:
         self._store = store
         self._deadline_ms = deadline_ms
         self.model_version = model_version
-        self._metrics = metrics
+        self.replica_metrics = metrics
         self.reporter = reporter
-        self._request_log = request_log
+        self.request_log = request_log
         self._rule_names = rule_names
         self._example_users = example_users
         self._drift_client, self._event_weight = drift_client, event_weight
-        self._missing = ["the first answer"]
+        ranking = pipeline.limit
+        self.limits: Mapping[str, ConcurrencyLimit] = {
+            "recommend": ranking,
+            "rank": ranking,
+            "similar": ConcurrencyLimit(limits.similar),
+            "record_events": ConcurrencyLimit(limits.events),
+        }
+        self.readiness = Readiness(pipeline, store, model_version)
 
-    @_counted(200)
+    @operation(200)
     async def recommend(self, body: Body) -> dict[str, Any]:
-        """The n best items the user has not had yet."""
+        """The n best items that the user has not seen yet."""
         request = parse(RecommendRequest, body)
-        asked = _asked_by(request.user_id)
+        record = _record_of(request.user_id)
         excluded, unknown = self.catalogue.known(request.exclude_ids)
         query = Query(
             user_id=request.user_id,
@@ -133,13 +98,13 @@ class Recommender:
             filter=self.catalogue.validate(request.filters) if request.filters else None,
             context=request.context or None,
         )
-        return self._response(asked, request, await self._pipeline.ask(query))
+        return self._response(record, request, await self._pipeline.ask(query))
 
-    @_counted(200)
+    @operation(200)
     async def rank(self, body: Body) -> dict[str, Any]:
         """The given items, best first; those not in the catalogue are listed in `unknown_item_ids`."""
         request = parse(RankRequest, body)
-        asked = _asked_by(request.user_id)
+        record = _record_of(request.user_id)
         given, unknown = self.catalogue.known(request.item_ids)
         if not len(given):
             raise InvalidRequest([("item_ids", f"none is in the catalogue (first: {unknown[0]!r})")])
@@ -151,13 +116,13 @@ class Recommender:
             unknown=len(unknown),
             context=request.context or None,
         )
-        return self._response(asked, request, await self._pipeline.ask(query)) | {"unknown_item_ids": unknown}
+        return self._response(record, request, await self._pipeline.ask(query)) | {"unknown_item_ids": unknown}
 
-    @_counted(200)
+    @operation(200)
     async def similar(self, body: Body) -> dict[str, Any]:
-        """Items that go with one item, whoever asks."""
+        """Items similar to one item; the same for every caller."""
         request = parse(SimilarRequest, body)
-        asked = _asked_by("")
+        record = _record_of("")
         seed = self.catalogue.positions([request.item_id])
         if seed[0] == PAD:
             raise UnknownItem("item_id", request.item_id)
@@ -169,31 +134,36 @@ class Recommender:
         kept = found.mask_BK[0]
         names = [found.sources[s] for s in found.source_BK[0][kept]]
         scores = found.retrieval_scores_BK[0][kept].tolist()
-        asked.degraded = partly("similar", found)
+        record.degraded = partly("similar", found)
         return {
-            "request_id": asked.request_id,
+            "request_id": record.request_id,
             "item_id": request.item_id,
             "items": items(self.catalogue, found.item_ids_BK[0][kept].tolist(), scores, names, request.metadata),
             "model_version": self.model_version,
-            "degraded": asked.degraded,
+            "degraded": record.degraded,
         }
 
-    @property
-    def limit(self) -> int:
-        """Recommend and rank requests that should be under way at most."""
-        return self._pipeline.limit
+    def refuse_unread(self, operation: str) -> Overloaded:
+        """Counts and logs a request that the fast path refuses before its body is read; returns the error."""
+        error = self.limits[operation].refuse()
+        self.count_refusal(operation)
+        self.replica_metrics.refused(operation)
+        self.request_log.ended(RequestRecord(operation), error.status, 0.0, error)
+        return error
 
-    def refused(self, operation: str) -> None:
-        """A request was refused at the gate."""
-        self._pipeline.refused()
-        self._metrics.refused(operation)
-        self._request_log.ended(RequestRecord(operation), Overloaded.status, 0.0, Overloaded(self.limit))
+    def count_refusal(self, operation: str) -> None:
+        """Counts a request of `operation` that its limit refused."""
+        reason = SHED_REASONS[operation]
+        self.replica_metrics.shed(reason)
+        if reason == "queue":
+            self._pipeline.count_refusal()
 
-    @_counted(202)
+    @operation(202)
     async def record_events(self, body: Body) -> dict[str, Any]:
-        """Stores events; returns once the store has them. `unknown_item_ids` are kept, but no model knows them."""
+        """Stores events; returns once the store has them. Events of `unknown_item_ids` are stored, but no model has
+        these items."""
         request = parse(EventsRequest, body)
-        _asked_by("").events = len(request.events)
+        _record_of("").events = len(request.events)
         now = time.time()
         events = [
             Event(
@@ -207,16 +177,16 @@ class Recommender:
             for e in request.events
         ]
         stored = await self._store.record(events)
-        self._follow(events)
+        self._report_feedback(events)
         _, unknown = self.catalogue.known(list(dict.fromkeys(e.item_id for e in events)))
         return {"accepted": len(events), "duplicates": len(events) - stored, "unknown_item_ids": unknown}
 
     async def drift(self) -> dict[str, Any]:
-        """Whether live traffic has drifted from what the model was trained for: a verdict per signal."""
+        """Whether live traffic has drifted from the training data: a verdict per signal."""
         return await self._required_drift_client().report()
 
     async def drift_page(self, name: str) -> str:
-        """The HTML of a deep report that `drift` lists."""
+        """The HTML of an Evidently report that `drift` lists."""
         return await self._required_drift_client().page(name)
 
     def _required_drift_client(self) -> DriftClient:
@@ -224,12 +194,12 @@ class Recommender:
             raise Unavailable("drift is not watched; set drift.enabled in the configuration")
         return self._drift_client
 
-    def _follow(self, events: Sequence[Event]) -> None:
-        """Tells the drift client of the events that answer a recommendation."""
-        answers = [event for event in events if event.request_id]
-        if self._drift_client and answers:
-            positions = self.catalogue.positions([event.item_id for event in answers]).tolist()
-            for event, position in zip(answers, positions, strict=True):
+    def _report_feedback(self, events: Sequence[Event]) -> None:
+        """Passes events that follow a recommendation to the drift client."""
+        feedback = [event for event in events if event.request_id]
+        if self._drift_client and feedback:
+            positions = self.catalogue.positions([event.item_id for event in feedback]).tolist()
+            for event, position in zip(feedback, positions, strict=True):
                 weight = self._event_weight(event.event_type) if event.weight is None else event.weight
                 self._drift_client.event(event.request_id, position, weight)
 
@@ -238,55 +208,30 @@ class Recommender:
         events = (await self._store.histories([user_id])).events(0)
         return history(self.catalogue, events[: -n - 1 : -1])
 
+    async def health(self) -> dict[str, Any]:
+        """See `Readiness.health`."""
+        return await self.readiness.health()
+
     async def metrics(self) -> bytes:
         """Prometheus' text exposition of the whole application."""
         return await self.reporter.scrape()
 
     def stats(self) -> dict[str, float]:
-        """Totals of the requests that the funnel had to compute, and its queue, for the autoscaling policy."""
+        """Counters of recommend and rank requests, and the queue's length, for the autoscaling policy."""
         return self._pipeline.stats()
 
     def example_users(self) -> list[str]:
-        """Some user ids known at training time; for the demo page."""
+        """Some user ids of the training data; for the demo page."""
         return list(self._example_users)
-
-    async def warm_up(self) -> None:
-        """Sends requests through the funnel until every stage has answered; then `health` says ready."""
-        while self._missing:
-            try:
-                answer = await self._pipeline.ask(Query(user_id="", n=1, deadline=time.time() + _WARM_UP_S))
-                self._missing = [reason for reason in answer.degraded if not reason.startswith("profile:store")]
-            except Exception as error:
-                log.exception("a warm-up request failed")
-                self._missing = [str(error)]
-            if self._missing:
-                await asyncio.sleep(0.2)
-
-    async def health(self) -> dict[str, Any]:
-        """`{"status": "ready", …}`, whether the store answers (without it the funnel still serves, degraded), and
-        whether scoring runs on the backend that is configured.
-
-        Raises:
-            Unavailable: a stage has not answered yet.
-        """
-        if self._missing:
-            raise Unavailable(f"not ready yet; waiting for {', '.join(self._missing)}")
-        try:
-            await self._store.ping()
-            store = "ok"
-        except StoreUnavailable as error:
-            store = str(error)
-        health = {"status": "ready", "model_version": self.model_version, "store": store}
-        return health | {"scoring": self._pipeline.stand_in or "as configured"}
 
     def _deadline(self, deadline_ms: int | None) -> float:
         return arrival() + (deadline_ms or self._deadline_ms) / 1e3
 
-    def _response(self, asked: RequestRecord, request: Ranking, answer: Answer) -> dict[str, Any]:
-        self._metrics.answer(answer.degraded)
-        asked.degraded, asked.batch = answer.degraded, answer.batch
+    def _response(self, record: RequestRecord, request: Ranking, answer: Answer) -> dict[str, Any]:
+        self.replica_metrics.answer(answer.degraded)
+        record.degraded, record.batch = answer.degraded, answer.batch
         response: dict[str, Any] = {
-            "request_id": asked.request_id,
+            "request_id": record.request_id,
             "user_id": request.user_id,
             "items": items(self.catalogue, answer.items, answer.scores, answer.sources, request.metadata),
             "model_version": self.model_version,
@@ -302,9 +247,9 @@ class Recommender:
         return response
 
 
-def _asked_by(user_id: str) -> RequestRecord:
-    """What is known of the request that is answered here, now that its body is."""
+def _record_of(user_id: str) -> RequestRecord:
+    """The log record of the request that runs here, with its user."""
     request = current_request()
-    assert request is not None, "operations are wrapped in _counted"
+    assert request is not None, "every operation is decorated"
     request.user_id = user_id
     return request

@@ -3,9 +3,10 @@
 A lone request leaves at the end of the event-loop turn in which it came; under load batches grow by themselves to what
 arrives during one service time, and several free slots share what waits. Order is first in, first out.
 
-Callers that ask again once they are answered come back one after the other. The first would take the free slot alone,
-for the price of a small batch, and so every time: half of all batches were single requests. So after a batch of several
-the next one waits until as many have come, none came for `linger_ms`, or a quarter of that batch's time is over.
+Clients that ask again once they are answered come back one after the other. The first would take the free slot alone,
+at the price of a small batch, every time: half of all batches were single requests. So after a batch of several
+requests the next batch waits until as many have arrived, none has arrived for `linger_ms`, or a quarter of the last
+batch's time has passed.
 """
 
 from __future__ import annotations
@@ -31,48 +32,56 @@ class BatcherConfig(BaseModel):
     max_queue: int = Field(256, ge=1, description="Requests waiting at a time, past which the answer is 503, at once.")
     in_flight: int = Field(4, ge=1, le=64, description="Batches under way at a time.")
     linger_ms: float = Field(
-        5.0, ge=0, le=100, description="Pause between arrivals after which an answered batch's callers are not awaited."
+        5.0, ge=0, le=100, description="Pause between arrivals after which the next batch leaves. 0: it never waits."
     )
 
     @property
     def at_once(self) -> int:
-        """Requests under way at a time, when all batches are full."""
+        """Requests in flight when all batches are full."""
         return self.in_flight * self.max_batch
 
 
-LONGEST_HOLD = 0.25
-"""Of the time that the answered batch took."""
+LONGEST_LINGER = 0.25
+"""Share of the answered batch's time that the next batch waits at most."""
 LEAST_SPLIT = 8
 """Requests that travel together even if there are slots for more batches."""
 
 
-class Waiting(Protocol):
-    """What the batcher asks of a request: whether it was answered while it waited (late, or given up)."""
+class Queued(Protocol):
+    """A request in the queue. `done`: whether it was answered while it waited (late, or its caller has gone)."""
 
     @property
     def done(self) -> bool: ...
 
 
-Request = TypeVar("Request", bound=Waiting)
+Request = TypeVar("Request", bound=Queued)
 
 
 class Batcher(Generic[Request]):
-    """Hands waiting requests to `run`, each exactly once, at most `in_flight` batches at a time.
+    """Gives waiting requests to `run`, each exactly once, at most `in_flight` batches of `max_batch` requests at a
+    time.
 
-    `run` must answer every request it is given; the batcher only decides who travels when. Requests that were answered
-    while they waited are left out. Belongs to one event loop.
+    `run` must answer every request it is given. Requests that were answered while they waited are left out. Belongs to
+    one event loop.
     """
 
-    def __init__(self, run: Callable[[Sequence[Request]], Awaitable[None]], config: BatcherConfig) -> None:
+    def __init__(
+        self,
+        run: Callable[[Sequence[Request]], Awaitable[None]],
+        max_batch: int,
+        in_flight: int,
+        max_queue: float = math.inf,
+        linger_s: float = 0.0,
+    ) -> None:
         self._run = run
-        self._config = config
+        self._max_batch, self._max_queue = max_batch, max_queue
         self._queue: deque[Request] = deque()
-        self._free = config.in_flight
+        self._free = in_flight
         self._woken = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._linger_s = config.linger_ms / 1e3
-        self._wanted = 0  # waiting requests that end a hold; 0: none is on
-        self._until = self._latest = 0.0
+        self._linger_s = linger_s
+        self._lingers_for = 0  # waiting requests that end the pause; 0: there is none
+        self._linger_until = self._last_arrival = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -86,15 +95,15 @@ class Batcher(Generic[Request]):
         Raises:
             Overloaded: `max_queue` requests are waiting.
         """
-        if len(self._queue) >= self._config.max_queue:
+        if len(self._queue) >= self._max_queue:
             self._queue = deque(r for r in self._queue if not r.done)
-            if len(self._queue) >= self._config.max_queue:
+            if len(self._queue) >= self._max_queue:
                 raise Overloaded(len(self._queue))
         self._queue.append(request)
-        if self._wanted:
-            self._latest = asyncio.get_running_loop().time()
-            if len(self._queue) >= self._wanted:
-                self._release()
+        if self._lingers_for:
+            self._last_arrival = asyncio.get_running_loop().time()
+            if len(self._queue) >= self._lingers_for:
+                self._end_linger()
         else:
             self._wake()
 
@@ -114,7 +123,7 @@ class Batcher(Generic[Request]):
 
     def _next(self, most: int) -> list[Request]:
         batch: list[Request] = []
-        while self._queue and len(batch) < min(most, self._config.max_batch):
+        while self._queue and len(batch) < min(most, self._max_batch):
             request = self._queue.popleft()
             if not request.done:
                 batch.append(request)
@@ -123,34 +132,34 @@ class Batcher(Generic[Request]):
     def _finished(self, size: int, began: float, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._free += 1
-        if not self._wanted:
+        if not self._lingers_for:
             if self._linger_s and len(self._queue) < size > 1:
-                self._hold(size, began)
+                self._linger(size, began)
             else:
                 self._dispatch()
         if not task.cancelled():
             task.result()  # a bug in `run`: let the event loop report it
 
-    def _hold(self, size: int, began: float) -> None:
-        """Keeps what comes until the callers of the batch that has just been answered are back."""
-        self._wanted = min(len(self._queue) + size, self._config.max_batch)
-        self._latest = now = asyncio.get_running_loop().time()
-        self._until = now + LONGEST_HOLD * (now - began)
-        self._look(now)
+    def _linger(self, size: int, began: float) -> None:
+        """Waits for the callers of the batch that has just been answered."""
+        self._lingers_for = min(len(self._queue) + size, self._max_batch)
+        self._last_arrival = now = asyncio.get_running_loop().time()
+        self._linger_until = now + LONGEST_LINGER * (now - began)
+        self._check_linger(now)
 
-    def _look(self, due: float) -> None:
+    def _check_linger(self, due: float) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
         if now - due > self._linger_s / 2:
-            self._latest = now  # the loop was busy with the answers, and has not read what came meanwhile
-        ends = min(self._latest + self._linger_s, self._until)
+            self._last_arrival = now  # the loop was busy with the answers, and has not read its sockets meanwhile
+        ends = min(self._last_arrival + self._linger_s, self._linger_until)
         if now >= ends:
-            self._release()
+            self._end_linger()
         else:
-            self._timer = loop.call_at(ends, self._look, ends)
+            self._timer = loop.call_at(ends, self._check_linger, ends)
 
-    def _release(self) -> None:
-        self._wanted = 0
+    def _end_linger(self) -> None:
+        self._lingers_for = 0
         if self._timer:
             self._timer.cancel()
             self._timer = None

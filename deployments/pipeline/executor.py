@@ -1,7 +1,7 @@
-"""Where a stage's calls are computed: on threads, or on the event loop itself while they are short.
+"""Runs a stage's calls on threads, or on the event loop itself while they are short.
 
-A thread costs a call two wake-ups, and the interpreter lock has to change hands each time; on busy cores that is more
-than the work of a small batch (benchmarks/NOTES.md). Long calls must not keep the event loop from its sockets.
+A thread costs a call two wake-ups and two changes of the interpreter lock; on busy cores that is more than the work of
+a small batch (benchmarks/NOTES.md). A long call must not block the event loop.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from concurrent.futures import Executor
 from time import monotonic
 from typing import TypeVar
 
-BRIEF_S = 0.02
-"""None of the last `_LAST` calls that succeeded took longer where the next is computed on the event loop."""
-_LAST = 5
-HANG_S = 0.25
-"""A call that took longer keeps all from the event loop for `_WARY_S`: it may have waited for something."""
-_WARY_S = 60.0
+SHORT_S = 0.02
+"""A call runs on the event loop if none of the last `_LATEST` successful calls took longer."""
+_LATEST = 5
+BLOCKED_S = 0.25
+"""A call that took longer may have waited for something: for `_THREADS_ONLY_S` all calls run on threads."""
+_THREADS_ONLY_S = 60.0
 
 T = TypeVar("T")
 
 
 class StageExecutor:
-    """Runs functions on `pool`, or on the event loop; `allowed=False`: always on `pool`.
+    """Runs functions on `pool`, or on the event loop; `on_loop=False`: always on `pool`.
 
-    Of an event loop. What is run sees the caller's context, and may be called from several threads at once.
+    Belongs to one event loop. A function sees the caller's context; several threads may call it at once.
     """
 
-    def __init__(self, pool: Executor, allowed: bool = True) -> None:
+    def __init__(self, pool: Executor, on_loop: bool = True) -> None:
         self._pool = pool
-        self._allowed = allowed
-        self._took_s: deque[float] = deque(maxlen=_LAST)
-        self._wary_until = float("-inf")
+        self._on_loop = on_loop
+        self._durations_s: deque[float] = deque(maxlen=_LATEST)
+        self._threads_only_until = float("-inf")
 
     @property
     def _short(self) -> bool:
-        """Whether the next call is computed on the event loop. The first ones never are: nobody knows them."""
-        known = len(self._took_s) == _LAST and max(self._took_s) <= BRIEF_S
-        return self._allowed and known and monotonic() >= self._wary_until
+        """Whether the next call runs on the event loop. The first ones never do: their duration is not known."""
+        known = len(self._durations_s) == _LATEST and max(self._durations_s) <= SHORT_S
+        return self._on_loop and known and monotonic() >= self._threads_only_until
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """`function(*args)`."""
@@ -53,8 +53,8 @@ class StageExecutor:
         began = monotonic()
         try:
             answer = function(*args)
-            self._took_s.append(monotonic() - began)  # what fails, as past its deadline, says nothing about the work
+            self._durations_s.append(monotonic() - began)  # a failure, as past a deadline, says nothing about the work
             return answer
         finally:
-            if (ended := monotonic()) - began > HANG_S:
-                self._wary_until = ended + _WARY_S
+            if (ended := monotonic()) - began > BLOCKED_S:
+                self._threads_only_until = ended + _THREADS_ONLY_S

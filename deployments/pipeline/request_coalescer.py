@@ -1,7 +1,7 @@
-"""A stage's side of batching: calls that wait for the stage at the same time are computed as one batch.
+"""Batching in a stage replica: calls that wait for the stage at the same time are computed as one batch.
 
-Each caller sends batches of its own; a GPU wants large ones. As at the ingress nothing waits on purpose: a call that
-finds the stage free is computed at once, and what gathers while it is busy goes together.
+Each ingress replica sends batches of its own; a GPU wants large ones. A call that finds the stage free is computed at
+once; the calls that gather while it is busy are joined. Serve's `max_ongoing_requests` bounds how many wait.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deployments.messages import Batch
-from deployments.pipeline.batcher import Batcher, BatcherConfig
+from deployments.pipeline.batcher import Batcher
 from deployments.pipeline.executor import StageExecutor
 from deployments.pipeline.overload.service_time import ServiceTime
 from deployments.pipeline.stage_client import run_before
 from monitoring.logs.ecs import bound
-from monitoring.logs.request_log import BatchRecord as BatchLines
-from monitoring.logs.request_log import current_batch
+from monitoring.logs.request_log import BatchRecord, current_batch
 
 Method = Callable[..., Batch]
+
+MOST_CALLS = 64
+"""Calls that are taken from the queue at a time; `max_rows` then bounds each group."""
 
 
 @dataclass(eq=False, slots=True)
@@ -31,8 +33,8 @@ class _Call:
     method: Method
     deadline: float
     batches: tuple[Batch, ...]
-    lines: BatchLines = field(default_factory=current_batch)
-    """What those that are logged meanwhile belong to."""
+    lines: BatchRecord = field(default_factory=current_batch)
+    """The ids that log lines about this call carry."""
     answer: asyncio.Future[Batch] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
@@ -45,20 +47,19 @@ class _Call:
 
 
 class RequestCoalescer:
-    """Runs a stage's methods, `slots` at a time, up to `max_rows` rows together: on `pool` or, if `slots` is 1 and
+    """Runs a stage's methods, `slots` at a time, with up to `max_rows` rows together: on `pool` or, if `slots` is 1 and
     calls are short, on the event loop.
 
-    Rows are independent and padding does not matter (tests/contracts/), so a caller gets what it would have got alone.
-    If the joined call fails, each is made alone, so that one bad batch fails only itself. A call that has less time
-    left than calls have lately taken is not begun: it would come too late, and make those behind it late as well.
+    Rows are independent and padding does not matter (tests/contracts/), so every caller gets the answer that it would
+    get alone. If a joined call fails, each call is made alone, so that one bad batch fails only itself. A call with
+    less time left than calls have lately taken is not started: it would end too late, and delay the calls behind it.
     """
 
     def __init__(self, pool: Executor, slots: int, max_rows: int) -> None:
-        self._inline = StageExecutor(pool, allowed=slots == 1)
+        self._executor = StageExecutor(pool, on_loop=slots == 1)
         self._max_rows = max_rows
-        self._pace = ServiceTime()
-        config = BatcherConfig(max_batch=64, max_queue=4096, in_flight=slots, linger_ms=0)
-        self._batcher: Batcher[_Call] = Batcher(self._run, config)
+        self._service_time = ServiceTime()
+        self._batcher: Batcher[_Call] = Batcher(self._run, max_batch=MOST_CALLS, in_flight=slots)
 
     async def call(self, method: Method, deadline: float, batches: tuple[Batch, ...]) -> Batch:
         """`method(*batches)`. `deadline`: Unix seconds.
@@ -72,7 +73,7 @@ class RequestCoalescer:
 
     async def _run(self, calls: Sequence[_Call]) -> None:
         for group in _groups(calls, self._max_rows):
-            answers = await self._inline.run(_compute, group, self._pace)
+            answers = await self._executor.run(_compute, group, self._service_time)
             for call, answer in zip(group, answers, strict=True):
                 if call.done:
                     continue
@@ -95,20 +96,20 @@ def _groups(calls: Sequence[_Call], max_rows: int) -> list[list[_Call]]:
     return groups
 
 
-def _compute(group: Sequence[_Call], pace: ServiceTime) -> list[Batch | Exception]:
+def _compute(group: Sequence[_Call], service_time: ServiceTime) -> list[Batch | Exception]:
     began, now = time.monotonic(), time.time()
-    needed_s = pace.needed_s(began)
-    alive = [call for call in group if call.deadline >= now + needed_s]
-    bound.set(BatchLines.joined([call.lines for call in group]))
+    expected_s = service_time.expected_s(began)
+    in_time = [call for call in group if call.deadline >= now + expected_s]
+    bound.set(BatchRecord.joined([call.lines for call in group]))
     joined: dict[int, Batch] = {}
-    if len(alive) > 1:
+    if len(in_time) > 1:
         try:
-            joined = _joined(alive)
+            joined = _joined(in_time)
         except Exception:
-            joined = {}  # whose fault it is shows when each is run alone
-    answers = [joined[id(call)] if id(call) in joined else _alone(call, needed_s) for call in group]
-    if alive:
-        pace.took(began, time.monotonic())
+            joined = {}  # the call at fault fails when each is made alone
+    answers = [joined[id(call)] if id(call) in joined else _alone(call, expected_s) for call in group]
+    if in_time:
+        service_time.observe(began, time.monotonic())
     return answers
 
 
@@ -120,7 +121,7 @@ def _joined(calls: Sequence[_Call]) -> dict[int, Batch]:
 
 
 def _own(answer: Batch, rows: slice, inputs: Sequence[Batch]) -> Batch:
-    """The rows of one call, as wide as its own inputs: a dimension that both have was padded to the widest call's."""
+    """The rows of one call, as wide as its own inputs: the joined call padded them to the widest call's."""
     widths = {
         letters[1]: getattr(batch, name).shape[1]
         for batch in inputs
@@ -136,8 +137,8 @@ def _own(answer: Batch, rows: slice, inputs: Sequence[Batch]) -> Batch:
     return replace(own, **columns)
 
 
-def _alone(call: _Call, needed_s: float) -> Batch | Exception:
+def _alone(call: _Call, expected_s: float) -> Batch | Exception:
     try:
-        return run_before(call.deadline, call.method, call.batches, needed_s)
+        return run_before(call.deadline, call.method, call.batches, expected_s)
     except Exception as error:
         return error

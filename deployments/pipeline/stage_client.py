@@ -1,15 +1,7 @@
-"""What a stage is, and the place it runs in.
+"""The pipeline's side of a stage: `StageClient` calls it within a deadline, in this process or in another replica.
 
-A stage is built once from an artifact and its own config, then called with messages and returns one message:
-
-    profiles   = Profiles(histories)
-    candidates = CandidateGenerator(requests, profiles)
-    scores     = Scorer(profiles, candidates)
-    ranked     = Ranker(requests, candidates, scores)
-
-It is synchronous, deterministic, never writes to its inputs, and knows nothing of Ray, HTTP, deadlines or metrics.
-Calls may come from several threads at once. So the same class runs in a Serve replica, in the ingress process, in a
-batch job and in a test; a `StageClient` is what the pipeline sees of it.
+`local` starts calls in this process, `scattered` at the shards of a stage; `deployments.replicas.stage_replica.remote`
+at the replicas of a deployment.
 """
 
 from __future__ import annotations
@@ -34,15 +26,15 @@ Start = Callable[[float, Batches], Awaitable[Batch]]
 """Begins one call: (deadline in Unix seconds, inputs) → the stage's message."""
 
 
-_GATHERING = 0.2
-"""Share of the time left that is kept for merging what the parts of a stage give."""
+_MERGE_SHARE = 0.2
+"""Share of the time left that is kept for merging the answers of a stage's shards."""
 
 
 class StageClient:
-    """Where a stage runs. Bounds the calls under way and abandons one at its deadline.
+    """Calls one stage, wherever it runs. Bounds the calls under way and abandons a call at its deadline.
 
-    An abandoned call is not stopped (a thread or a remote method can't be), so its slot stays taken until it returns;
-    when abandoned calls hold every slot, new ones fail at once instead of waiting for a stage that hangs.
+    An abandoned call is not stopped (a thread or a remote method can't be), so it keeps its slot until it returns. When
+    abandoned calls hold every slot, new calls fail at once instead of waiting for a stage that hangs.
     """
 
     def __init__(self, name: str, start: Start, slots: int) -> None:
@@ -88,7 +80,7 @@ class StageClient:
             await self._free.acquire()
             return
         if len(self._abandoned) >= self._slots:
-            raise StageFailed(self.name, "busy", "every slot is held by a call that was given up")
+            raise StageFailed(self.name, "busy", "every slot is held by an abandoned call")
         try:
             await asyncio.wait_for(self._free.acquire(), deadline - time.time())
         except TimeoutError as error:
@@ -99,48 +91,50 @@ class StageClient:
         if task in self._abandoned:
             self._abandoned.discard(task)
             if not task.cancelled():
-                task.exception()  # nobody waits for it any more
+                task.exception()  # marks it as retrieved: no caller awaits it any more
 
 
 def local(stage: Callable[..., Batch], slots: int) -> Start:
-    """Runs `stage`, or a method of one, in this process, on `slots` threads or, while its calls are short, none."""
-    inline = StageExecutor(ThreadPoolExecutor(slots))
+    """Runs `stage`, or a method of one, in this process: on `slots` threads, or on the event loop while calls are
+    short."""
+    executor = StageExecutor(ThreadPoolExecutor(slots))
 
     async def start(deadline: float, batches: Batches) -> Batch:
-        return await inline.run(run_before, deadline, stage, batches)
+        return await executor.run(run_before, deadline, stage, batches)
 
     return start
 
 
 def scattered(name: str, starts: Sequence[Start], gather: Callable[..., Batch], slots: int) -> Start:
-    """Asks every part at once, `slots` calls under way at each; `gather(*inputs, answers, number of parts)` merges
-    those that have come when most of the time is over, where `local` stages are computed.
+    """Calls every shard at once, `slots` calls under way at each. `gather(*inputs, answers, number of shards)` merges
+    the answers that have arrived when most of the time is over; it runs as `local` stages do.
     """
-    places = [StageClient(f"{name} {number + 1} of {len(starts)}", start, slots) for number, start in enumerate(starts)]
-    inline = StageExecutor(ThreadPoolExecutor(slots))
+    clients = [
+        StageClient(f"{name} {number + 1} of {len(starts)}", start, slots) for number, start in enumerate(starts)
+    ]
+    executor = StageExecutor(ThreadPoolExecutor(slots))
 
     async def start(deadline: float, batches: Batches) -> Batch:
-        parts_by = deadline - _GATHERING * max(0.0, deadline - time.time())
-        answers = await asyncio.gather(*(place.call(parts_by, *batches) for place in places), return_exceptions=True)
+        parts_by = deadline - _MERGE_SHARE * max(0.0, deadline - time.time())
+        answers = await asyncio.gather(*(client.call(parts_by, *batches) for client in clients), return_exceptions=True)
         parts = [answer for answer in answers if isinstance(answer, Batch)]
         for answer in answers:
             if isinstance(answer, BaseException):
-                log.warning("without a part: %s", _reason(answer))
+                log.warning("a shard gave no answer: %s", _reason(answer))
                 if not parts:
                     raise answer
-        return await inline.run(gather, *batches, parts, len(places))
+        return await executor.run(gather, *batches, parts, len(clients))
 
     return start
 
 
 def _reason(error: BaseException) -> str:
-    """What may be logged of it: what a stage raised can say whom or what it was asked for."""
+    """The part of an error that may be logged: a stage's own text can name a user."""
     return f"{error.stage}: {error.reason}" if isinstance(error, StageFailed) else type(error).__name__
 
 
-def run_before(deadline: float, stage: Callable[..., Batch], batches: Batches, needed_s: float = 0.0) -> Batch:
-    """Calls `stage`, unless `deadline` (Unix seconds) is less than `needed_s` away, or has passed, when the call's turn
-    comes.
+def run_before(deadline: float, stage: Callable[..., Batch], batches: Batches, expected_s: float = 0.0) -> Batch:
+    """Calls `stage`, unless `deadline` (Unix seconds) has passed or is less than `expected_s` away.
 
     Raises:
         DeadlineExceeded: the work was not started.
@@ -148,8 +142,8 @@ def run_before(deadline: float, stage: Callable[..., Batch], batches: Batches, n
     left_s = deadline - time.time()
     if left_s < 0:
         raise DeadlineExceeded(f"reached the stage {-left_s * 1e3:.0f} ms after its deadline and was not started")
-    if left_s < needed_s:
+    if left_s < expected_s:
         raise DeadlineExceeded(
-            f"{left_s * 1e3:.0f} ms before its deadline it was not started, since it takes {needed_s * 1e3:.0f} ms"
+            f"{left_s * 1e3:.0f} ms before its deadline it was not started, since it takes {expected_s * 1e3:.0f} ms"
         )
     return stage(*batches)

@@ -94,18 +94,18 @@ class Ingress:
             (config.metrics, hub_call(hub)),
             Pseudonyms.of(config.log_key),
         )
-        self._gate = FastPath(self._recommender)
-        accept_all(asyncio.get_running_loop(), self._gate.protocol)  # Serve starts its HTTP server on it after this
+        self._fast_path = FastPath(self._recommender)
+        accept_all(asyncio.get_running_loop(), self._fast_path.protocol)  # Serve starts its HTTP server on it later
         self._recommender.reporter.start()
         loaded()
-        self._tasks = [asyncio.ensure_future(self._recommender.warm_up())]
+        self._tasks = [asyncio.ensure_future(self._recommender.readiness.warm_up())]
         if config.seed_histories:
             self._tasks.append(asyncio.ensure_future(seed(self._store, artifact)))
         for task in self._tasks:
             task.add_done_callback(_report)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._recommender, self._http, self._gate.answers)
+        return make_app(self._recommender, self._http, self._fast_path.routes)
 
     async def recommend(self, request: Dict) -> Dict:
         """The n best items the user has not had yet."""

@@ -81,7 +81,11 @@ STAGE = _histogram(
 DEGRADED = _counter(
     "rayfunnel_degraded_total", "Answers for which a fallback stood in, by stage and reason.", "stage", "reason"
 )
-SHED = _counter("rayfunnel_shed_total", "Requests refused with 503, by reason; `queue`: it was full.", "reason")
+SHED = _counter(
+    "rayfunnel_shed_total",
+    "Requests refused with 503 at a bound: `queue` (recommend and rank), `similar`, `events`.",
+    "reason",
+)
 EXPIRED = _counter(
     "rayfunnel_expired_total",
     "Requests answered at their deadline, before the funnel was through, by the stage that they had reached.",

@@ -35,7 +35,8 @@ class FunnelMetrics:
         self._drift_dropped = 0
         self._cpu_s = 0.0
         if deployment == "Ingress":
-            self._of(m.SHED, reason="queue")  # known from the start, so that the first one shows as an increase
+            for reason in ("queue", "similar", "events"):  # from the start, so that the first one shows as an increase
+                self._of(m.SHED, reason=reason)
             for stage in ("queue", "profile", "candidates", "scoring", "ranking"):
                 self._of(m.EXPIRED, stage=stage)
 
@@ -64,9 +65,9 @@ class FunnelMetrics:
             reason = reason.rsplit(" ", 1)[-1]  # "3/4 shards": shards
             self._of(m.DEGRADED, stage=stage, reason=reason).inc()
 
-    def shed(self) -> None:
-        """A request was refused because the queue was full."""
-        self._of(m.SHED, reason="queue").inc()
+    def shed(self, reason: str) -> None:
+        """A request was refused at the bound `reason`."""
+        self._of(m.SHED, reason=reason).inc()
 
     def expired(self, stage: str, requests: int) -> None:
         """Requests were answered at their deadline; `stage`: how far they had come."""

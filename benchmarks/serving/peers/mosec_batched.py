@@ -29,7 +29,7 @@ class MosecFunnel(Worker):  # type: ignore[misc]
 
     async def _load(self) -> None:
         self._recommender = build(os.environ["RAYFUNNEL_BENCH_CONFIG"], BatcherConfig(max_batch=MAX_BATCH, in_flight=1))
-        await self._recommender.warm_up()
+        await self._recommender.readiness.warm_up()
 
     def deserialize(self, data: bytes) -> bytes:
         """Leaves the parsing to the recommender."""

@@ -1,35 +1,101 @@
-"""How many requests an ingress replica lets in: so many that they wait for a share of their time and no longer.
+"""How many requests of one kind an ingress replica takes at a time; past it the answer is 503, at once.
 
-How long a bound lets requests wait shows in those that came since it was set: the wait is the number of requests over
-their rate (Little's law). So the bound follows from its own effect, and no rate has to be known.
+The HTTP fast path takes a slot when a request's head arrives, before its body is parsed; every other request (a handle
+call, HTTP through uvicorn alone) takes one when its operation begins.
 """
 
 from __future__ import annotations
 
-_FEWER, _MORE = 0.5, 1.25
-"""Most that the bound changes by at a time."""
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.errors import Overloaded
+
+
+class LimitsConfig(BaseModel):
+    """Requests under way at a time in an ingress replica, past which the answer is 503. (Those of recommend and rank
+    follow from `batcher` and `pipeline.quality`.)"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    similar: int = Field(64, ge=1, description="Similar-item requests.")
+    events: int = Field(512, ge=1, description="Requests that record events.")
+
+
+slot_taken: ContextVar[bool] = ContextVar("slot_taken", default=False)
+"""Whether the fast path has taken a slot for the request of this context."""
+
+LARGEST_CUT, LARGEST_RISE = 0.5, 1.25
+"""The factors by which an adaptive limit changes at most in one step."""
 
 
 class ConcurrencyLimit:
-    """`limit`: requests under way at a time, at first `most`, never below `least`; `share`: of its time that a request
-    may wait. Of one ingress replica. Times in Unix seconds.
+    """At most `limit` requests under way. Belongs to one event loop."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.under_way = 0
+        self._refused = False
+
+    @property
+    def full(self) -> bool:
+        """Whether the next request is refused."""
+        return self.under_way >= self.limit
+
+    def refuse(self) -> Overloaded:
+        """Notes a refusal; returns the error."""
+        self._refused = True
+        return Overloaded(self.under_way)
+
+    def enter(self) -> None:
+        """Takes a slot, whether there is one or not; check `full` first."""
+        self.under_way += 1
+
+    def leave(self) -> None:
+        """Gives the slot back."""
+        self.under_way -= 1
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Holds a slot for the request of this context, unless the fast path has taken one for it.
+
+        Raises:
+            Overloaded: no slot is free.
+        """
+        if slot_taken.get():
+            yield
+            return
+        if self.full:
+            raise self.refuse()
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+
+
+class AdaptiveConcurrencyLimit(ConcurrencyLimit):
+    """A limit that follows the queueing time it leads to: the largest at which requests wait for `share` of their time.
+
+    By Little's law the waiting time is the number of requests under way over their rate. So the limit is corrected by
+    the ratio of the wanted wait to the measured one, and no rate has to be known. It starts at `most` and never falls
+    below `least`. Times are Unix seconds.
     """
 
     def __init__(self, least: int, most: int, share: float) -> None:
+        super().__init__(most)
         self._least, self._most, self._share = least, most, share
-        self.limit = most
-        self._set_at = float("-inf")
-        self._refused = False
-
-    def refused(self) -> None:
-        """A request was not let in: the bound matters."""
-        self._refused = True
+        self._changed_at = float("-inf")
 
     def waited(self, arrived: float, now: float, allowed_s: float) -> None:
-        """Work on a request that came at `arrived` begins; it has `allowed_s` from then until its deadline."""
-        if arrived < self._set_at:
-            return
-        fitting = self._share * allowed_s / max(now - arrived, 1e-3)
-        if fitting < 1 or self._refused:
-            self.limit = round(min(self._most, max(self._least, self.limit * min(_MORE, max(_FEWER, fitting)))))
-            self._set_at, self._refused = now, False
+        """A request that arrived at `arrived` leaves the queue; its deadline is `allowed_s` after its arrival."""
+        if arrived < self._changed_at:
+            return  # its wait is the effect of the limit before
+        ratio = self._share * allowed_s / max(now - arrived, 1e-3)
+        if ratio < 1 or self._refused:
+            factor = min(LARGEST_RISE, max(LARGEST_CUT, ratio))
+            self.limit = round(min(self._most, max(self._least, self.limit * factor)))
+            self._changed_at, self._refused = now, False

@@ -1,33 +1,30 @@
-"""How long something has lately taken, so that what can no longer be done in time is not begun.
-
-Under overload a queue in order of arrival would else work on answers that come just too late, and on no other.
-"""
+"""How long a piece of work has lately taken, so that work that can't end before its deadline is not started."""
 
 from __future__ import annotations
 
 import statistics
 from collections import deque
 
-TRUSTED_S = 1.0
-"""So long nothing was done: what it takes now is not known any more, and the next is tried."""
-_LEAST, _MOST = 3, 5
-"""Times that make a median."""
+VALID_S = 1.0
+"""An estimate is used for so long after the last piece of work; then the next one is tried."""
+_FEWEST, _MOST = 3, 5
+"""Durations that make a median."""
 
 
 class ServiceTime:
-    """The median of the last times. From any thread."""
+    """The median of the latest durations. Several threads may use it."""
 
     def __init__(self) -> None:
-        self._lately_s: deque[float] = deque(maxlen=_MOST)
-        self._at = float("-inf")
+        self._durations_s: deque[float] = deque(maxlen=_MOST)
+        self._ended = float("-inf")
 
-    def took(self, began: float, ended: float) -> None:
-        """Something was done between these times."""
-        self._lately_s.append(ended - began)
-        self._at = ended
+    def observe(self, began: float, ended: float) -> None:
+        """A piece of work ran from `began` to `ended`, in seconds on any one clock."""
+        self._durations_s.append(ended - began)
+        self._ended = ended
 
-    def needed_s(self, now: float) -> float:
-        """Seconds that the next will probably take; 0 if that is not known."""
-        lately_s = list(self._lately_s)
-        known = len(lately_s) >= _LEAST and now - self._at <= TRUSTED_S
-        return statistics.median(lately_s) if known else 0.0
+    def expected_s(self, now: float) -> float:
+        """Seconds that the next piece of work will probably take; 0 if that is not known."""
+        durations_s = list(self._durations_s)
+        known = len(durations_s) >= _FEWEST and now - self._ended <= VALID_S
+        return statistics.median(durations_s) if known else 0.0

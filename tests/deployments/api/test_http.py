@@ -12,7 +12,7 @@ import pytest
 from opentelemetry import trace
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.api.fast_path.connection import Answers
+from deployments.api.fast_path.connection import Routes
 from deployments.api.http import HttpConfig, make_app
 from deployments.api.operations import Recommender
 from deployments.pipeline.request import came_at
@@ -29,17 +29,17 @@ async def client(in_process: Callable[..., Recommender], store: MemoryStore) -> 
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         assert (await client.get("/v1/health/ready")).status_code == 503
-        await recommender.warm_up()
+        await recommender.readiness.warm_up()
         yield client
 
 
 async def test_what_was_answered_once_is_answered_directly(
     in_process: Callable[..., Recommender], store: MemoryStore
 ) -> None:
-    answers: Answers = {}
+    answers: Routes = {}
     recommender = in_process(store)
     app = make_app(recommender, HttpConfig(max_body_bytes=LIMIT), answers)
-    await recommender.warm_up()
+    await recommender.readiness.warm_up()
     transport = httpx.ASGITransport(app, root_path="/shop", raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test/shop/") as client:
         await client.get("v1/health/ready")
@@ -65,8 +65,8 @@ async def test_what_was_answered_once_is_answered_directly(
 async def test_nothing_is_answered_directly_where_it_is_off_or_serve_traces(
     in_process: Callable[..., Recommender], store: MemoryStore
 ) -> None:
-    async def learned(config: HttpConfig, span: trace.Span) -> Answers:
-        answers: Answers = {}
+    async def learned(config: HttpConfig, span: trace.Span) -> Routes:
+        answers: Routes = {}
         app = make_app(recommender, config, answers)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             with trace.use_span(span):
@@ -74,7 +74,7 @@ async def test_nothing_is_answered_directly_where_it_is_off_or_serve_traces(
         return answers
 
     recommender = in_process(store)
-    await recommender.warm_up()
+    await recommender.readiness.warm_up()
     not_sampled = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=False))
     assert await learned(HttpConfig(), trace.INVALID_SPAN)
     assert not await learned(HttpConfig(), not_sampled)

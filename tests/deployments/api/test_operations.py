@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from deployments.api.operations import Recommender
 from deployments.artifact.reader import Artifact
-from deployments.assembly import seed
-from deployments.errors import InvalidRequest, UnknownItem
+from deployments.assembly import FunnelConfig, seed
+from deployments.errors import InvalidRequest, Overloaded, Unavailable, UnknownItem
+from deployments.pipeline.overload.concurrency_limit import LimitsConfig
+from deployments.store.base import StoreConfig
 from deployments.store.events import Event
 from deployments.store.memory import MemoryStore
 
@@ -180,3 +183,51 @@ async def test_history_shows_the_newest_first_with_titles(recommender: Recommend
     assert [event["item_id"] for event in newest] == ["gone", "i5"]
     assert newest[0]["metadata"] == {}
     assert newest[1]["metadata"]["title"] == "Title 5"
+
+
+class SlowStore(MemoryStore):
+    """Writes wait until they may go on."""
+
+    def __init__(self) -> None:
+        super().__init__(StoreConfig(write_timeout_ms=60_000))
+        self.may_write = asyncio.Event()
+
+    async def record(self, events: Sequence[Event]) -> int:
+        await self.may_write.wait()
+        return await super().record(events)
+
+
+async def test_a_flood_of_events_is_refused_at_its_limit_while_recommendations_are_answered(
+    in_process: Callable[..., Recommender],
+) -> None:
+    store = SlowStore()
+    recommender = in_process(store, FunnelConfig(limits=LimitsConfig(events=2)))
+    body = {"events": [{"user_id": "u1", "item_id": "i1", "event_type": "view"}]}
+    flood = [asyncio.ensure_future(recommender.record_events(body)) for _ in range(500)]
+    answer = await recommender.recommend({"user_id": "u1", "deadline_ms": 20_000})
+    assert answer["degraded"] == []
+    store.may_write.set()
+    results = await asyncio.gather(*flood, return_exceptions=True)
+    assert sum(isinstance(result, Overloaded) for result in results) == 498
+    text = (await recommender.metrics()).decode()
+    assert 'rayfunnel_shed_total{reason="events"} 498.0' in text
+    assert 'rayfunnel_shed_total{reason="queue"} 0.0' in text
+    assert recommender.stats()["shed"] == 0, "the autoscaler scales the funnel, which events do not pass"
+
+
+async def test_similar_is_refused_at_its_limit(in_process: Callable[..., Recommender]) -> None:
+    started, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def hangs(deadline: float, batches: Any) -> Any:
+        started.set()
+        await may_answer.wait()
+        raise RuntimeError("no answer is needed")
+
+    recommender = in_process(config=FunnelConfig(limits=LimitsConfig(similar=1)), starts={"similar": hangs})
+    first = asyncio.ensure_future(recommender.similar({"item_id": "i1"}))
+    await started.wait()
+    with pytest.raises(Overloaded):
+        await recommender.similar({"item_id": "i1"})
+    may_answer.set()
+    with pytest.raises(Unavailable):
+        await first

@@ -472,7 +472,7 @@ async def test_readiness_and_metrics_tell_that_another_backend_stands_in(
 
     monkeypatch.setattr(backends, "machine", lambda *_: {"device": "another"})
     recommender = in_process(starts={"scoring": local(Scorer(artifact, ScorerConfig(backend="compiled")), 4)})
-    await recommender.warm_up()
+    await recommender.readiness.warm_up()
     health = await recommender.health()
     assert health["status"] == "ready"
     assert health["scoring"].startswith("eager-fp32 stands in; compiled-fp32 can't run here: ")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -42,9 +43,14 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+def batcher_of(run: Callable[[Sequence[Any]], Awaitable[None]], config: BatcherConfig) -> Batcher[Any]:
+    """As the pipeline makes one."""
+    return Batcher(run, config.max_batch, config.in_flight, config.max_queue, config.linger_ms / 1e3)
+
+
 async def test_a_lone_request_leaves_at_once() -> None:
     worker = Worker()
-    batcher = Batcher(worker, BatcherConfig())
+    batcher = batcher_of(worker, BatcherConfig())
     batcher.put(Request(1))
     await settle()
     assert worker.batches == [[1]]
@@ -53,7 +59,7 @@ async def test_a_lone_request_leaves_at_once() -> None:
 
 async def test_requests_of_one_loop_turn_travel_together() -> None:
     worker = Worker()
-    batcher = Batcher(worker, BatcherConfig(max_batch=3, in_flight=4))
+    batcher = batcher_of(worker, BatcherConfig(max_batch=3, in_flight=4))
     for number in range(5):
         batcher.put(Request(number))
     await settle()
@@ -62,7 +68,7 @@ async def test_requests_of_one_loop_turn_travel_together() -> None:
 
 async def test_free_slots_share_what_waits_but_not_in_small_batches() -> None:
     worker = Worker()
-    batcher = Batcher(worker, BatcherConfig(in_flight=2))
+    batcher = batcher_of(worker, BatcherConfig(in_flight=2))
     for number in range(20):
         batcher.put(Request(number))
     await settle()
@@ -76,7 +82,7 @@ async def test_free_slots_share_what_waits_but_not_in_small_batches() -> None:
 async def test_requests_gather_while_all_slots_are_busy_and_leave_when_one_is_free() -> None:
     worker = Worker()
     worker.gate.clear()
-    batcher = Batcher(worker, BatcherConfig(in_flight=1))
+    batcher = batcher_of(worker, BatcherConfig(in_flight=1))
     batcher.put(Request(0))
     await settle()
     for number in (1, 2, 3):
@@ -91,7 +97,7 @@ async def test_requests_gather_while_all_slots_are_busy_and_leave_when_one_is_fr
 async def test_past_the_bound_a_request_is_refused_at_once_and_the_queue_is_untouched() -> None:
     worker = Worker()
     worker.gate.clear()
-    batcher = Batcher(worker, BatcherConfig(max_batch=1, in_flight=1, max_queue=2))
+    batcher = batcher_of(worker, BatcherConfig(max_batch=1, in_flight=1, max_queue=2))
     batcher.put(Request(0))
     await settle()
     batcher.put(Request(1))
@@ -106,7 +112,7 @@ async def test_past_the_bound_a_request_is_refused_at_once_and_the_queue_is_unto
 async def test_answered_requests_make_room_and_do_not_travel() -> None:
     worker = Worker()
     worker.gate.clear()
-    batcher = Batcher(worker, BatcherConfig(max_batch=1, in_flight=1, max_queue=2))
+    batcher = batcher_of(worker, BatcherConfig(max_batch=1, in_flight=1, max_queue=2))
     batcher.put(Request(0))
     await settle()
     given_up = Request(1)
@@ -128,7 +134,7 @@ async def test_a_batch_that_fails_gives_its_slot_back() -> None:
 
     reported: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
-    batcher = Batcher(failing, BatcherConfig(in_flight=1))
+    batcher = batcher_of(failing, BatcherConfig(in_flight=1))
     for number in range(3):
         batcher.put(Request(number))
         await settle()
@@ -148,7 +154,7 @@ def test_no_request_is_lost_or_travels_twice_and_order_is_kept(
 ) -> None:
     async def scenario() -> None:
         worker = Worker()
-        batcher = Batcher(worker, BatcherConfig(max_batch=max_batch, in_flight=in_flight, max_queue=max_queue))
+        batcher = batcher_of(worker, BatcherConfig(max_batch=max_batch, in_flight=in_flight, max_queue=max_queue))
         accepted: list[Request] = []
         for step in steps:
             if step == "put":
@@ -194,7 +200,7 @@ class Timed:
 
 async def test_the_callers_of_an_answered_batch_travel_together_again() -> None:
     worker = Timed()
-    batcher = Batcher(worker, BatcherConfig(linger_ms=100))
+    batcher = batcher_of(worker, BatcherConfig(linger_ms=100))
     for number in range(3):
         batcher.put(Request(number))
     await worker.ended.wait()
@@ -208,7 +214,7 @@ async def test_the_callers_of_an_answered_batch_travel_together_again() -> None:
 
 async def test_those_that_came_leave_when_no_more_come() -> None:
     worker = Timed()
-    batcher = Batcher(worker, BatcherConfig(linger_ms=50))
+    batcher = batcher_of(worker, BatcherConfig(linger_ms=50))
     for number in range(3):
         batcher.put(Request(number))
     await worker.ended.wait()
@@ -223,7 +229,7 @@ async def test_those_that_came_leave_when_no_more_come() -> None:
 
 async def test_a_lone_request_and_a_fuller_queue_hold_nothing() -> None:
     worker = Timed()
-    batcher = Batcher(worker, BatcherConfig(in_flight=1, max_batch=2, linger_ms=100))
+    batcher = batcher_of(worker, BatcherConfig(in_flight=1, max_batch=2, linger_ms=100))
     batcher.put(Request(0))
     await worker.ended.wait()
     await settle()

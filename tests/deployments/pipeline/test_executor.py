@@ -27,8 +27,8 @@ async def places(runner: StageExecutor, calls: int) -> list[str]:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a busy machine does not reach by itself."""
-    monkeypatch.setattr(executor, "BRIEF_S", 0.3)
-    monkeypatch.setattr(executor, "HANG_S", 10.0)
+    monkeypatch.setattr(executor, "SHORT_S", 0.3)
+    monkeypatch.setattr(executor, "BLOCKED_S", 10.0)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def test_a_long_call_sends_the_next_ones_to_threads_until_all_are_short_ag
 async def test_after_a_call_that_waited_for_something_none_is_made_on_the_event_loop(
     pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "HANG_S", 0.4)
+    monkeypatch.setattr(executor, "BLOCKED_S", 0.4)
     runner = StageExecutor(pool)
     await runner.run(where, 0.5)
     assert await places(runner, 8) == ["a thread_0"] * 8
@@ -64,7 +64,7 @@ async def test_after_a_call_that_waited_for_something_none_is_made_on_the_event_
 
 
 async def test_what_computes_several_at_a_time_stays_on_threads(pool: ThreadPoolExecutor) -> None:
-    assert await places(StageExecutor(pool, allowed=False), 8) == ["a thread_0"] * 8
+    assert await places(StageExecutor(pool, on_loop=False), 8) == ["a thread_0"] * 8
 
 
 async def test_calls_that_failed_say_nothing_about_how_long_the_work_takes(pool: ThreadPoolExecutor) -> None:

@@ -17,8 +17,8 @@ from deployments.errors import Overloaded, StageFailed
 from deployments.messages import Batch
 from deployments.pipeline.batch import BatchState
 from deployments.pipeline.batcher import BatcherConfig
-from deployments.pipeline.pipeline import STAGES, PipelineConfig
 from deployments.pipeline.stage_client import Batches
+from deployments.pipeline.time_budget import STAGES, PipelineConfig
 from deployments.store.memory import MemoryStore
 
 Build = Callable[..., Recommender]

@@ -12,7 +12,7 @@ import pytest
 
 from deployments.errors import DeadlineExceeded
 from deployments.messages import Batch, ScoreBatch
-from deployments.pipeline.overload.service_time import TRUSTED_S, ServiceTime
+from deployments.pipeline.overload.service_time import VALID_S, ServiceTime
 from deployments.pipeline.request_coalescer import RequestCoalescer
 from monitoring.logs.ecs import bound
 from monitoring.logs.request_log import BatchRecord as Lines
@@ -122,15 +122,15 @@ async def test_what_would_end_past_its_deadline_is_not_begun() -> None:
     assert calls == [1, 1, 1, 1]
 
 
-def test_what_was_long_ago_or_happened_once_is_no_pace() -> None:
-    pace = ServiceTime()
-    assert pace.needed_s(100.0) == 0
+def test_what_was_long_ago_or_happened_once_is_no_service_time() -> None:
+    service_time = ServiceTime()
+    assert service_time.expected_s(100.0) == 0
     for seconds in (9.0, 0.1):
-        pace.took(100.0 - seconds, 100.0)
-    assert pace.needed_s(100.5) == 0, "one of two may be the odd one"
-    pace.took(99.9, 100.0)
-    assert pace.needed_s(100.5) == pytest.approx(0.1)
-    assert pace.needed_s(100.0 + TRUSTED_S + 0.1) == 0, "else a slow time would forbid its own end"
+        service_time.observe(100.0 - seconds, 100.0)
+    assert service_time.expected_s(100.5) == 0, "one of two may be the odd one"
+    service_time.observe(99.9, 100.0)
+    assert service_time.expected_s(100.5) == pytest.approx(0.1)
+    assert service_time.expected_s(100.0 + VALID_S + 0.1) == 0, "else a slow time would forbid its own end"
 
 
 async def test_a_free_stage_is_not_waited_for() -> None:

@@ -1,4 +1,4 @@
-"""A real uvicorn behind the gate: what is answered and refused without it, what it sees, what is left afterwards."""
+"""The fast path before a real uvicorn: what it answers, refuses and passes on, and what is left afterwards."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import AsyncMock
 
-import numpy as np
 import orjson
 import pytest
 import uvicorn
 import uvloop
 from starlette.responses import Response
 
-from deployments.api.fast_path import connection
-from deployments.api.fast_path.connection import LONGEST_DELAY_S, REFUSALS_AT_ONCE, REFUSALS_PER_S, FastPath
+from deployments.api.fast_path.connection import OPERATIONS, FastPath
 from deployments.api.fast_path.listener import accept_all
+from deployments.errors import Overloaded
+from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit
+from deployments.pipeline.overload.refusal_pacing import RefusalPacer
 from deployments.pipeline.request import came_at
 from monitoring.logs.request_log import incoming_trace
 from tests.deployments.api.fast_path.test_listener import listening
@@ -32,22 +33,28 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Funnel:
-    """An app that answers a POST once it may, and what the gate tells it."""
+    """An app that answers a POST once it may, with a limit per group of operations."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        ranking = ConcurrencyLimit(limit)
+        self.limits = {
+            "recommend": ranking,
+            "rank": ranking,
+            "similar": ConcurrencyLimit(limit),
+            "record_events": ConcurrencyLimit(limit),
+        }
         self.refusals: list[str] = []
         self.asked = 0
         self.arrivals: list[float] = []
         self.may_answer = asyncio.Event()
-        self.gate = FastPath(self)
+        self.fast_path = FastPath(self)
         self.directly: list[Mapping[bytes, bytes]] = []
         self.given_up = 0
         self.stop: Callable[[], None] = lambda: None
 
     def answer_directly(self) -> None:
         """From now on requests to recommend are answered without uvicorn."""
-        self.gate.answers[b"/shop/v1/recommend"] = self.direct
+        self.fast_path.routes[b"/shop/v1/recommend"] = self.direct
 
     async def direct(self, body: bytes, headers: Mapping[bytes, bytes]) -> Response:
         self.arrivals.append(came_at.get())
@@ -60,19 +67,25 @@ class Funnel:
             raise
         return Response(b"direct", 201, {"x-request-id": "7"})
 
-    def refused(self, operation: str) -> None:
+    def refuse_unread(self, operation: str) -> Overloaded:
         self.refusals.append(operation)
+        return self.limits[operation].refuse()
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         self.arrivals.append(came_at.get())
+        status = 200
         if scope["method"] == "POST":
             self.asked += 1
             body = b""
             while not body.endswith(b"}"):
                 body += (await receive())["body"]
             assert body == BODY
-            await self.may_answer.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            try:
+                with self.limits[OPERATIONS[scope["path"].rsplit("/", 1)[1].encode()]].slot():
+                    await self.may_answer.wait()
+            except Overloaded:
+                status = 503
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
     async def has(self, asked: int) -> None:
@@ -84,7 +97,7 @@ class Funnel:
 @asynccontextmanager
 async def gated(funnel: Funnel, keep_alive_s: int = 30) -> AsyncIterator[Callable[[], Awaitable[Stream]]]:
     loop = asyncio.get_running_loop()
-    accept_all(loop, funnel.gate.protocol)
+    accept_all(loop, funnel.fast_path.protocol)
     config = uvicorn.Config(
         funnel.app, interface="asgi3", lifespan="off", log_config=None, timeout_keep_alive=keep_alive_s
     )
@@ -164,26 +177,9 @@ def test_past_the_limit_requests_are_refused_with_a_remedy_and_later_let_in_on_t
     on_uvloop(2, test)
 
 
-def test_refusals_past_a_burst_and_a_rate_are_spread_and_none_waits_longer_than_half_a_second() -> None:
-    door = FastPath(Funnel(1))
-    burst = [door.refusal_at(5.0) for _ in range(REFUSALS_AT_ONCE)]
-    assert max(burst) <= 5.0
-    spread = [door.refusal_at(5.0) for _ in range(round(REFUSALS_PER_S * LONGEST_DELAY_S))]
-    assert spread[0] == pytest.approx(5.0 + 1 / REFUSALS_PER_S)
-    np.testing.assert_allclose(np.diff(spread), 1 / REFUSALS_PER_S)
-    assert door.refusal_at(5.0) == door.refusal_at(5.0) == 5.0 + LONGEST_DELAY_S
-    assert door.refusal_at(9.0) < 9.0, "a pause gives the burst back"
-    steady = [door.refusal_at(20 + i / REFUSALS_PER_S) - (20 + i / REFUSALS_PER_S) for i in range(2000)]
-    assert max(steady) <= 0, "this rate needs no delay"
-
-
-def test_a_refusal_that_waits_is_given_before_what_came_after_it_and_before_the_server_stops(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(connection, "REFUSALS_AT_ONCE", 1)
-    monkeypatch.setattr(connection, "REFUSALS_PER_S", 5.0)
-
+def test_a_delayed_refusal_is_written_before_the_responses_to_later_requests_and_before_the_server_stops() -> None:
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.fast_path.pacer = RefusalPacer(per_s=5.0, burst=1)
         funnel.answer_directly()
         first, second, third, fourth = [await connect() for _ in range(4)]
         await ask(first, ASK)
@@ -206,7 +202,7 @@ def test_a_refusal_that_waits_is_given_before_what_came_after_it_and_before_the_
     on_uvloop(1, test)
 
 
-def test_a_refused_body_that_comes_in_pieces_is_swallowed() -> None:
+def test_a_refused_body_that_arrives_in_pieces_is_discarded() -> None:
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
         first, second = await connect(), await connect()
         await ask(first, HEAD, BODY[:5], BODY[5:])
@@ -259,6 +255,20 @@ def test_what_cannot_be_followed_goes_to_uvicorn() -> None:
             assert (await response(stream))[0] == 200
         assert funnel.refusals == []
 
+    on_uvloop(9, test)
+
+
+def test_what_cannot_be_followed_is_bounded_by_the_operation() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        first, second = await connect(), await connect()
+        await ask(first, ASK)
+        await funnel.has(1)
+        await ask(second, ASK[:20], ASK[20:])
+        assert (await response(second))[0] == 503
+        funnel.may_answer.set()
+        assert (await response(first))[0] == 200
+        assert funnel.refusals == []
+
     on_uvloop(1, test)
 
 
@@ -305,7 +315,7 @@ def test_a_refusal_ends_the_connection_if_it_was_asked_to() -> None:
     on_uvloop(1, test)
 
 
-def test_what_the_gate_knows_an_answer_to_is_answered_without_uvicorn() -> None:
+def test_a_request_for_a_known_route_is_answered_without_uvicorn() -> None:
     headers = b"traceparent: 00-1\r\nX-Request-Id:  mine \r\n"
 
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
@@ -332,19 +342,40 @@ def test_what_the_gate_knows_an_answer_to_is_answered_without_uvicorn() -> None:
     on_uvloop(1, test)
 
 
-def test_events_are_answered_directly_and_never_refused() -> None:
-    events = ASK.replace(b"/recommend", b"/events")
-
+@pytest.mark.parametrize(("path", "operation"), [(b"/events", "record_events"), (b"/similar", "similar")])
+@pytest.mark.parametrize("directly", [True, False])
+def test_a_flood_of_events_or_similar_is_refused_at_its_own_limit_and_takes_no_room_from_recommendations(
+    path: bytes, operation: str, directly: bool
+) -> None:
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
-        funnel.gate.answers[b"/shop/v1/events"] = funnel.direct
-        streams = [await connect() for _ in range(3)]
+        if directly:
+            funnel.fast_path.routes[b"/shop/v1" + path] = funnel.direct
+        streams = [await connect() for _ in range(12)]
         for stream in streams:
-            await ask(stream, events)
+            stream[1].write(ASK.replace(b"/recommend", path))
+        await funnel.has(2)
         await ask(asked := await connect(), ASK)
-        await funnel.has(4)
+        await funnel.has(3)
         funnel.may_answer.set()
-        assert [(await response(stream))[2] for stream in (*streams, asked)] == [b"direct"] * 3 + [b"ok"]
-        assert funnel.refusals == []
+        statuses = [(await response(stream))[0] for stream in streams]
+        assert (await response(asked))[0] == 200
+        assert statuses.count(503) == 10
+        assert funnel.refusals == [operation] * 10
+        assert {limit.under_way for limit in funnel.limits.values()} == {0}
+
+    on_uvloop(2, test)
+
+
+def test_a_slow_sender_holds_no_room() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.may_answer.set()
+        slow = [await connect() for _ in range(3)]
+        for stream in slow:
+            await ask(stream, HEAD)
+        await ask(quick := await connect(), ASK)
+        assert (await response(quick))[0] == 200
+        await ask(slow[0], BODY)
+        assert (await response(slow[0]))[0] == 200
 
     on_uvloop(1, test)
 
@@ -450,7 +481,7 @@ def test_idle_connections_are_closed_as_uvicorn_closes_its_own() -> None:
 def test_an_answer_that_fails_is_500_and_leaves_nothing_behind(caplog: Any) -> None:
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
         for error in (ValueError("secret"), asyncio.CancelledError()):
-            funnel.gate.answers[b"/shop/v1/recommend"] = fails = AsyncMock(side_effect=error)
+            funnel.fast_path.routes[b"/shop/v1/recommend"] = fails = AsyncMock(side_effect=error)
             stream = await connect()
             await ask(stream, ASK)
             status, _, body = await response(stream)
@@ -475,7 +506,7 @@ def test_a_request_that_waited_has_a_context_of_its_own() -> None:
         return Response(b"direct")
 
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
-        funnel.gate.answers[b"/shop/v1/recommend"] = direct
+        funnel.fast_path.routes[b"/shop/v1/recommend"] = direct
         stream = await connect()
         await ask(stream, ASK, ASK)
         assert [(await response(stream))[2] for _ in range(2)] == [b"direct"] * 2

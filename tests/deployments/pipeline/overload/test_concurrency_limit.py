@@ -1,23 +1,24 @@
-"""How many requests are let in follows from how long those let in have waited."""
+"""Concurrency limits: a fixed one, and one that follows the queueing time that it leads to."""
 
 from __future__ import annotations
 
 import pytest
 
-from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit
+from deployments.errors import Overloaded
+from deployments.pipeline.overload.concurrency_limit import AdaptiveConcurrencyLimit, ConcurrencyLimit, slot_taken
 
 ALLOWED_S = 0.5
 
 
-def settled(per_s: float, steps: int = 200) -> ConcurrencyLimit:
+def settled(per_s: float, steps: int = 200) -> AdaptiveConcurrencyLimit:
     """After `steps` looks at a funnel that has more to do than its `per_s`."""
-    admission, now = ConcurrencyLimit(128, 384, 0.6), 1000.0
+    limit, now = AdaptiveConcurrencyLimit(128, 384, 0.6), 1000.0
     for _ in range(steps):
-        wait_s = admission.limit / per_s
-        admission.refused()
-        admission.waited(now, now + wait_s, ALLOWED_S)
+        wait_s = limit.limit / per_s
+        limit.refuse()
+        limit.waited(now, now + wait_s, ALLOWED_S)
         now += wait_s
-    return admission
+    return limit
 
 
 @pytest.mark.parametrize(("per_s", "limit"), [(500, 150), (1000, 300), (100, 128), (5000, 384)])
@@ -26,27 +27,50 @@ def test_it_settles_where_requests_wait_for_their_share(per_s: float, limit: int
 
 
 def test_it_changes_no_more_until_the_change_shows() -> None:
-    admission = ConcurrencyLimit(128, 384, 0.6)
-    admission.waited(10.0, 10.4, ALLOWED_S)
-    assert admission.limit == 288
-    admission.waited(10.1, 10.5, ALLOWED_S)  # came before the change
-    assert admission.limit == 288
-    admission.waited(10.4, 10.8, ALLOWED_S)
-    assert admission.limit == 216
+    limit = AdaptiveConcurrencyLimit(128, 384, 0.6)
+    limit.waited(10.0, 10.4, ALLOWED_S)
+    assert limit.limit == 288
+    limit.waited(10.1, 10.5, ALLOWED_S)  # came before the change
+    assert limit.limit == 288
+    limit.waited(10.4, 10.8, ALLOWED_S)
+    assert limit.limit == 216
 
 
 def test_it_rises_only_while_it_refuses() -> None:
-    admission = ConcurrencyLimit(128, 384, 0.6)
-    admission.waited(10.0, 20.0, ALLOWED_S)
-    assert admission.limit == 192
-    admission.waited(20.0, 20.01, ALLOWED_S)
-    assert admission.limit == 192
-    admission.refused()
-    admission.waited(20.0, 20.01, ALLOWED_S)
-    assert admission.limit == 240
+    limit = AdaptiveConcurrencyLimit(128, 384, 0.6)
+    limit.waited(10.0, 20.0, ALLOWED_S)
+    assert limit.limit == 192
+    limit.waited(20.0, 20.01, ALLOWED_S)
+    assert limit.limit == 192
+    limit.refuse()
+    limit.waited(20.0, 20.01, ALLOWED_S)
+    assert limit.limit == 240
 
 
 def test_the_patient_may_wait_longer() -> None:
-    admission = ConcurrencyLimit(128, 384, 0.6)
-    admission.waited(10.0, 11.0, 10.0)
-    assert admission.limit == 384
+    limit = AdaptiveConcurrencyLimit(128, 384, 0.6)
+    limit.waited(10.0, 11.0, 10.0)
+    assert limit.limit == 384
+
+
+def test_a_full_limit_refuses_and_has_room_again_once_a_request_ends() -> None:
+    limit = ConcurrencyLimit(2)
+    with limit.slot(), limit.slot():
+        assert limit.full
+        with pytest.raises(Overloaded, match="2 requests"), limit.slot():
+            pytest.fail("a third request was let in")
+        assert limit.under_way == 2
+    assert (limit.under_way, limit.full) == (0, False)
+
+
+def test_a_request_whose_slot_the_fast_path_has_taken_takes_no_second_one() -> None:
+    limit = ConcurrencyLimit(1)
+    limit.enter()
+    token = slot_taken.set(True)
+    try:
+        with limit.slot():
+            assert limit.under_way == 1
+    finally:
+        slot_taken.reset(token)
+    limit.leave()
+    assert not limit.full

@@ -17,8 +17,8 @@ from deployments.assembly import FunnelConfig
 from deployments.messages import CandidateBatch
 from deployments.pipeline.batcher import BatcherConfig
 from deployments.pipeline.overload.quality_factor import QualityConfig, QualityFactor
-from deployments.pipeline.pipeline import PipelineConfig
 from deployments.pipeline.request import Query, request_batch
+from deployments.pipeline.time_budget import PipelineConfig
 from deployments.stages import fallbacks
 from deployments.store.memory import MemoryStore
 from tests.deployments.pipeline.test_pipeline import Stuck, sources

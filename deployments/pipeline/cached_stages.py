@@ -1,0 +1,97 @@
+"""The candidate and scoring stages with the result cache before them: rows that the cache has are not computed
+again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+
+from deployments.errors import StageFailed
+from deployments.messages import CandidateBatch, ScoreBatch
+from deployments.pipeline.batch import BatchState
+from deployments.pipeline.overload.quality_factor import QualityConfig
+from deployments.pipeline.result_cache import ResultCache
+from deployments.stages import fallbacks
+from monitoring.metrics.replica_metrics import FunnelMetrics
+
+log = logging.getLogger("rayfunnel.pipeline")
+
+Call = Callable[..., Awaitable[Any]]
+"""(deadline, messages) → the stage's message."""
+
+
+class CachedStages:
+    """Fills in a batch's candidates and scores. `cache`: None: every row is computed."""
+
+    def __init__(
+        self, candidates: Call, scoring: Call, cache: ResultCache | None, quality: QualityConfig, metrics: FunnelMetrics
+    ) -> None:
+        self._candidates, self._scoring = candidates, scoring
+        self._cache, self._quality, self._metrics = cache, quality, metrics
+        self.fallback_backend = ""
+        """Why the last batch was scored by another backend than the configured one; empty: it was not."""
+
+    async def find_candidates(self, batch: BatchState, deadline: float) -> None:
+        """The cache's candidates where it has some, the stage's elsewhere."""
+        assert batch.profiles is not None
+        if self._cache is None:
+            found: CandidateBatch = await self._candidates(deadline, batch.requests, batch.profiles)
+            batch.degraded += fallbacks.partly("candidates", found)
+            batch.candidates = found
+            return
+        cached = [pending.cached for pending in batch.pending_requests]
+        hits = {row: entry for row, entry in enumerate(cached) if entry and entry.columns}
+        misses = [row for row in range(len(cached)) if row not in hits]
+        self._metrics.cached(hits=len(hits), misses=len(misses))
+        parts = [self._cache.candidates(list(hits.values()))] if hits else []
+        if misses:
+            rows = np.array(misses)
+            computed = await self._candidates(deadline, batch.requests.take(rows), batch.profiles.take(rows))
+            batch.degraded += fallbacks.partly("candidates", computed)
+            parts.append(computed)
+        joined = CandidateBatch.concat(parts).take(np.argsort([*hits, *misses])) if len(parts) > 1 else parts[0]
+        batch.known = self._cache.scores(cached, joined)
+        batch.candidates = joined
+
+    async def score(self, batch: BatchState, deadline: float) -> None:
+        """The cache's scores where it has some, the stage's elsewhere, of as many candidates as the batch's quality
+        allows.
+        """
+        rows = batch.known.missing() if batch.known else range(len(batch.pending_requests))
+        if not rows:
+            batch.scores = batch.known
+            return
+        part = batch if len(rows) == len(batch.pending_requests) else batch.only(rows)
+        found, complete = part.candidates, not part.degraded
+        try:
+            self._cut(part)
+            part.scores = await self._scoring(deadline, part.profiles, part.candidates)
+            self._note_backend(part.scores)
+        finally:
+            if self._cache and found and complete:
+                cached = [pending.cached for pending in part.pending_requests]
+                self._cache.keep(cached, found, part.scores if part.candidates is found else None)
+        if part is not batch:
+            batch.put(rows, part)
+
+    def _note_backend(self, scores: ScoreBatch) -> None:
+        if scores.instead and scores.instead != self.fallback_backend:
+            log.warning("scoring: %s", scores.instead)
+        self.fallback_backend = scores.instead
+        if scores.instead:
+            self._metrics.stood_in("scoring", scores.ran_on)
+
+    def _cut(self, batch: BatchState) -> None:
+        """Leaves as many candidates as the batch's quality allows."""
+        if batch.quality >= 1:
+            return
+        if batch.quality < self._quality.floor:
+            raise StageFailed("scoring", "quality", "requests wait too long")
+        assert batch.candidates is not None
+        fewer = fallbacks.best(batch.requests, batch.candidates, batch.quality)
+        if fewer is not batch.candidates:
+            batch.candidates = fewer
+            batch.degraded.append("scoring:quality")
