@@ -29,6 +29,8 @@ from deployments.store.base import CA_VARIABLE, PASSWORD_VARIABLE, StoreConfig, 
 from deployments.store.circuit_breaker import CircuitBreaker
 from deployments.store.events import Event, Histories
 
+READ_CONNECTIONS, WRITE_CONNECTIONS = 64, 32
+"""Connections to the store at a time; further calls wait for one, as long as their time-out allows."""
 _CHUNK = 1000
 """Events per round trip while seeding."""
 _KEEP = """
@@ -50,14 +52,21 @@ class RedisStore:
         secrets: dict[str, Any] = {"password": os.environ.get(PASSWORD_VARIABLE) or None}
         if config.url.startswith("rediss:"):
             secrets["ssl_ca_certs"] = os.environ.get(CA_VARIABLE) or None
-        self._redis = redis.asyncio.Redis.from_url(
-            config.url,
-            protocol=2,  # its flat replies are the columns we want
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=None,  # `_run` sets one limit for the whole round trip
-            socket_connect_timeout=None,
+        options: dict[str, Any] = {
+            "protocol": 2,  # its flat replies are the columns we want
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": None,  # `_run` sets one limit for the whole round trip
+            "socket_connect_timeout": None,
+            "timeout": None,  # likewise for the wait for a connection
             **secrets,
-        )
+        }
+
+        def client(connections: int) -> redis.asyncio.Redis:
+            pool = redis.asyncio.BlockingConnectionPool.from_url(config.url, max_connections=connections, **options)
+            return redis.asyncio.Redis.from_pool(pool)
+
+        # A pool each: writes that wait for a slow disk keep no connection from reads.
+        self._reader, self._writer = client(READ_CONNECTIONS), client(WRITE_CONNECTIONS)
 
     async def histories(
         self, user_ids: Sequence[str], keys: Sequence[str] = (), held: Sequence[bytes] = ()
@@ -135,7 +144,8 @@ class RedisStore:
 
     async def close(self) -> None:
         """See `Store`."""
-        await self._redis.aclose()
+        await self._reader.aclose()
+        await self._writer.aclose()
 
     def _key(self, kind: str, name: str) -> bytes:
         return f"{self._config.app}:{kind}:{name}".encode("utf-8", "surrogatepass")
@@ -147,7 +157,8 @@ class RedisStore:
         with (self._writes if write else self._reads).guard():
             try:
                 async with timeouts.timeout(timeout_ms / 1000):
-                    pipeline = self._redis.pipeline(transaction=write)  # a history and its version change as one
+                    client = self._writer if write else self._reader
+                    pipeline = client.pipeline(transaction=write)  # a history and its version change as one
                     for command in commands:
                         pipeline.execute_command(*command)
                     return await pipeline.execute()
