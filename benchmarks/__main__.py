@@ -64,6 +64,12 @@ def main() -> None:
     study = commands.add_parser("autoscaling", help="policies in the simulator, tuned alike, on held-out seeds")
     study.add_argument("--budget", type=int, default=12, help="random configurations per policy and scenario")
     study.add_argument("--only", default="", help="scenarios whose title holds this")
+    bounds = commands.add_parser("overload", help="what each overload mechanism earns, switched within one server")
+    bounds.add_argument("--mechanisms", default="", help="left out: all")
+    bounds.add_argument("--loads", default="", help="left out: all")
+    bounds.add_argument("--pairs", type=int, default=3)
+    bounds.add_argument("--seconds", type=float, default=8)
+    bounds.add_argument("--inside", action="store_true", help="all stages in the ingress")
     sent = commands.add_parser("traffic", help="normal or shifted traffic for a running application; writes nothing")
     sent.add_argument("--url", default="http://127.0.0.1:8000")
     sent.add_argument("--rate", type=float, default=30, help="requests per second")
@@ -85,6 +91,11 @@ def main() -> None:
         return
     if args.command == "traffic":
         traffic(args.config, args.url, args.rate, args.seconds, args.new, args.n)
+        return
+    if args.command == "overload":
+        from benchmarks.serving.overload import overload
+
+        overload(args.config, args.out, args.mechanisms, args.loads, args.pairs, args.seconds, args.inside)
         return
     if args.command == "growth":
         growth(args.out, [int(count) for count in args.items.split(",")])

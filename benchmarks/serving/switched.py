@@ -1,0 +1,117 @@
+"""The recommender whose overload mechanisms can be switched off while it runs, for A/B runs within one server.
+
+Every replica reads the names of the mechanisms that are off from the file named by RAYFUNNEL_BENCH_SWITCHES.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from ray.serve import Application
+
+import deployments.pipeline.pipeline as pipeline_module
+from deployments.pipeline.overload.late_work import skip_batch
+from deployments.pipeline.pipeline import Pipeline
+from deployments.pipeline.request_coalescer import RequestCoalescer
+from deployments.replicas.ingress import Ingress
+from deployments.replicas.stage_replica import StageReplica
+
+FILE = "RAYFUNNEL_BENCH_SWITCHES"
+_POLL_S = 0.05
+
+
+def _linger(pipeline: Pipeline, on: bool) -> None:
+    pipeline._batcher._linger_s = pipeline._batching.linger_ms / 1e3 if on else 0.0
+
+
+def _join(pipeline: Pipeline, on: bool) -> None:
+    pipeline_module.JOIN_WITHIN_S = 0.05 if on else -1.0
+
+
+def _late_batches(pipeline: Pipeline, on: bool) -> None:
+    setattr(pipeline_module, "skip_batch", skip_batch if on else lambda *_: False)  # noqa: B010
+
+
+def _adaptive_limit(pipeline: Pipeline, on: bool) -> None:
+    limit = pipeline.limit
+    if on:
+        limit.__dict__.pop("waited", None)
+    else:
+        limit.limit = limit._most
+        limit.waited = lambda *_: None  # type: ignore[method-assign]
+
+
+def _quality(pipeline: Pipeline, on: bool) -> None:
+    config = pipeline._config.quality.model_copy(update={"enabled": on})
+    pipeline._quality._config = config
+
+
+INGRESS: dict[str, Callable[[Pipeline, bool], None]] = {
+    "linger": _linger,
+    "join": _join,
+    "late-batches": _late_batches,
+    "adaptive-limit": _adaptive_limit,
+    "quality": _quality,
+}
+"""Mechanisms of the ingress: how each is switched."""
+LATE_CALLS = "late-calls"
+"""The mechanism of a stage replica: calls that would end too late are not started."""
+MECHANISMS = (*INGRESS, LATE_CALLS)
+
+
+def _late_calls(coalescer: RequestCoalescer, on: bool) -> None:
+    service_time = coalescer._service_time
+    if on:
+        service_time.__dict__.pop("expected_s", None)
+    else:
+        service_time.expected_s = lambda now: 0.0  # type: ignore[method-assign]
+
+
+def _poll(switch: Callable[[set[str]], None]) -> None:
+    file, last = Path(os.environ[FILE]), None
+    while True:
+        names = file.read_text() if file.is_file() else ""
+        if names != last:
+            switch(set(names.split()))
+            last = names
+        time.sleep(_POLL_S)
+
+
+class SwitchedIngress(Ingress):
+    """An ingress replica that follows the file."""
+
+    def __init__(self, *args: Any, **stages: Any) -> None:
+        super().__init__(*args, **stages)
+        pipeline = self._recommender._pipeline
+
+        def switch(off: set[str]) -> None:
+            for name, mechanism in INGRESS.items():
+                mechanism(pipeline, name not in off)
+
+        threading.Thread(target=_poll, args=(switch,), daemon=True).start()
+
+
+class SwitchedReplica(StageReplica):
+    """A stage replica that follows the file."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        switch: Callable[[set[str]], None] = lambda off: _late_calls(self._coalescer, LATE_CALLS not in off)  # noqa: E731
+        threading.Thread(target=_poll, args=(switch,), daemon=True).start()
+
+
+def build(args: dict) -> Application:  # type: ignore[type-arg]
+    """As `graphs.recommendation.build`, with switched replicas."""
+    from graphs import recommendation
+
+    with (
+        mock.patch.object(recommendation, "Ingress", SwitchedIngress),
+        mock.patch.object(recommendation, "StageReplica", SwitchedReplica),
+    ):
+        return recommendation.build(args)
