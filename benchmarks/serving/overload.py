@@ -21,7 +21,7 @@ from benchmarks.serving import servers, workloads
 from benchmarks.serving.load import Load, closed_loop
 from benchmarks.serving.open_loop import open_loop
 from benchmarks.serving.speed import made_by
-from benchmarks.serving.switched import FILE
+from benchmarks.serving.switched import FILE, MECHANISMS
 from deployments.artifact.reader import Artifact
 from graphs.commands.serve import environment
 from graphs.config_file import load, recommender_args
@@ -91,14 +91,11 @@ def overload(base: str, out: str, mechanisms_: str, loads_: str, pairs: int, sec
     for mechanism in mechanisms:
         for name in loads:
             with_, without = found[mechanism, name, True], found[mechanism, name, False]
-            ratio = statistics.median(
-                a.per_second / max(1e-9, b.per_second) for a, b in zip(with_, without, strict=True)
-            )
+            ratios = [a.per_second / max(1e-9, b.per_second) for a, b in zip(with_, without, strict=True)]
+            ratio = statistics.median(ratios)
             cells = [f"{statistics.median(run.per_second for run in runs):.0f}" for runs in (with_, without)]
             p99s = [f"{statistics.median(run.p99_ms for run in runs):.0f}" for runs in (with_, without)]
-            lines.append(
-                f"| {mechanism} | {name} | {' | '.join(cells)} | {statistics.median(ratios):.2f} | {' | '.join(p99s)} |"
-            )
+            lines.append(f"| {mechanism} | {name} | {' | '.join(cells)} | {ratio:.2f} | {' | '.join(p99s)} |")
     where = "all in ingress" if inside else "default placement"
     command = (
         f"python -m benchmarks overload --mechanisms {','.join(mechanisms)} --loads '{','.join(loads)}' "
@@ -106,8 +103,8 @@ def overload(base: str, out: str, mechanisms_: str, loads_: str, pairs: int, sec
     )
     text = (
         f"MovieLens as shipped, {where}, deadline 500 ms, one Scorer; each load for {seconds:g} s with the mechanism "
-        f"and without, in turns within one server, {pairs} pairs, medians. `closed N`: N clients that ask again at once; "
-        f"`open x`: Poisson arrivals at x times the peak ({peak:.0f}/s). Only answers in full count, no degraded ones."
+        f"and without, in turns within one server, {pairs} pairs, medians. `closed N`: N clients that ask again at "
+        f"once; `open x`: Poisson arrivals at x times the peak ({peak:.0f}/s). Only answers in full count, no degraded ones."
     )
     title = f"## Overload: what each mechanism earns, {where}"
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))
