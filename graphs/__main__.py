@@ -62,6 +62,10 @@ def _run(args: argparse.Namespace) -> int:
             from graphs.commands.gpu_plan import report as plan
 
             plan(args.config, args.gpus, args.needs, args.out, args.merged)
+        case "docs":
+            from graphs.commands.docs import write as write_docs
+
+            write_docs(args.out)
         case "simulate":
             from graphs.commands.simulate import report as simulate
 
@@ -114,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--needs", default="", help="YAML with what is known of stages, GPUs and CUDA's context")
     plan.add_argument("--out", default="", help="file for the overlay")
     plan.add_argument("--merged", default="", help="file for the config with the overlay in it")
+
+    docs = commands.add_parser("docs", help="the pages under docs/ that are generated from the code")
+    docs.add_argument("--out", default="docs", help="folder to write")
 
     simulate = commands.add_parser("simulate", help="autoscaling policies under a trace, without a cluster")
     simulate.add_argument(

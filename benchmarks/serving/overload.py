@@ -104,7 +104,7 @@ def overload(base: str, out: str, mechanisms_: str, loads_: str, pairs: int, sec
     text = (
         f"MovieLens as shipped, {where}, deadline 500 ms, one Scorer; each load for {seconds:g} s with the mechanism "
         f"and without, in turns within one server, {pairs} pairs, medians. `closed N`: N clients that ask again at "
-        f"once; `open x`: Poisson arrivals at x times the peak ({peak:.0f}/s). Only answers in full count, no degraded ones."
+        f"once; `open x`: Poisson arrivals at x times the peak ({peak:.0f}/s). Only answers in full count."
     )
     title = f"## Overload: what each mechanism earns, {where}"
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))

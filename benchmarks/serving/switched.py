@@ -86,8 +86,8 @@ def _poll(switch: Callable[[set[str]], None]) -> None:
 class SwitchedIngress(Ingress):
     """An ingress replica that follows the file."""
 
-    def __init__(self, *args: Any, **stages: Any) -> None:
-        super().__init__(*args, **stages)
+    async def __init__(self, *args: Any, **stages: Any) -> None:  # type: ignore[misc]
+        await super().__init__(*args, **stages)  # type: ignore[misc]
         pipeline = self._recommender._pipeline
 
         def switch(off: set[str]) -> None:

@@ -1,4 +1,5 @@
-"""How callers reach the funnel: bodies are checked (schemas.py), operations run (operations.py), responses are
-written (responses.py), over HTTP (http.py, and fast_path/ before it). The only folder that speaks HTTP. Start with
-operations.py.
+"""How callers reach the funnel. http.py takes HTTP and refuses a body that is too large; fast_path/ answers the
+four operations before it. schemas.py checks bodies, operations.py runs recommend, rank, similar and record_events
+within their limits (instrumentation.py), responses.py writes the answers. The only folder that speaks HTTP. May
+import pipeline and below. Start with operations.py.
 """

@@ -1,4 +1,4 @@
-"""How answers read: items with their metadata, and why each is where it is."""
+"""The bodies of responses: items with their metadata, and the reasons for their ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deployments.store.events import Event
 def items(
     catalogue: Catalogue, positions: Sequence[int], scores: Sequence[float], sources: Sequence[str], metadata: bool
 ) -> list[dict[str, Any]]:
-    """The items at these positions of the catalogue, in this order."""
+    """The items at these catalogue positions, in this order."""
     item_ids = catalogue.item_ids
     shown: list[dict[str, Any]] = [
         {"item_id": item_ids[position], "score": score, "source": source}
@@ -27,7 +27,7 @@ def items(
 
 
 def reasons(answer: Answer, rule_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Per item: what each source and the model gave it, and what moved it in ranking."""
+    """Per item: the scores of each source and of the model, and what the ranking stage changed."""
     batch, row = answer.batch, answer.row
     assert batch.candidates is not None
     assert batch.scores is not None
@@ -50,7 +50,7 @@ def reasons(answer: Answer, rule_names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def history(catalogue: Catalogue, events: Sequence[Event]) -> list[dict[str, Any]]:
-    """What a user did, each item with its metadata."""
+    """A user's events, each item with its metadata."""
     positions = catalogue.positions([event.item_id for event in events]).tolist()
     return [
         {

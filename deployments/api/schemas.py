@@ -1,4 +1,4 @@
-"""The API's request bodies: what is accepted, and the one place where bad input becomes an InvalidRequest."""
+"""The request bodies of the API, and the one place where bad input becomes an InvalidRequest."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ MOST_GIVEN = 500
 
 
 class Body(BaseModel):
-    """Strict: no unknown field, no silent conversion. Lists and dicts have factories: pydantic deep-copies defaults."""
+    """Strict: no unknown field, no silent conversion. Lists and dicts have factories, since pydantic copies
+    defaults."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Ranking(Body):
-    """What /v1/recommend and /v1/rank share."""
+    """The fields that /v1/recommend and /v1/rank share."""
 
     user_id: Id
     context: dict[Label, Scalar] = Field(
         default_factory=dict, max_length=32, description="Facts about the request; business rules can depend on them."
     )
-    deadline_ms: int | None = Field(None, ge=1, le=60_000, description="Answer by then, degraded if need be.")
-    explain: bool = Field(False, description="Add per item what led to it, and per request the timings.")
+    deadline_ms: int | None = Field(None, ge=1, le=60_000, description="Time until the answer, degraded if need be.")
+    explain: bool = Field(False, description="Add the reasons of each item, and the timings of the request.")
     metadata: bool = Field(False, description="Add title and attributes of each item.")
 
 
@@ -68,7 +69,7 @@ class SimilarRequest(Body):
 
 
 class EventBody(Body):
-    """One thing a user did. Sent twice with the same `event_id` (or the same content), it counts once."""
+    """An event of a user. Sent twice with the same `event_id` (or the same content), it counts once."""
 
     user_id: Id
     item_id: Id
@@ -78,7 +79,7 @@ class EventBody(Body):
     request_id: Id | None = Field(None, description="request_id of the recommendation that led to it.")
 
     def identity(self) -> str:
-        """The event's id; without one, dated events are known by their content, undated ones are always new."""
+        """The event's id. Without one, a dated event is identified by its content; an undated one is always new."""
         if self.event_id:
             return self.event_id
         if self.timestamp is None:

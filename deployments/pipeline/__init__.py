@@ -1,4 +1,5 @@
-"""How a micro-batch travels: queued (batcher.py), then stage by stage within its deadline (pipeline.py), each stage
-called through stage_client.py and replaced by its fallback when late. Asyncio, no Ray, no HTTP. overload/ holds
-every bound. A stage replica joins batches in request_coalescer.py.
+"""How a micro-batch travels: it leaves the queue in batcher.py, pipeline.py takes it from stage to stage, each
+called through stage_client.py within its deadline (time_budget.py) and, when late or failed, replaced in
+stage_fallbacks.py. overload/ lists every bound. A stage replica joins batches in request_coalescer.py. Asyncio, no
+Ray, no HTTP; may import store, stages and below.
 """

@@ -1,4 +1,4 @@
-"""A request on its way: the query, its pending, and the batch (`BatchState`) it travels in."""
+"""A request in the pipeline (`PendingRequest`), the batch that it travels in (`BatchState`), and its answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from monitoring.logs.request_log import RequestRecord, current_request
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One row of the funnel's result. `batch` holds the batch's messages, for whoever wants the details."""
+    """One row of the funnel's result. `batch` holds the messages of all stages, for explanations and metrics."""
 
     items: list[int]
     """Catalogue positions, best first."""
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """What the cache has for a request. `columns`: the entry, empty: none; see `FunnelCache`."""
+    """The cache entry of a request. `columns`: empty if there is none; see `ResultCache`."""
 
     key: str
     version: bytes
@@ -44,7 +44,7 @@ class Cached:
 
 
 class PendingRequest:
-    """A request on its way through batcher and pipeline; the first answer wins."""
+    """A request in the batcher or the pipeline; its first answer counts."""
 
     __slots__ = ("answer", "arrived", "batch", "cached", "query", "request")
 
@@ -63,21 +63,21 @@ class PendingRequest:
 
 @dataclass(slots=True)
 class BatchState:
-    """One batch on its way: what is asked, and what each stage has given so far. Rows align with `pending_requests`."""
+    """One batch: its requests, and the messages of the stages so far. A row belongs to each of `pending_requests`."""
 
     pending_requests: list[PendingRequest]
     requests: RequestBatch
     size: int
     batch_id: str = ""
     began: float = field(default_factory=time.time)
-    """Unix seconds; then it left the queue."""
+    """Unix seconds at which it left the queue."""
     stage: str = "queue"
     quality: float = 1.0
-    """See `deployments.pipeline.overload.quality_factor`."""
+    """See overload/quality_factor.py."""
     profiles: ProfileBatch | None = None
     candidates: CandidateBatch | None = None
     known: ScoreBatch | None = None
-    """The scores that the cache had, NaN in the rows that it had none for. None: for no row."""
+    """The scores that the cache had, NaN in rows that it had none for. None: it had no scores at all."""
     scores: ScoreBatch | None = None
     ranked: RankedBatch | None = None
     latest_B: Times | None = None
@@ -86,7 +86,7 @@ class BatchState:
     timings_ms: dict[str, float] = field(default_factory=dict)
 
     def only(self, rows: Sequence[int]) -> BatchState:
-        """The same batch with these rows alone."""
+        """A batch of these rows alone."""
         index = np.array(rows, np.intp)
         names = ("requests", "profiles", "candidates", "known", "scores", "ranked")
         messages = {name: getattr(self, name) for name in names}
@@ -100,7 +100,7 @@ class BatchState:
         )
 
     def put(self, rows: Sequence[int], part: BatchState) -> None:
-        """Takes these rows' scores, and candidates if they are fewer, from `part`; all other scores from the cache."""
+        """Takes the scores of `rows` from `part`, and the candidates if they were cut; other scores from the cache."""
         assert self.candidates is not None
         assert self.known is not None
         assert part.candidates is not None
@@ -115,7 +115,7 @@ class BatchState:
         self.degraded = part.degraded
 
     def drop_answered(self) -> BatchState:
-        """Without the rows whose deadline came meanwhile: no further stage works for them."""
+        """The batch without rows that are answered already, because their deadline has come."""
         rows = [row for row, pending in enumerate(self.pending_requests) if not pending.done]
         if len(rows) == len(self.pending_requests):
             return self

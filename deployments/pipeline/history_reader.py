@@ -1,6 +1,7 @@
-"""Fetches what a batch's users did, and what the cache has for their requests: one round trip to the store.
+"""Fetches the histories of a batch's users, and their cache entries, in one round trip to the store.
 
-Histories stay here once decoded, as long as the store says that they are of the version that is held.
+Decoded histories are kept in memory. The store returns the version of a history; while it is unchanged, the copy in
+memory is used.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from deployments.store.events import History, history_batch, read
 
 _NONE = b"", History(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.float32))
 _USER = 64
-"""What holding a user costs beside the events, in events."""
+"""Memory of a user beside the events, counted in events."""
 
 
 class HistoryReader:
-    """Tickets → HistoryBatch, a row each; with a cache, also fills in the pending_requests' `cached`."""
+    """Tickets → HistoryBatch, a row each; with a cache, it also fills in `cached` of each request."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class HistoryReader:
         return history_batch(histories, self._model_version, self._user_features(users))
 
     def _hold(self, user_id: str, version: bytes, history: History) -> None:
-        """An empty version can't be told from another: of users of whom nothing is recorded, nothing is held."""
+        """Keeps a history. One without a version is not kept: a later change would not show."""
         if version and _cost((version, history)) <= self._config.held_events:
             self._held[user_id] = version, history
 

@@ -106,7 +106,9 @@ class Pipeline:
         Raises:
             Overloaded: the queue is full.
         """
-        while (leader := self._queued.get(query.what)) and 0 <= query.deadline - leader.query.deadline <= JOIN_WITHIN_S:
+        while (
+            leader := self._queued.get(query.identity)
+        ) and 0 <= query.deadline - leader.query.deadline <= JOIN_WITHIN_S:
             try:
                 answer = await asyncio.shield(leader.answer)
             except asyncio.CancelledError:
@@ -120,7 +122,7 @@ class Pipeline:
         pending = PendingRequest(query)
         self._batcher.put(pending)
         self._stats.add(arrivals=1)
-        self._queued[query.what] = pending
+        self._queued[query.identity] = pending
         left_s = self._latest(query) - time.time()
         timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._answer_late, pending)
         try:
@@ -135,8 +137,8 @@ class Pipeline:
 
     def _forget(self, pending: PendingRequest) -> None:
         """No later request may share the answer of `pending`: its history is read now."""
-        if self._queued.get(pending.query.what) is pending:
-            del self._queued[pending.query.what]
+        if self._queued.get(pending.query.identity) is pending:
+            del self._queued[pending.query.identity]
 
     def _latest(self, query: Query) -> float:
         return query.deadline - self._config.reserve_ms / 1e3

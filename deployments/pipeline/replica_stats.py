@@ -1,4 +1,4 @@
-"""What a replica tells the autoscaling policy: totals since it started, which only grow, and how many requests wait."""
+"""The counters that a replica reports to the autoscaling policy. They only grow, from the replica's start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ NAMES = ("arrivals", "completions", "expired", "shed", "busy_s", "batches", "ite
 
 
 class ReplicaStats:
-    """Counts from any thread. The names are those of `cluster.autoscaling.observations.Counters`."""
+    """Counters; several threads may add to them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -17,17 +17,17 @@ from deployments.messages import (
 )
 
 came_at: ContextVar[float] = ContextVar("came_at", default=0.0)
-"""Unix seconds at which the request that is answered in this context came in; 0: nobody noted it."""
+"""Unix seconds at which the request of this context arrived; 0: not known."""
 
 
 def arrival() -> float:
-    """When the request that is answered here came in, Unix seconds: now, if nobody noted it."""
+    """When the request of this context arrived, in Unix seconds; now, if that is not known."""
     return came_at.get() or time.time()
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One caller's request, ids translated to catalogue positions. `deadline`: Unix seconds."""
+    """A request with its ids translated to catalogue positions. `deadline`: Unix seconds."""
 
     user_id: str
     n: int
@@ -37,19 +37,19 @@ class Query:
     filter: Filter | None = None
     context: Mapping[str, str | float | bool] | None = None
     unknown: int = 0
-    """Item ids that the caller named and the catalogue does not have."""
+    """Number of item ids in the request that the catalogue does not have."""
 
-    what: tuple[object, ...] = field(init=False, repr=False)
-    """Everything that the answer depends on: two queries that agree in it have the same answer."""
+    identity: tuple[object, ...] = field(init=False, repr=False)
+    """Everything that the answer depends on: queries with equal identities have the same answer."""
 
     def __post_init__(self) -> None:
         context = tuple(self.context.items()) if self.context else ()
-        what = self.user_id, self.n, self.excluded.tobytes(), self.given.tobytes(), self.filter, context
-        object.__setattr__(self, "what", what)
+        identity = self.user_id, self.n, self.excluded.tobytes(), self.given.tobytes(), self.filter, context
+        object.__setattr__(self, "identity", identity)
 
 
 def request_batch(queries: Sequence[Query], model_version: str) -> RequestBatch:
-    """Queries as columns; equal filters and contexts share a row of their table."""
+    """The queries as columns. Equal filters, and equal contexts, share a row of their table."""
     filters: dict[Filter, int] = {}
     contexts: list[Mapping[str, str | float | bool]] = []
     filter_B, context_B = [], []

@@ -1,9 +1,9 @@
-"""Candidates and their scores, kept in the store for a while: a user who asks again skips both stages.
+"""The result cache: candidates and their scores, kept in the store. A user who asks again skips both stages.
 
-An entry is found by everything that they depend on: model, configuration, user, n, filter and exclusions. It carries
-the version of the user's history that it was made from; every recorded event sets a new version, so an entry is not
-used after one. It comes in the round trip that fetches the histories. What the ranking stage does is not kept: rules
-depend on the context of a request.
+The key holds everything that they depend on: model, configuration, user, n, filter and exclusions. An entry carries the
+version of the user's history that it was made from. Every recorded event sets a new version, so that an older entry is
+not used any more. Entries are read in the round trip that fetches the histories. The ranking stage is not cached: its
+rules depend on the context of a request.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from deployments.store.base import Store
 log = logging.getLogger("rayfunnel.cache")
 
 MOST_WAITING = 256
-"""Entries that wait to be written, past which no more are taken."""
+"""Entries that wait to be written at most; further ones are dropped."""
 
 
 class CacheConfig(BaseModel):
-    """What is kept, and for how long."""
+    """What is cached, and for how long."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,7 +58,7 @@ class ResultCache:
         self._writing: asyncio.Task[None] | None = None
 
     def key(self, query: Query) -> str:
-        """The key of the entry for `query`; empty if it is answered from items of its own."""
+        """The key of the entry for `query`; empty if the caller names the items to rank."""
         if len(query.given):
             return ""
         parts = (self._scope, query.user_id, query.n, query.filter, query.excluded.tobytes())
@@ -66,7 +66,8 @@ class ResultCache:
         return f"{self._model_version}:{digest}"
 
     def found(self, key: str, version: bytes, entry: bytes | None) -> Cached:
-        """What the store has for `key`; an entry that was made from another version of the history is none."""
+        """The entry of `key`; without columns if there is none, or if it was made from another version of the
+        history."""
         if entry is not None:
             of, *columns = msgpack.unpackb(entry)
             if of == version:
@@ -74,7 +75,7 @@ class ResultCache:
         return Cached(key, version)
 
     def candidates(self, hits: Sequence[Cached]) -> CandidateBatch:
-        """The candidates that `hits` hold, a row each."""
+        """The candidates of `hits`, a row each."""
         items = [np.frombuffer(hit.columns[0], "<i4") for hit in hits]
         shape = (len(items), max(map(len, items), default=0))
         batch = CandidateBatch(
@@ -96,7 +97,7 @@ class ResultCache:
         return batch
 
     def scores(self, cached: Sequence[Cached | None], candidates: CandidateBatch) -> ScoreBatch | None:
-        """The scores of `candidates` that `cached` hold, a row each; NaN where one holds none. None: none holds any."""
+        """The cached scores of `candidates`, a row each; NaN in a row without an entry. None: no row has one."""
         columns = {row: entry.columns[-1] for row, entry in enumerate(cached) if entry and entry.columns}
         if not any(columns.values()):
             return None
@@ -110,9 +111,8 @@ class ResultCache:
     def keep(
         self, cached: Sequence[Cached | None], candidates: CandidateBatch, scores: ScoreBatch | None = None
     ) -> None:
-        """Writes what was computed for the rows of which `cached` has nothing, without waiting. While a write is under
-        way the next ones gather; past `MOST_WAITING` they are left out, as a store that is slow to write is not asked
-        for more.
+        """Writes the rows that `cached` has no entry for, without waiting. While a write is under way further entries
+        gather, up to `MOST_WAITING`; the rest is dropped, so that a slow store gets no more work.
         """
         rows = {row: entry for row, entry in enumerate(cached) if entry and entry.key and not entry.columns}
         if rows and len(self._waiting) < MOST_WAITING:

@@ -1,7 +1,7 @@
-"""What a replica may use of its machine: threads, and its share of a GPU, with what keeps replicas on one GPU apart.
+"""The share of a GPU that a replica may use.
 
-Ray's fraction of a GPU is a promise: nothing enforces it. The memory is bounded here. The compute is shared in turns
-unless the operator runs NVIDIA's Multi-Process Service (MPS) or cuts the GPU up (MIG).
+Ray does not enforce its fraction of a GPU. The memory is bounded here. Replicas on one GPU compute in turns, unless the
+operator runs NVIDIA's Multi-Process Service (MPS) or partitions the GPU (MIG).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from deployments.errors import ConfigError
 
-log = logging.getLogger("ray.serve")  # where an operator looks for what a replica says of itself
+log = logging.getLogger("ray.serve")  # operators look there for lines about a replica
 
 CONTEXT_BYTES = 512 << 20
-"""What CUDA and its libraries take outside torch's allocator, in every process; the plan assumes it too."""
+"""GPU memory that CUDA and its libraries take in every process, outside torch's allocator; the GPU plan assumes it."""
 
 MPS_FOLDER = "/tmp/nvidia-mps"  # noqa: S108 - NVIDIA's default of CUDA_MPS_PIPE_DIRECTORY
 MPS_THREADS = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
@@ -25,7 +25,7 @@ MPS_THREADS = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 
 @dataclass(frozen=True)
 class Sharing:
-    """What keeps the replicas on one GPU apart. `mps_threads`: percentage of the GPU's threads, if it is limited."""
+    """How replicas share a GPU. `mps_threads`: percentage of the GPU's threads that MPS allows, if it is limited."""
 
     mps: bool = False
     mps_threads: str = ""
@@ -40,7 +40,7 @@ class Sharing:
 
 
 def sharing(environment: Mapping[str, str], device_name: str = "") -> Sharing:
-    """As the process' environment and the device's name say. MPS: a control daemon has made its folder."""
+    """From the environment of the process and the name of the device. MPS runs if its control daemon has a folder."""
     folder = Path(environment.get("CUDA_MPS_PIPE_DIRECTORY", MPS_FOLDER))
     visible = environment.get("CUDA_VISIBLE_DEVICES", "")
     return Sharing(
@@ -51,14 +51,14 @@ def sharing(environment: Mapping[str, str], device_name: str = "") -> Sharing:
 
 
 def memory_cap(share: float, total: int) -> float:
-    """The part of a GPU of `total` bytes that torch may allocate in a replica with `share` of it: less the context."""
+    """The fraction of a GPU of `total` bytes that torch may allocate in a replica with `share` of it."""
     return max(0.0, share - CONTEXT_BYTES / total)
 
 
 def take_share(share: float) -> str:
-    """Bounds this process to `share` of its GPU (before the first allocation on it), and logs what was found; the line.
+    """Bounds the memory of this process to `share` of its GPU, before the first allocation. Logs and returns a line.
 
-    Without a share the node's GPUs are hidden: Ray 2.60 leaves them visible. Whole GPUs are not bounded.
+    Without a share the node's GPUs are hidden, since Ray 2.60 leaves them visible. Whole GPUs are not bounded.
 
     Raises:
         ConfigError: the share is too small for CUDA to start in.

@@ -1,7 +1,7 @@
-"""The Ingress deployment: HTTP and handle calls in, the pipeline within, stage replicas behind.
+"""The Ingress deployment: it takes HTTP and handle calls, runs the pipeline, and calls the stage replicas.
 
-Handle callers pass and get plain dicts. A bad request raises ValueError, one that can't be served now RuntimeError,
-both with the text an HTTP caller would read: a caller in another application needs none of our code.
+Handle callers pass and get plain dicts, so that another application needs none of our code. A bad request raises
+ValueError, a request that can't be served now RuntimeError, both with the text of the HTTP response.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deployments.models.backends.runtime import loaded, set_threads
 from deployments.pipeline.stage_client import Start, local, scattered
 from deployments.replicas.metrics_hub import hub_call
 from deployments.replicas.replica_logs import replica_logs
-from deployments.replicas.stage_replica import StageFactory, own_devices, remote
+from deployments.replicas.stage_replica import StageFactory, bound_gpu, remote
 from deployments.stages.candidates import CandidateConfig
 from deployments.stages.oom_guard import OomGuard
 from deployments.stages.shards import Gatherer
@@ -38,7 +38,7 @@ from monitoring.logs.request_log import Pseudonyms
 log = logging.getLogger("rayfunnel.ingress")
 
 DRIFT = "drift"
-"""Name of the actor, beside this deployment's replicas."""
+"""Name of the drift actor, which this deployment owns."""
 
 Dict = dict[str, Any]
 Source = DeploymentHandle[Any] | list[DeploymentHandle[Any]] | StageFactory
@@ -46,7 +46,7 @@ Source = DeploymentHandle[Any] | list[DeploymentHandle[Any]] | StageFactory
 
 @dataclass(frozen=True)
 class IngressConfig:
-    """What the builder hands each ingress replica. `slots`: calls in flight per stage."""
+    """The configuration of an ingress replica. `slots`: calls in flight per stage."""
 
     artifact: str
     funnel: FunnelConfig
@@ -60,20 +60,20 @@ class IngressConfig:
     drift: DriftConfig
     metrics: MetricsConfig
     log_key: bytes = field(repr=False)
-    """Key of the users' hashes, where the environment names none."""
+    """Key of the users' pseudonyms, unless the environment names one."""
 
 
 @serve.ingress()
 class Ingress:
-    """`recommend`, `rank`, `similar`, `record_events`: see the README's API table.
+    """`recommend`, `rank`, `similar`, `record_events`: see the API table in README.md.
 
-    `hub`: where metrics go; `stages`: per stage, the handle of its replicas, a handle per shard, or a factory to run it
-    in this process.
+    `hub`: the metrics hub. `stages`: per stage the handle of its replicas, a handle per shard, or a factory that builds
+    it in this process.
     """
 
     def __init__(self, config: IngressConfig, hub: DeploymentHandle[Any], **stages: Source) -> None:
         replica_logs(config.funnel.logs)
-        own_devices()
+        bound_gpu()
         set_threads(config.threads)
         artifact = Artifact.open(config.artifact)
         self._store = RedisStore(config.funnel.store)
@@ -90,7 +90,7 @@ class Ingress:
             config.rule_names,
             replica,
             config.cache_scope,
-            (config.drift, _ask_drift),
+            (config.drift, _call_drift_actor),
             (config.metrics, hub_call(hub)),
             Pseudonyms.of(config.log_key),
         )
@@ -108,37 +108,37 @@ class Ingress:
         return make_app(self._recommender, self._http, self._fast_path.routes)
 
     async def recommend(self, request: Dict) -> Dict:
-        """The n best items the user has not had yet."""
-        return await _plainly(self._recommender.recommend, request)
+        """The n best items that the user has not seen yet."""
+        return await _with_plain_errors(self._recommender.recommend, request)
 
     async def rank(self, request: Dict) -> Dict:
         """The given items, best first."""
-        return await _plainly(self._recommender.rank, request)
+        return await _with_plain_errors(self._recommender.rank, request)
 
     async def similar(self, request: Dict) -> Dict:
-        """Items that go with one item."""
-        return await _plainly(self._recommender.similar, request)
+        """Items similar to one item."""
+        return await _with_plain_errors(self._recommender.similar, request)
 
     async def record_events(self, request: Dict) -> Dict:
         """Stores events; returns once the store has them."""
-        return await _plainly(self._recommender.record_events, request)
+        return await _with_plain_errors(self._recommender.record_events, request)
 
     async def drift(self) -> Dict:
         """Whether live traffic has drifted: a verdict per signal."""
-        return await _plainly(lambda _: self._recommender.drift(), {})
+        return await _with_plain_errors(lambda _: self._recommender.drift(), {})
 
     async def __del__(self) -> None:
-        """Called by Serve before it ends the replica: what was counted since the last snapshot is not lost."""
+        """Serve calls it before it ends the replica: sends the last metrics."""
         if hasattr(self, "_recommender"):
             await self._recommender.reporter.close()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For Serve, which hands them to the autoscaling policy: here is where requests arrive."""
+        """The counters of this replica. Serve passes them to the autoscaling policy."""
         return self._recommender.stats()
 
 
-async def _ask_drift(method: str, *args: Any) -> Any:
-    """Calls the drift actor, found anew each time: a killed one is replaced, and old handles stay dead."""
+async def _call_drift_actor(method: str, *args: Any) -> Any:
+    """Calls the drift actor. It is looked up each time: a killed actor is replaced, and its handle stays dead."""
     actor = await asyncio.to_thread(serve.get_deployment_actor, DRIFT)
     return await getattr(actor, method).remote(*args)
 
@@ -154,10 +154,10 @@ def _starts(stages: Mapping[str, Source], artifact: Artifact, config: IngressCon
                 starts["similar"] = local(guarded(stage.similar), slots)  # type: ignore[attr-defined]
         elif isinstance(source, list):
             gatherer = Gatherer(artifact, config.candidates)
-            asked = [remote(shard.deployment_name, shard) for shard in source]
-            starts[name] = scattered(name, asked, gatherer, slots)
-            asked = [remote(shard.deployment_name, shard, "similar") for shard in source]
-            starts["similar"] = scattered("similar", asked, gatherer.similar, slots)
+            calls = [remote(shard.deployment_name, shard) for shard in source]
+            starts[name] = scattered(name, calls, gatherer, slots)
+            calls = [remote(shard.deployment_name, shard, "similar") for shard in source]
+            starts["similar"] = scattered("similar", calls, gatherer.similar, slots)
         else:
             starts[name] = remote(name, source)
             if name == "candidates":
@@ -167,10 +167,10 @@ def _starts(stages: Mapping[str, Source], artifact: Artifact, config: IngressCon
 
 def _report(task: asyncio.Future[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        log.error("a task of the ingress ended", exc_info=error)
+        log.error("a background task of the ingress failed", exc_info=error)
 
 
-async def _plainly(operation: Callable[[Mapping[str, Any]], Awaitable[Dict]], request: Dict) -> Dict:
+async def _with_plain_errors(operation: Callable[[Mapping[str, Any]], Awaitable[Dict]], request: Dict) -> Dict:
     try:
         return await operation(request)
     except InvalidRequest as error:

@@ -1,4 +1,4 @@
-"""The deployment MetricsHub, and how the replicas of the others reach it."""
+"""The deployment MetricsHub, and the calls that other replicas make to it."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class MetricsHub:
         self._task = asyncio.ensure_future(self._keeper.run())
 
     async def report(self, snapshot: Snapshot) -> bool:
-        """Takes a replica's snapshot; False: another hub has taken over."""
+        """Adds a replica's snapshot; False: another hub has taken over."""
         return self._keeper.report(snapshot)
 
     async def totals(self) -> Totals | None:
-        """What to show; None: another hub has taken over."""
+        """The totals of the application; None: another hub has taken over."""
         return await self._keeper.totals()
 
     async def __del__(self) -> None:
-        """Called by Serve before it ends the replica."""
+        """Serve calls it before it ends the replica: saves the totals."""
         if hasattr(self, "_task"):
             self._task.cancel()
             await self._keeper.save()
@@ -49,14 +49,14 @@ class MetricsHub:
             return None
         deployments = application["deployments"]
         return Fleet(
-            # The hub reports to nobody, so it is in no count of those that are ready.
+            # The hub itself sends no snapshot, so it is not counted as ready either.
             wanted={name: shown["target_num_replicas"] for name, shown in deployments.items() if name != self._own},
             alive={replica["replica_id"] for shown in deployments.values() for replica in shown["replicas"]},
         )
 
 
 def hub_call(handle: DeploymentHandle[Any] | None) -> Call | None:
-    """Calls a method of the hub."""
+    """A function that calls a method of the hub; None: there is no hub."""
     if handle is None:
         return None
 
@@ -67,7 +67,7 @@ def hub_call(handle: DeploymentHandle[Any] | None) -> Call | None:
 
 
 def _details() -> dict[str, Any]:
-    """What Serve's REST API shows of all applications; the public API has no number of replicas that are wanted."""
+    """All applications as Serve's REST API shows them; its public Python API lacks the target number of replicas."""
     client = _get_global_client()
     assert client is not None, "a replica without Serve"
     details: dict[str, Any] = client.get_serve_details()

@@ -1,4 +1,4 @@
-"""Where a process of the funnel logs to: a replica into the file that Serve keeps for it, an actor into one beside.
+"""The log files of our processes: a replica writes to the file that Serve keeps for it, an actor to one beside it.
 
 Filebeat (monitoring/elk/filebeat.yml) ships the folder.
 """
@@ -22,7 +22,7 @@ def replica_logs(config: LogConfig) -> None:
 
 
 def actor_logs(config: LogConfig, name: str) -> None:
-    """The same for an actor that a deployment owns; Serve names it SERVE_DEPLOYMENT_ACTOR::application::…"""
+    """The same for an actor that a deployment owns; Serve names it `SERVE_DEPLOYMENT_ACTOR::application::…`."""
     parts = (ray.get_runtime_context().get_actor_name() or "").split("::")
     application = parts[1] if len(parts) > 2 else "rayfunnel"
     file = Path(get_serve_logs_dir()) / f"rayfunnel_{application}_{name}_{os.getpid()}.log"

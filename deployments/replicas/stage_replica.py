@@ -1,4 +1,4 @@
-"""A stage behind a Serve deployment: the replica's side (`StageReplica`) and the pipeline's side (`remote`)."""
+"""A stage as a Serve deployment: `StageReplica` runs it, `remote` calls it from the pipeline."""
 
 from __future__ import annotations
 
@@ -31,20 +31,19 @@ from deployments.stages.warm_up import warm_up
 from deployments.telemetry.hub_keeper import MetricsConfig
 from deployments.telemetry.metrics_reporter import MetricsReporter
 from monitoring.logs.ecs import LogConfig, bound
-from monitoring.logs.request_log import BatchRecord as BatchLines
-from monitoring.logs.request_log import current_batch
+from monitoring.logs.request_log import BatchRecord, current_batch
 from monitoring.metrics.replica_metrics import FunnelMetrics
 
 HUNG_S = 60.0
-"""A call that computes for longer than any deadline has hung."""
+"""A call that runs for longer hangs: it is longer than any deadline."""
 
 METHODS = ("__call__", "similar")
-"""What a handle may call on a stage."""
+"""The methods of a stage that a handle may call."""
 
 
 @dataclass(frozen=True)
 class StageFactory:
-    """How to build a stage: its class, called with the artifact and the config; `logs`: how its replica logs."""
+    """Builds a stage: its class is called with the artifact and the config. `logs`: how its replica logs."""
 
     stage: type[Any]
     config: BaseModel
@@ -57,22 +56,23 @@ class StageFactory:
         return built
 
 
-def own_devices() -> None:
-    """Bounds this process to the GPU share that Ray gave its replica; without one the node's GPUs are hidden."""
+def bound_gpu() -> None:
+    """Bounds this process to the GPU share that Ray gave its replica. Without a share the node's GPUs are hidden."""
     take_share(assigned("GPU"))
 
 
 def assigned(resource: str) -> float:
-    """How much of `resource` Ray gave this replica."""
+    """The amount of `resource` that Ray gave this replica."""
     context: Any = ray.get_runtime_context()
     return float(context.get_assigned_resources().get(resource, 0.0))
 
 
 class StageReplica:
-    """Holds one stage; keeps long calls off the event loop. A deadline that passed in the queue is not started.
+    """Runs one stage. Long calls run on threads, not on the event loop. A call whose deadline has passed is not
+    started.
 
-    `slots`: batches computed at a time, others join meanwhile up to `max_rows`; `threads`: cores each may use; `hub`:
-    where its metrics go.
+    `slots`: batches computed at a time; calls that wait are joined, up to `max_rows` rows. `threads`: cores per batch.
+    `hub`: the metrics hub.
     """
 
     def __init__(
@@ -86,19 +86,19 @@ class StageReplica:
         hub: DeploymentHandle[Any] | None,
     ) -> None:
         replica_logs(factory.logs)
-        own_devices()
+        bound_gpu()
         set_threads(threads)
         self._stage = factory.build(Artifact.open(artifact))
         pool = ThreadPoolExecutor(slots, factory.stage.__name__, initializer=set_threads, initargs=(threads,))
-        self._limit = OomGuard(max_rows)
+        self._oom_guard = OomGuard(max_rows)
         self._methods = {
-            name: self._limit.guarded(self._timed(getattr(self._stage, name)))
+            name: self._oom_guard.guarded(self._timed(getattr(self._stage, name)))
             for name in METHODS
             if hasattr(self._stage, name)
         }
         self._coalescer = RequestCoalescer(pool, slots, max_rows)
         self._running: dict[int, float] = {}
-        self._totals, self._slots = ReplicaStats(), slots
+        self._stats, self._slots = ReplicaStats(), slots
         self._shares = {"num_cpus": assigned("CPU"), "num_gpus": assigned("GPU")}
         self._waiting = 0
         context = serve.get_replica_context()
@@ -109,24 +109,24 @@ class StageReplica:
         self._reporter.start()
         loaded()
 
-    async def run(self, method: str, deadline: float, lines: BatchLines, *batches: Batch) -> Batch:
-        """Calls `method` of the stage. `deadline`: Unix seconds; `lines`: what those about it carry.
+    async def run(self, method: str, deadline: float, record: BatchRecord, *batches: Batch) -> Batch:
+        """Calls `method` of the stage. `deadline`: Unix seconds. `record`: the ids that log lines about it carry.
 
         Raises:
-            DeadlineExceeded: it passed before the call's turn came.
+            DeadlineExceeded: the call was not started, since it would have ended too late.
         """
-        bound.set(lines)
+        bound.set(record)
         rows = len(batches[0])
-        self._totals.add(arrivals=rows)
+        self._stats.add(arrivals=rows)
         self._waiting += rows
         outcome = "failed"
         try:
             answer = await self._coalescer.call(self._methods[method], deadline, batches)
-            self._totals.add(completions=rows)
+            self._stats.add(completions=rows)
             outcome = "completed"
             return answer
         except DeadlineExceeded:
-            self._totals.add(expired=rows)
+            self._stats.add(expired=rows)
             outcome = "expired"
             raise
         finally:
@@ -141,50 +141,52 @@ class StageReplica:
                 return method(*batches)
             finally:
                 took_s = time.monotonic() - self._running.pop(thread)
-                self._totals.add(busy_s=took_s, batches=1, items=_full_rows(batches))
+                self._stats.add(busy_s=took_s, batches=1, items=_full_rows(batches))
                 self._metrics.computed(len(batches[0]), took_s)
 
         return timed
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For Serve, which hands them to the autoscaling policy."""
-        return self._totals.stats(self._waiting, self._slots, self._limit.rows, **self._shares)
+        """The counters of this replica. Serve passes them to the autoscaling policy."""
+        return self._stats.stats(self._waiting, self._slots, self._oom_guard.rows, **self._shares)
 
     async def __del__(self) -> None:
-        """Called by Serve before it ends the replica: what was counted since the last snapshot is not lost."""
+        """Serve calls it before it ends the replica: sends the last metrics."""
         if hasattr(self, "_reporter"):
             await self._reporter.close()
 
     def check_health(self) -> None:
-        """For Serve: fails, so that the replica is replaced, if a call has hung."""
+        """Raises if a call hangs; Serve then replaces the replica."""
         longest_s = time.monotonic() - min(list(self._running.values()), default=time.monotonic())
         if longest_s > HUNG_S:
             raise RuntimeError(f"a call has been running for {longest_s:.0f} s")
 
 
 def _full_rows(batches: Sequence[Batch]) -> float:
-    """Requests in the batch. Those with a share of their candidates count for that share: a batch that was cut must not
-    look to the policy like a fast one."""
+    """Requests in the batch. Requests with a share of their candidates count for that share; otherwise the autoscaler
+    reads a cut batch as a fast one."""
     shares = (batch.share for batch in batches if isinstance(batch, CandidateBatch))
     return len(batches[0]) * min(shares, default=1.0)
 
 
 def remote(name: str, handle: DeploymentHandle[Any], method: str = "__call__") -> Start:
-    """Calls the stage's replicas through `handle`. A call whose replica died is made once more, if there is time.
+    """Starts calls at the stage's replicas through `handle`. If the replica dies, the call is made once more, if there
+    is time.
 
-    Messages are of importable classes, so plain pickle takes them: half the time of cloudpickle (benchmarks/NOTES.md).
+    Messages are instances of importable classes, so plain pickle serializes them, in half the time of cloudpickle
+    (benchmarks/NOTES.md).
     """
     run: Any = handle.options(method_name="run", request_serialization="pickle", response_serialization="pickle")
 
     async def start(deadline: float, batches: Batches) -> Batch:
-        lines = current_batch()
+        record = current_batch()
         try:
-            return await run.remote(method, deadline, lines, *batches)  # type: ignore[no-any-return]
+            return await run.remote(method, deadline, record, *batches)  # type: ignore[no-any-return]
         except RayActorError:
             if time.time() >= deadline:
                 raise StageFailed(name, "lost", "its replica died and no time is left to ask another") from None
         try:
-            return await run.remote(method, deadline, lines, *batches)  # type: ignore[no-any-return]
+            return await run.remote(method, deadline, record, *batches)  # type: ignore[no-any-return]
         except RayActorError:
             raise StageFailed(name, "lost", "two of its replicas died during one call") from None
 

@@ -1,4 +1,4 @@
-"""What the application `store` deploys: a replica that keeps the embedded server running."""
+"""The deployment of the application `store`: a replica that keeps the embedded Valkey server running."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from monitoring.logs.ecs import LogConfig
 
 
 class StoreServer:
-    """Owns the server. A killed one is back in a fraction of a second; one left by a killed owner is adopted."""
+    """Owns the server. It restarts a killed server within a second, and adopts one whose owner was killed."""
 
     def __init__(self, config: ValkeyConfig) -> None:
         replica_logs(LogConfig())
@@ -24,11 +24,11 @@ class StoreServer:
             raise ConfigError(str(error)) from error
 
     def url(self) -> str:
-        """Where clients connect; without the password."""
+        """The address for clients, without the password."""
         return self._server.url
 
     async def check_health(self) -> None:
-        """For Serve: fails if the server is dead and can't be started."""
+        """Raises if the server is dead and can't be started; Serve then replaces the replica."""
         await asyncio.to_thread(self._server.check)
 
     def __del__(self) -> None:

@@ -1,9 +1,8 @@
-"""Accepts every connection that waits in one turn of the event loop, where uvloop accepts one.
+"""Accepts all waiting connections in one turn of the event loop; uvloop accepts one.
 
-uvloop's libuv does so since 0.18 (libuv/libuv#3696). A turn of an ingress that has much to do takes tens of
-milliseconds, so connections came to wait for seconds before anything was read from them, past every deadline, and at
-twice the load that it could carry nothing was answered any more (benchmarks/NOTES.md). asyncio's own loop accepts all
-of them (bpo-27906), but is slower at everything else.
+uvloop does so since 0.18, because of libuv (libuv/libuv#3696). A turn of a busy ingress takes tens of milliseconds, so
+connections waited for seconds before their first byte was read, and past the peak every answer came too late
+(benchmarks/NOTES.md). asyncio's own loop accepts all of them (bpo-27906), but is slower at everything else.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from typing import Any
 log = logging.getLogger("rayfunnel.ingress")
 
 Factory = Callable[[], asyncio.Protocol]
-Behind = Callable[[Factory], asyncio.Protocol]
+Wrap = Callable[[Factory], asyncio.Protocol]
 
 RETRY_S = 1.0
 """Pause after the system had no file descriptor or memory for a connection."""
 
 
-def accept_all(loop: asyncio.AbstractEventLoop, behind: Behind = lambda factory: factory()) -> None:
-    """Has servers that `loop` creates from now on, on a socket and without TLS, accept all that wait. `behind`: makes a
-    connection's protocol from the server's own factory.
+def accept_all(loop: asyncio.AbstractEventLoop, wrap: Wrap = lambda factory: factory()) -> None:
+    """Makes the servers that `loop` creates from now on, on a socket and without TLS, accept all waiting connections.
+    `wrap`: makes a connection's protocol from the server's own factory.
     """
     if not type(loop).__module__.startswith("uvloop"):
         return
@@ -36,13 +35,13 @@ def accept_all(loop: asyncio.AbstractEventLoop, behind: Behind = lambda factory:
         sock, backlog = options.get("sock"), options.get("backlog", 100)
         if sock is None or options.get("ssl"):
             return await create_server(factory, host, port, **options)
-        return _Listener(loop, functools.partial(behind, factory), sock, backlog)
+        return _Listener(loop, functools.partial(wrap, factory), sock, backlog)
 
     loop.create_server = create  # type: ignore[method-assign, assignment]
 
 
 class _Listener:
-    """What `create_server` gives, as far as servers use it: it serves until it is closed."""
+    """The part of asyncio's `Server` that uvicorn uses. It serves until it is closed."""
 
     def __init__(
         self,
@@ -63,13 +62,13 @@ class _Listener:
         return () if self._sock.fileno() < 0 else (self._sock,)
 
     def close(self) -> None:
-        """Accepts no more; connections that there are stay."""
+        """Accepts no more connections; open ones stay."""
         if self.sockets:
             self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
 
     async def wait_closed(self) -> None:
-        """Whoever serves the connections closes them."""
+        """Returns at once: uvicorn closes the connections."""
 
     def _listen(self) -> None:
         if self.sockets:

@@ -1,8 +1,8 @@
-"""How much of the funnel a batch gets when requests wait too long: less work per request before any is refused.
+"""The quality factor: when requests wait too long, each gets less work, before any is refused.
 
-One factor in [0, 1] per ingress replica, from the share of its time that a request has spent in the queue. Below 1
-fewer candidates are scored and ranked; under `floor` none are scored (retrieval order); at 0 no stage but the profile
-is called (popular items in their order). It falls at once and returns by `recovery_per_s`.
+A number in [0, 1] per ingress replica, from the share of its time that a request has spent in the queue. Below 1 fewer
+candidates are scored and ranked. Below `floor` none are scored (retrieval order). At 0 no stage but the profile is
+called (popular items). The factor falls at once and rises by `recovery_per_s`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class QualityConfig(BaseModel):
-    """When quality is given up."""
+    """When the factor falls, and how fast it rises again."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     enabled: bool = True
-    from_wait: float = Field(0.4, ge=0, lt=1, description="Share of a request's time in the queue that is still fine.")
-    to_wait: float = Field(0.8, gt=0, le=1, description="Share at which nothing is computed any more.")
+    from_wait: float = Field(
+        0.4, ge=0, lt=1, description="Share of its time in the queue up to which a request gets full quality."
+    )
+    to_wait: float = Field(0.8, gt=0, le=1, description="Share at which the factor is 0.")
     floor: float = Field(0.2, ge=0, le=1, description="Below this factor candidates are not scored.")
     recovery_per_s: float = Field(0.5, gt=0, description="How fast the factor may rise.")
 

@@ -169,7 +169,7 @@ class Shell(stage_replica.StageReplica):
 async def test_a_replica_whose_scorer_runs_out_of_memory_answers_every_row_and_reports_the_batches_it_can_take(
     artifact: Artifact, artifact_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage_replica, "own_devices", lambda: None)  # these ask Ray
+    monkeypatch.setattr(stage_replica, "bound_gpu", lambda: None)  # these ask Ray
     monkeypatch.setattr(stage_replica, "assigned", lambda _: 0.5)
     monkeypatch.setattr(stage_replica, "replica_logs", lambda _: None)
     monkeypatch.setattr(
