@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments import timeouts
 from deployments.errors import Overloaded, StageFailed, StoreUnavailable
-from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch, at
+from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch, take_columns
 from deployments.pipeline.batch import Answer, BatchState, PendingRequest
 from deployments.pipeline.batcher import Batcher, BatcherConfig
 from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit
@@ -241,7 +241,7 @@ class Pipeline:
         match stage:
             case "profile":
                 histories = await self._fetch(batch, deadline)
-                batch.latest_B = histories.latest()
+                batch.latest_B = histories.last_event_times()
                 batch.profiles = await call(deadline, histories)
             case "candidates":
                 batch.candidates = await self._candidates(batch, deadline)
@@ -253,7 +253,7 @@ class Pipeline:
 
     async def _score(self, batch: BatchState, deadline: float) -> None:
         """Fills in the scores: the stage's for the rows that the cache had none for."""
-        rows = batch.known.missing() if batch.known else range(len(batch.pending_requests))
+        rows = batch.known.missing_rows() if batch.known else range(len(batch.pending_requests))
         if not rows:
             batch.scores = batch.known
             return
@@ -279,16 +279,16 @@ class Pipeline:
         if batch.quality < self._config.quality.floor:
             raise StageFailed("scoring", "quality", "requests wait too long")
         assert batch.candidates is not None
-        fewer = fallbacks.best(batch.requests, batch.candidates, batch.quality)
+        fewer = fallbacks.keep_best(batch.requests, batch.candidates, batch.quality)
         if fewer is not batch.candidates:
             batch.candidates = fewer
             batch.degraded.append("scoring:quality")
 
     def _note(self, scores: ScoreBatch) -> None:
-        if self.stand_in != scores.instead and scores.instead:
-            log.warning("scoring: %s", scores.instead)
-        self.stand_in = scores.instead
-        if scores.instead:
+        if self.stand_in != scores.fallback_reason and scores.fallback_reason:
+            log.warning("scoring: %s", scores.fallback_reason)
+        self.stand_in = scores.fallback_reason
+        if scores.fallback_reason:
             self._metrics.stood_in("scoring", scores.ran_on)
 
     async def _candidates(self, batch: BatchState, deadline: float) -> CandidateBatch:
@@ -297,7 +297,7 @@ class Pipeline:
         call = self._places["candidates"].call
         if self._cache is None:
             found: CandidateBatch = await call(deadline, batch.requests, batch.profiles)
-            batch.degraded += fallbacks.partly("candidates", found)
+            batch.degraded += fallbacks.missing_shards("candidates", found)
             return found
         cached = [pending.cached for pending in batch.pending_requests]
         hits = {row: entry for row, entry in enumerate(cached) if entry and entry.columns}
@@ -307,7 +307,7 @@ class Pipeline:
         if misses:
             rows = np.array(misses)
             computed: CandidateBatch = await call(deadline, batch.requests.take(rows), batch.profiles.take(rows))
-            batch.degraded += fallbacks.partly("candidates", computed)
+            batch.degraded += fallbacks.missing_shards("candidates", computed)
             parts.append(computed)
         candidates = CandidateBatch.concat(parts).take(np.argsort([*hits, *misses])) if len(parts) > 1 else parts[0]
         batch.known = self._cache.scores(cached, candidates)
@@ -335,7 +335,7 @@ class Pipeline:
                 assert batch.candidates is not None
                 batch.scores = fallbacks.retrieval_scores(batch.candidates)
                 if batch.known:
-                    batch.scores = batch.known.or_else(batch.scores)
+                    batch.scores = batch.known.fill_missing(batch.scores)
             case "ranking":
                 assert batch.candidates is not None
                 assert batch.scores is not None
@@ -390,8 +390,8 @@ class Pipeline:
         assert batch.scores is not None
         assert batch.ranked is not None
         choice_BN = batch.ranked.choice_BN
-        items = at(batch.candidates.item_ids_BK, choice_BN).tolist()
-        sources = at(batch.candidates.source_BK, choice_BN).tolist()
+        items = take_columns(batch.candidates.item_ids_BK, choice_BN).tolist()
+        sources = take_columns(batch.candidates.source_BK, choice_BN).tolist()
         scores = batch.ranked.score_BN.tolist()
         counts = (choice_BN != PAD).sum(axis=1).tolist()
         names = batch.candidates.sources

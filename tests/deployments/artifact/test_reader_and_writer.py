@@ -78,7 +78,7 @@ def test_the_version_follows_the_content_and_not_the_time_or_the_metrics(tmp_pat
 def test_what_is_derived_is_checked_as_well_and_leaves_the_version_as_it_is(folder: Path, tmp_path: Path) -> None:
     plain = Artifact.open(str(folder))
     with ArtifactWriter(folder) as writer:
-        writer.keep(plain)
+        writer.copy_from(plain)
         writer.derived("code.pt2").write_bytes(b"code")
         writer.gates["compiled-fp32"] = {"overlap": 1.0}
     packaged = Artifact.open(str(folder))
@@ -88,7 +88,7 @@ def test_what_is_derived_is_checked_as_well_and_leaves_the_version_as_it_is(fold
     assert packaged.manifest.gates == {"compiled-fp32": {"overlap": 1.0}}
     assert packaged.path("code.pt2").read_bytes() == b"code"
     with ArtifactWriter(folder) as writer:
-        writer.keep(packaged)
+        writer.copy_from(packaged)
     assert Artifact.open(str(folder)).manifest.derived == packaged.manifest.derived
     (folder / "code.pt2").write_bytes(b"evil")
     with pytest.raises(ArtifactError, match=r"code\.pt2 was altered"):
