@@ -83,7 +83,7 @@ class RetrievalRequest(NamedTuple):
     """Every item's vector score, used instead of the index's results if not empty. Empty for cold users."""
     given_G: Ints
     """The caller's own items: if there are any, they are the proposals."""
-    wanted: int
+    n_requested: int
     """With fewer proposals than this, popular items are added."""
 
 
@@ -307,7 +307,7 @@ def merge_by_quota(
     """Interleaves the lists by quota; fills item_K and source_K, and returns the number of proposals (at most K).
 
     Rank p (from 0) of a source with quota q has the key 100 p / q; proposals are in order of their lowest key, and its
-    source is theirs. With fewer proposals than wanted, the other allowed items follow by popularity.
+    source is theirs. With fewer proposals than requested, the other allowed items follow by popularity.
     """
     stamp, width, quota_S, passes_N = work.stamp_1[0], item_K.size, sources.quota_S, request.passes_N
     item_P = np.empty(quota_S.sum(), np.int32)
@@ -339,7 +339,7 @@ def merge_by_quota(
             break
         item_K[size], source_K[size] = item_P[at], source_P[at]
         size += 1
-    if count < request.wanted:
+    if count < request.n_requested:
         for item in sources.order_N:
             if size == width:
                 break

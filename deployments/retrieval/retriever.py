@@ -78,8 +78,8 @@ class Retriever:
         evidence_BLV[evidence_BLV <= _MIN_EVIDENCE] = 0
         masks = [self.shard.select_rows(self.catalogue.mask(condition)) for condition in requests.filters]
         passes = [masks[f] if f >= 0 else NO_FILTER for f in requests.filter_B]
-        unwanted_BX = np.concatenate([profiles.item_BH, requests.excluded_BX], axis=1)
-        unwanted = [self.shard.to_local(items[items >= 0]) for items in unwanted_BX]
+        unrequested_BX = np.concatenate([profiles.item_BH, requests.excluded_BX], axis=1)
+        unwanted = [self.shard.to_local(items[items >= 0]) for items in unrequested_BX]
         vector_item_BR = np.full((len(requests), 0), PAD, np.int32)
         vector_score_BR = vector_score_BN = np.zeros((len(requests), 0), np.float32)
         if self.vectors.exact:
@@ -87,8 +87,8 @@ class Retriever:
         else:
             vector_item_BR, vector_score_BR = self.vectors.search(profiles.user_vector_BD, unwanted, passes, self.depth)
             vector_item_BR[profiles.cold_B] = PAD
-        wanted_B = np.minimum(requests.n_B, len(self.catalogue)).tolist()
-        for row, wanted in enumerate(wanted_B):
+        requested_B = np.minimum(requests.n_B, len(self.catalogue)).tolist()
+        for row, n_requested in enumerate(requested_B):
             given_G = requests.given_BG[row]
             yield RetrievalRequest(
                 unwanted_X=unwanted[row],
@@ -99,7 +99,7 @@ class Retriever:
                 vector_score_R=vector_score_BR[row],
                 vector_score_N=vector_score_BN[row][:0] if profiles.cold_B[row] else vector_score_BN[row],
                 given_G=self.shard.to_local(given_G[given_G >= 0]),
-                wanted=wanted,
+                n_requested=n_requested,
             )
 
     def vector_scores(self, profiles: ProfileBatch, item_BK: Ints) -> Floats:
@@ -124,7 +124,7 @@ class Retriever:
         """A request without events or filter: calling a kernel with it compiles the kernel."""
         none, scores = np.zeros(0, np.int32), np.zeros(0, np.float32)
         evidence_LV = np.zeros((0, len(self.sources.view_V)), np.float32)
-        return RetrievalRequest(none, NO_FILTER, none, evidence_LV, none, scores, scores, none, wanted=0)
+        return RetrievalRequest(none, NO_FILTER, none, evidence_LV, none, scores, scores, none, n_requested=0)
 
 
 def candidate_counts(requests: RequestBatch, n_candidates: int, n_items: int) -> Array:

@@ -39,7 +39,7 @@ def collect_shard(
     """Fills in the items of the shard's lists, every view's score of each, and each list as positions in U; returns
     the number of items.
 
-    Fewer items than `wanted`: adds up to `width` allowed items by popularity, as the merged answer may need them.
+    Fewer items than `n_requested`: adds up to `width` allowed items by popularity, as the merged answer may need them.
     """
     touched = collect_lists(work, sources, request, lists)
     stamp, size = work.stamp_1[0], 0
@@ -49,7 +49,7 @@ def collect_shard(
     for s in range(quota_S.size):
         for r in range(min(count_S[s], quota_S[s])):
             size = _add(work, lists.item_SR[s, r], item_U, size)
-    if size < request.wanted:
+    if size < request.n_requested:
         filled = 0
         for item in sources.order_N:
             if filled == width:
@@ -93,7 +93,7 @@ def merge_shards(
 ) -> None:
     """Merges the answers of the shards: fills in the proposals, the source of each, and every source's score of each.
 
-    `work` has one score per source. Of `request` only unwanted_X, passes_N, given_G and wanted are read.
+    `work` has one score per source. Of `request` only unwanted_X, passes_N, given_G and n_requested are read.
     """
     start_request(work, request.unwanted_X)
     for u in range(item_U.size):

@@ -114,7 +114,7 @@ def apply_boosts(
 
 
 def apply_pins(
-    rules: Sequence[BoundRule], matches: Sequence[Bools], order_BK: Array, wanted_B: Array, pin_BN: Array, rule_BK: Ints
+    rules: Sequence[BoundRule], matches: Sequence[Bools], order_BK: Array, count_B: Array, pin_BN: Array, rule_BK: Ints
 ) -> None:
     """Writes each pinned candidate to its position in `pin_BN` (-1: none) and its rule to `rule_BK`."""
     free_BK = np.ones(order_BK.shape, np.bool_)
@@ -123,7 +123,7 @@ def apply_pins(
         if rule.config.action != "pin" or index >= pin_BN.shape[1]:
             continue
         found_BK = take_columns(match_BK & free_BK, order_BK)
-        rows = np.flatnonzero(found_BK.any(axis=1) & (index < wanted_B) & (pin_BN[:, index] == PAD))
+        rows = np.flatnonzero(found_BK.any(axis=1) & (index < count_B) & (pin_BN[:, index] == PAD))
         columns = order_BK[rows, found_BK[rows].argmax(axis=1)]
         pin_BN[rows, index] = columns
         free_BK[rows, columns] = False

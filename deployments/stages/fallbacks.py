@@ -79,10 +79,10 @@ class PopularItems:
         )
 
 
-def missing_shards(what: str, found: CandidateBatch) -> list[str]:
+def missing_shards(stage: str, found: CandidateBatch) -> list[str]:
     """The `degraded` entry of candidates to which not all shards contributed; none if all did."""
     answered, shards = found.shards
-    return [f"{what}:{answered}/{shards} shards"] if answered < shards else []
+    return [f"{stage}:{answered}/{shards} shards"] if answered < shards else []
 
 
 def keep_best(requests: RequestBatch, candidates: CandidateBatch, share: float) -> CandidateBatch:

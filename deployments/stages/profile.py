@@ -17,7 +17,7 @@ class ProfileConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    known_from: int = Field(1, ge=1, description="Known events from which on a user is not a cold start.")
+    known_from: int = Field(1, ge=1, description="Fewest known events of a user who is not a cold start.")
 
 
 class Profiles:

@@ -102,7 +102,7 @@ class Ranker:
         model_BK = np.where(mask_BK, finite_BK, -np.inf).astype(np.float32, copy=False)
         given_B = (requests.given_BG >= 0).sum(axis=1)
         requested_B = np.where(given_B > 0, given_B, requests.n_B)
-        wanted_B = np.minimum(requested_B, mask_BK.sum(axis=1))
+        count_B = np.minimum(requested_B, mask_BK.sum(axis=1))
         width = int(requested_B.max(initial=0))
 
         order_BK = np.lexsort((items_BK, -model_BK), axis=1)
@@ -118,7 +118,7 @@ class Ranker:
             matches = [rule.matches(requests, items_BK) for rule in self._rules]
             score_BK = apply_boosts(self._rules, matches, model_BK, order_BK, rule_BK)
             order_BK = np.lexsort((items_BK, -score_BK), axis=1)
-            apply_pins(self._rules, matches, order_BK, wanted_B, pin_BN, rule_BK)
+            apply_pins(self._rules, matches, order_BK, count_B, pin_BN, rule_BK)
             row_BN, position_BN = np.nonzero(pin_BN >= 0)
             tier_BK[row_BN, pin_BN[row_BN, position_BN]] = _PINNED
             order_BK = _sort_by_tier(order_BK, tier_BK)
@@ -130,7 +130,7 @@ class Ranker:
         if self._config.diversity:
             order_BK = self._diversify(order_BK, tier_BK, score_BK, items_BK, penalty_BK, min(width, pool))
 
-        choice_BN = _place_pins(order_BK, pin_BN, wanted_B)
+        choice_BN = _place_pins(order_BK, pin_BN, count_B)
         missing_BN, index_BN = choice_BN < 0, np.maximum(choice_BN, 0)
 
         def chosen(column_BK: Array, fill: int) -> Array:
@@ -183,9 +183,7 @@ class Ranker:
             relevance_BP[row_B, pick_B] = -np.inf
             cosine_BP = (vectors_BPD @ vectors_BPD[row_B, pick_B][:, :, None])[:, :, 0]
             np.maximum(closest_BP, cosine_BP, out=closest_BP)
-        row_L, step_L = np.nonzero(
-            np.arange(steps) < free_BP.sum(axis=1, keepdims=True)
-        )  # an item was left
+        row_L, step_L = np.nonzero(np.arange(steps) < free_BP.sum(axis=1, keepdims=True))  # an item was left
         pick_L = pick_BN[row_L, step_L]
         penalty_BK[row_L, pool_BP[row_L, pick_L]] = strength * closest_BN[row_L, step_L]
         position_BP = np.where(pinned_BP, -1, steps + np.arange(size))  # picked items get their step, the others follow
@@ -219,10 +217,10 @@ def _over_cap(category_BK: Ints, order_BK: Array, cap: int) -> Bools:
     return over_BK
 
 
-def _place_pins(order_BK: Array, pin_BN: Array, wanted_B: Array) -> Array:
+def _place_pins(order_BK: Array, pin_BN: Array, count_B: Array) -> Array:
     """The pinned items at their positions, and the others of `order_BK` (which starts with the pins) around them."""
     free_BN = pin_BN == PAD
     pins_B1 = (~free_BN).sum(axis=1, keepdims=True)
     index_BN = np.clip(pins_B1 + free_BN.cumsum(axis=1) - 1, 0, order_BK.shape[1] - 1)
     choice_BN = np.where(free_BN, take_columns(order_BK, index_BN), pin_BN)
-    return np.where(np.arange(pin_BN.shape[1]) < wanted_B[:, None], choice_BN, PAD)
+    return np.where(np.arange(pin_BN.shape[1]) < count_B[:, None], choice_BN, PAD)

@@ -134,7 +134,7 @@ class Gatherer:
                 unwanted_X=unwanted_BX[row][unwanted_BX[row] >= 0],
                 passes_N=passes[row],
                 given_G=requests.given_BG[row][requests.given_BG[row] >= 0],
-                wanted=min(int(requests.n_B[row]), retrieval.n_items),
+                n_requested=min(int(requests.n_B[row]), retrieval.n_items),
             )
             columns = item_BU[row], raw_BUS[row], list_BPSR[row]
             proposals = item_BK[row, :width], source_BK[row, :width], scores_BKS[row, :width]

@@ -12,7 +12,7 @@ class Int8Linear(nn.Module):
     """A linear layer with int8 weights, one scale per output; each call quantises its input by the input's range.
 
     The input has 7 bits. Without VNNI the kernels add pairs of products in 16 bits, which 8-bit inputs would overflow.
-    With 7 bits the scores that the parity gate measured hold on every x86 machine.
+    With 7 bits every x86 machine computes the scores that the parity gate measured.
     """
 
     def __init__(self, layer: nn.Linear) -> None:

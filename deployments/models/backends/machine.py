@@ -1,4 +1,4 @@
-"""The kind of machine: what compiled code, and its speed, depends on."""
+"""The kind of machine: the properties on which compiled code and its speed depend."""
 
 from __future__ import annotations
 

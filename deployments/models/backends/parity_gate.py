@@ -89,11 +89,11 @@ def require_passed(artifact: Artifact, backend: str, precision: str) -> None:
         return
     precision = "fp32" if precision == "auto" else precision
     gate = find_gate(artifact, backend, precision)
-    asked = f"scoring: backend {backend}, precision {precision}"
+    configured = f"scoring: backend {backend}, precision {precision}"
     if gate is None:
         raise ConfigError(
-            f"{asked} was not gated for model {artifact.model_version}; run `python -m graphs package ARTIFACT "
+            f"{configured} was not gated for model {artifact.model_version}; run `python -m graphs package ARTIFACT "
             f"--backend {backend} --precision {precision}`, or use backend eager, precision fp32"
         )
     if not gate.unavailable:
-        raise ConfigError(f"{asked} {gate}; use another combination, such as backend eager, precision fp32")
+        raise ConfigError(f"{configured} {gate}; use another combination, such as backend eager, precision fp32")

@@ -113,7 +113,7 @@ def _read_only(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
 
 
 def _user_columns(n_sources: int, n_users: int, n_attributes: int) -> Ints:
-    """Indices among the F features of the columns of the user alone: per decay, then the rest."""
+    """Indices among the F features of the columns of the user alone: per decay, then the others."""
     columns: list[int] = []
     end = n_sources
     for _ in SUMMARY_DECAYS:

@@ -1,4 +1,4 @@
-"""The ranking features against their definition in plain NumPy, and the fused model against the trained one."""
+"""The ranking features against their definition in plain NumPy, and the scores computed from them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 from deployments.artifact.reader import Artifact
 from deployments.artifact.sources import SOURCE_HISTORY_LENGTH
 from deployments.messages import Array, CandidateBatch, ProfileBatch
-from deployments.models.dcn_v2 import CLIP, DCNv2
+from deployments.models.dcn_v2 import CLIP
 from deployments.models.features import history_weights
 from deployments.models.features.ranking_features import SUMMARY_DECAYS, RankingFeatures
-from deployments.models.fused_dcn_v2 import FusedDCNv2
 from deployments.stages.candidates import CandidateConfig, CandidateGenerator
 from deployments.stages.profile import ProfileConfig, Profiles
 from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker, standardisation
@@ -95,14 +94,3 @@ def test_precomputed_terms_leave_the_scores_as_the_plain_model_gives_them(
     mask_BK = inputs[1].mask_BK
     assert np.ptp(plain_BK[mask_BK]) > 1
     np.testing.assert_allclose(scores_BK[mask_BK], plain_BK[mask_BK], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(("cross_layers", "deep"), [(1, (8,)), (2, (16, 8)), (4, (16, 8, 4))])
-def test_the_fused_model_is_the_model_whatever_its_depth(cross_layers: int, deep: tuple[int, ...]) -> None:
-    torch.manual_seed(3)
-    model = DCNv2(11, cross_layers, 5, deep).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-        x_RF = torch.randn(40, 11)  # within the clip
-        torch.testing.assert_close(FusedDCNv2(model)(x_RF), model(x_RF[None])[0], rtol=1e-4, atol=1e-5)

@@ -5,7 +5,6 @@ Longer than 300 lines: packaging takes seconds, so one artifact with every combi
 
 from __future__ import annotations
 
-import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,25 +20,21 @@ from deployments.api.operations import Recommender
 from deployments.artifact.reader import Artifact
 from deployments.artifact.writer import ArtifactWriter
 from deployments.errors import ConfigError
-from deployments.messages import Batch, CandidateBatch, ProfileBatch, RankedBatch, RequestBatch, ScoreBatch
-from deployments.models.backends import machine, parity_gate, row_chunks, selection, tensorrt
+from deployments.messages import Batch, CandidateBatch, ProfileBatch, RequestBatch
+from deployments.models.backends import machine, parity_gate, row_chunks, selection
 from deployments.models.backends.parity_gate import Gate
 from deployments.models.backends.precision import Precision, in_precision
 from deployments.models.backends.selection import Backend, RunningModel, start
 from deployments.models.backends.unavailable import BackendUnavailable
 from deployments.models.fused_dcn_v2 import FusedDCNv2
 from deployments.pipeline.stage_client import local
-from deployments.replicas.stage_replica import StageFactory
-from deployments.stages import warm_up
 from deployments.stages.candidates import CandidateConfig, CandidateGenerator
 from deployments.stages.contract import Stage
 from deployments.stages.profile import ProfileConfig, Profiles
-from deployments.stages.ranking import Ranker, RankerConfig
 from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker
 from graphs.__main__ import main
 from graphs.commands import package
 from graphs.data.dataset import load
-from monitoring.logs.ecs import LogConfig
 from tests.conftest import small_args
 from tests.contracts.stage_contract import StageContract
 from tests.deployments.stages.test_model_stages import histories, requests
@@ -249,35 +244,6 @@ def test_held_out_histories_do_not_contain_the_wanted_items(artifact: Artifact, 
     assert any(wanted.any() for wanted in held_out.wanted)
 
 
-@pytest.mark.parametrize(
-    ("gate", "passes"),
-    [
-        (Gate(requests=9, overlap=0.99, ndcg=0.1, plain_ndcg=0.1), True),
-        (Gate(requests=9, overlap=0.9899, ndcg=0.1, plain_ndcg=0.1), False),
-        (Gate(requests=9, overlap=1.0, ndcg=0.0998, plain_ndcg=0.1), False),
-        (Gate(requests=9, overlap=1.0, ndcg=0.2, plain_ndcg=0.1), True),
-        (Gate(unavailable="no compiler"), False),
-    ],
-)
-def test_a_gate_needs_the_same_answers_and_the_same_quality(gate: Gate, passes: bool) -> None:
-    assert gate.passed is passes
-
-
-def test_a_combination_that_failed_is_refused_with_the_numbers(artifact: Artifact, tmp_path: Path) -> None:
-    failed = Gate(requests=1000, overlap=0.961, ndcg=0.1, plain_ndcg=0.102)
-    with pytest.raises(ConfigError) as refusal:
-        Scorer(gated(artifact, tmp_path, eager__int8=failed), ScorerConfig(precision="int8"))
-    assert str(refusal.value) == (
-        "scoring: backend eager, precision int8 failed: top-10 overlap 0.9610 (at least 0.99), NDCG@10 loss 1.961% "
-        "(at most 0.1%) on 1000 requests; use another combination, such as backend eager, precision fp32"
-    )
-
-
-def test_a_combination_that_was_not_gated_is_refused_with_the_remedy(artifact: Artifact) -> None:
-    with pytest.raises(ConfigError, match="graphs package ARTIFACT --backend eager --precision bf16`, or use backend"):
-        Scorer(artifact, ScorerConfig(precision="bf16"))
-
-
 def test_a_combination_that_exists_nowhere_is_refused_in_the_config() -> None:
     with pytest.raises(ValidationError, match="int8 runs on backend eager alone, not on compiled; use eager, or fp16"):
         ScorerConfig(backend="compiled", precision="int8")
@@ -398,71 +364,6 @@ def test_tensorrt_without_a_gpu_falls_back_to_the_compiled_model_then_to_eager(
     assert scorer.running.backend == "compiled" or not shutil.which("g++")
     half = Scorer(artifact, ScorerConfig(backend="tensorrt", precision="fp16", device="cpu"))
     assert (half.running.backend, half.running.precision) == ("eager", "fp32"), "compiled fp16 was not gated"
-
-
-def test_an_engines_key_depends_on_everything_it_was_built_for() -> None:
-    versions = {"torch": "2.13.0", "torch-tensorrt": "2.13.0", "tensorrt": "11.0"}
-    keys = {
-        tensorrt.engine_key("abc", "fp16", "sm_90-x86_64", versions),
-        tensorrt.engine_key("abd", "fp16", "sm_90-x86_64", versions),
-        tensorrt.engine_key("abc", "bf16", "sm_90-x86_64", versions),
-        tensorrt.engine_key("abc", "fp16", "sm_80-x86_64", versions),
-        *(tensorrt.engine_key("abc", "fp16", "sm_90-x86_64", versions | {name: "12"}) for name in versions),
-    }
-    assert len(keys) == 7
-    assert tensorrt.engine_key("abc", "fp16", "sm_90-x86_64", versions) in keys
-    assert all(key.startswith(("abc-", "abd-")) and "/" not in key for key in keys)
-    assert tensorrt.installed_versions()["torch"] == torch.__version__
-
-
-@pytest.mark.parametrize("factor", [1.1, float("nan")])
-def test_an_engine_with_other_scores_than_the_plain_models_is_refused(artifact: Artifact, factor: float) -> None:
-    plain = FusedDCNv2(load_ranker(artifact))
-    n_features = plain.first.in_features
-    tensorrt.check_scores(plain, plain, n_features, "cpu")
-    with pytest.raises(BackendUnavailable, match="its scores differ from the plain model's by"):
-        tensorrt.check_scores(lambda rows_RF: plain(rows_RF) * factor, plain, n_features, "cpu")
-
-
-def test_every_stage_is_warmed_up_with_its_recorded_inputs(artifact: Artifact) -> None:
-    calls: list[tuple[Batch, ...]] = []
-
-    class Recorder:
-        model_version = artifact.model_version
-
-        def __call__(self, requests: RequestBatch, candidates: CandidateBatch, scores: ScoreBatch) -> RankedBatch:
-            calls.append((requests, candidates, scores))
-            return ranker(requests, candidates, scores)
-
-    ranker = Ranker(artifact, RankerConfig())
-    warm_up.warm_up(Recorder(), artifact)
-    assert [len(batches[0]) for batches in calls] == list(warm_up.BATCH_SIZES)
-    _, found, scored = calls[-1]
-    assert isinstance(found, CandidateBatch)
-    assert isinstance(scored, ScoreBatch)
-    assert found.mask_BK.any(axis=1).all()
-    assert (np.isneginf(scored.scores_BK) == ~found.mask_BK).all()
-    assert found.sources == tuple(spec["name"] for spec in artifact.manifest.settings["sources"])
-
-
-@pytest.mark.parametrize(
-    ("stage", "config"),
-    [(Profiles, ProfileConfig()), (CandidateGenerator, CandidateConfig(n_candidates=60)), (Scorer, ScorerConfig())],
-)
-def test_a_replicas_stage_is_warmed_up_when_it_is_built(
-    artifact: Artifact, stage: Any, config: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: list[int] = []
-    plain = stage.__call__
-
-    @functools.wraps(plain)
-    def counted(self: Any, *batches: Any) -> Any:
-        rows.append(len(batches[0]))
-        return plain(self, *batches)
-
-    monkeypatch.setattr(stage, "__call__", counted)
-    StageFactory(stage, config, LogConfig()).build(artifact)
-    assert rows == list(warm_up.BATCH_SIZES)
 
 
 async def test_readiness_and_metrics_report_a_fallback_backend(
