@@ -14,7 +14,8 @@ SOURCE_HISTORY_LENGTH = 150
 
 
 class SourceSpec(BaseModel):
-    """One entry of the manifest's `settings.sources`. `quota`: its share of the candidates, relative to the others."""
+    """One entry of the manifest's `settings.sources`. `quota`: most candidates from the source's list,
+    and its weight in the interleaving of the lists."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,9 +1,10 @@
 """The kernels of retrieval, compiled by Numba: one request's proposals from all sources.
 
-They read the neighbours of the events and the proposed items, never the whole catalogue, so their time does not grow
-with the catalogue. They run without the interpreter lock.
+They read the neighbours of the events and the listed items, but not the whole catalogue (except the vector scores of
+an exact index, for small catalogues). So their time does not grow with the catalogue. They run without the interpreter
+lock.
 
-Over 300 lines: all functions are compiled into one, and Numba's cache checks only the file of the compiled function.
+Over 300 lines: the functions call each other, and Numba's cache detects changes in the caller's own file alone.
 
 Shapes: L events read, T neighbour tables, V views (a table at a decay), N items, W neighbours per item, S sources,
 R ranks in a source's list, K candidates.

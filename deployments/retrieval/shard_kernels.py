@@ -1,7 +1,7 @@
 """The kernels of sharded retrieval: one shard's answer to a request, and the merge of all shards' answers.
 
-They compile functions of kernels.py in: after a change there, delete `__pycache__/shard_kernels.*`, as Numba's cache
-checks only the file of the compiled function.
+They call functions of kernels.py. Numba's cache does not detect changes there: delete `__pycache__/shard_kernels.*`
+after one.
 
 Shapes: N items, U items in an answer (of one shard, or of all), P shards, S sources, V views, R ranks in a source's
 list, K candidates.

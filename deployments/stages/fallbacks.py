@@ -118,15 +118,15 @@ def score_order(requests: RequestBatch, candidates: CandidateBatch, scores: Scor
     width = int(requests.n_B.max(initial=0))
     order_BN = np.lexsort((candidates.item_ids_BK, -scores.scores_BK), axis=-1)[:, :width].astype(np.int32)
     available_B = candidates.mask_BK.sum(axis=1)
-    place_N = np.arange(order_BN.shape[1], dtype=np.int32)
-    filled_BN = place_N < np.minimum(requests.n_B, available_B)[:, None]
+    rank_N = np.arange(order_BN.shape[1], dtype=np.int32)
+    filled_BN = rank_N < np.minimum(requests.n_B, available_B)[:, None]
     choice_BN = np.where(filled_BN, order_BN, np.int32(PAD))
     score_BN = np.where(filled_BN, take_columns(scores.scores_BK, order_BN), np.float32(0))
     return RankedBatch(
         model_version=candidates.model_version,
         choice_BN=choice_BN,
         score_BN=score_BN,
-        score_rank_BN=np.where(filled_BN, place_N, np.int32(PAD)),
+        score_rank_BN=np.where(filled_BN, rank_N, np.int32(PAD)),
         diversity_penalty_BN=np.zeros_like(score_BN),
         rule_BN=np.full_like(choice_BN, PAD),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -204,9 +202,3 @@ def test_the_fallbacks_keep_the_contract_of_the_stages_that_they_replace(
     assert (plain.choice_BN[:, width:] == PAD).all()
     assert (fallback.choice_BN == plain.choice_BN[:, :width]).all()
     np.testing.assert_array_equal(fallback.score_BN, plain.score_BN[:, :width])
-
-
-def test_messages_refuse_a_mix_of_models() -> None:
-    batch = histories("a", 2)
-    with pytest.raises(Exception, match="several model versions: a, b"):
-        HistoryBatch.concat([batch, replace(batch, model_version="b")])

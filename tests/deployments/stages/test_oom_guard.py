@@ -202,7 +202,7 @@ def test_the_memory_cap_leaves_room_for_what_torch_does_not_count() -> None:
     assert memory_cap(0.01, total) == 0
 
 
-def test_mps_and_mig_are_told_apart(tmp_path: Path) -> None:
+def test_mps_and_mig_are_distinguished(tmp_path: Path) -> None:
     (tmp_path / "control").touch()
     mps = {"CUDA_MPS_PIPE_DIRECTORY": str(tmp_path)}
     nowhere = {"CUDA_MPS_PIPE_DIRECTORY": str(tmp_path / "none")}

@@ -134,7 +134,7 @@ async def test_a_funnel_over_shards_answers_as_one_without(
 
 
 @pytest.mark.parametrize("broken", [lost_shard, hung_shard])
-async def test_an_answer_without_a_shard_says_which_share_it_covers(
+async def test_an_answer_without_a_shard_reports_the_number_of_shards(
     sharded: Callable[..., Recommender], broken: Start
 ) -> None:
     found = await answer(sharded({1: broken}), deadline_ms=1000)
@@ -162,7 +162,9 @@ async def test_candidates_without_a_shard_are_not_cached(
     assert (await answer(recommender))["degraded"] == []
 
 
-async def test_similar_items_without_a_shard_say_so(artifact: Artifact, in_process: Callable[..., Recommender]) -> None:
+async def test_similar_items_without_a_shard_are_reported_as_degraded(
+    artifact: Artifact, in_process: Callable[..., Recommender]
+) -> None:
     asked = [lost_shard, *(local(shard.similar, 4) for shard in shards(artifact, 3)[1:])]
     gather = Gatherer(artifact, CandidateConfig(n_candidates=WIDTH)).similar
     recommender = in_process(starts={"similar": scattered("similar", asked, gather, 4)})
