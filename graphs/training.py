@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from deployments.artifact.reader import Artifact
 from deployments.artifact.writer import ArtifactWriter
 from deployments.assembly import HISTORIES
-from deployments.models.backends.parity_gate import PLAIN, allowed
+from deployments.models.backends.parity_gate import PLAIN, may_serve
 from deployments.stages.scoring import WEIGHTS
 from graphs.commands.drift_reference import write_reference
 from graphs.commands.package import asked, hold_out, package
@@ -72,7 +72,7 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
         package(writer, held_out, asked(scoring.backend, scoring.precision), console)
         packaged(1.0)
         preview = writer.preview()
-        if not allowed(preview, scoring.backend, scoring.precision):
+        if not may_serve(preview, scoring.backend, scoring.precision):
             console.print("the evaluation, and a deployment until that is mended, runs eager in fp32")
             plain = scoring.model_copy(update={"backend": PLAIN[0], "precision": PLAIN[1]})
             stages = stages.model_copy(update={"scoring": stages.scoring.model_copy(update={"config": plain})})

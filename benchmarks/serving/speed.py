@@ -24,7 +24,7 @@ from benchmarks.serving import servers, workloads
 from benchmarks.serving.load import Load, closed_loop
 from benchmarks.serving.open_loop import open_loop
 from deployments.artifact.reader import Artifact
-from deployments.models.backends.parity_gate import OVERLAP
+from deployments.models.backends.parity_gate import MIN_OVERLAP
 from deployments.stages.scoring import Scorer
 from graphs.config_file import load, recommender_args
 from graphs.evaluation.results_file import write_section
@@ -78,9 +78,9 @@ def check(server: str, found: Answers, reference: Answers) -> None:
         SystemExit: the answers are others.
     """
     if "as shipped" in server:
-        if (share := shared(found, reference)) < OVERLAP:
+        if (share := shared(found, reference)) < MIN_OVERLAP:
             raise SystemExit(
-                f"{server}: {share:.2%} of the items are the reference's (at least {OVERLAP:.0%}); not timed"
+                f"{server}: {share:.2%} of the items are the reference's (at least {MIN_OVERLAP:.0%}); not timed"
             )
     elif differing := differences(found, reference):
         raise SystemExit(f"{server}: {differing} of {CHECKED} answers differ; not timed")
@@ -193,8 +193,9 @@ def speed(
         "compute, no server, batches of 32; its p50: one process, one request after the other). `as shipped`: the "
         f"configuration as it is, whose scoring ran {chosen.backend} in {chosen.precision}; the others run the plain "
         f"fp32 model without cache. All gave equal answers to {CHECKED} requests before they were timed, or as shipped "
-        f"at least {OVERLAP:.0%} of the items, as the gate asks. `bad answers`: errors and degraded ones under load, "
-        f"which the requests per second do not count. A cache is empty at a server's start, and {FILL_S:g} s of the "
+        f"at least {MIN_OVERLAP:.0%} of the items, as the gate asks. `bad answers`: errors and degraded ones under "
+        "load, which the requests per second do not count. "
+        f"A cache is empty at a server's start, and {FILL_S:g} s of the "
         "same traffic fill it before the last load; no draw of users is asked for twice. `cache hits`: of the requests "
         "that were computed, those whose candidates and scores it had."
     )

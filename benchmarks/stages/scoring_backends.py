@@ -21,8 +21,8 @@ from rich.progress import Progress
 from deployments.artifact.reader import Artifact
 from deployments.assembly import HISTORIES
 from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch
-from deployments.models.backends.backends import Running, start
 from deployments.models.backends.parity_gate import PLAIN, Gate, combination
+from deployments.models.backends.selection import RunningModel, start
 from deployments.models.backends.unavailable import BackendUnavailable
 from deployments.models.features.ranking_features import RankingFeatures
 from deployments.models.features.user_features import UserFeatures
@@ -118,7 +118,7 @@ def combinations(artifact: Artifact) -> Iterator[tuple[str, Way]]:
         except BackendUnavailable as error:
             print(f"{name}: {error}")
             continue
-        scorer.running = Running(run, backend, precision)  # also one that the gate refuses
+        scorer.running = RunningModel(run, backend, precision)  # also one that the gate refuses
         yield name, (scorer.features.rows, scorer)
 
 

@@ -25,7 +25,7 @@ from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit, Li
 from deployments.pipeline.pipeline import Pipeline
 from deployments.pipeline.request import Query, arrival, request_batch
 from deployments.pipeline.stage_client import StageClient
-from deployments.stages.fallbacks import partly
+from deployments.stages.fallbacks import missing_shards
 from deployments.store.base import Store
 from deployments.store.events import Event
 from deployments.telemetry.drift_client import DriftClient
@@ -88,7 +88,7 @@ class Recommender:
         """The n best items that the user has not seen yet."""
         request = parse(RecommendRequest, body)
         record = _record_of(request.user_id)
-        excluded, unknown = self.catalogue.known(request.exclude_ids)
+        excluded, unknown = self.catalogue.resolve(request.exclude_ids)
         query = Query(
             user_id=request.user_id,
             n=request.n,
@@ -105,7 +105,7 @@ class Recommender:
         """The given items, best first; those not in the catalogue are listed in `unknown_item_ids`."""
         request = parse(RankRequest, body)
         record = _record_of(request.user_id)
-        given, unknown = self.catalogue.known(request.item_ids)
+        given, unknown = self.catalogue.resolve(request.item_ids)
         if not len(given):
             raise InvalidRequest([("item_ids", f"none is in the catalogue (first: {unknown[0]!r})")])
         query = Query(
@@ -134,7 +134,7 @@ class Recommender:
         kept = found.mask_BK[0]
         names = [found.sources[s] for s in found.source_BK[0][kept]]
         scores = found.retrieval_scores_BK[0][kept].tolist()
-        record.degraded = partly("similar", found)
+        record.degraded = missing_shards("similar", found)
         return {
             "request_id": record.request_id,
             "item_id": request.item_id,
@@ -178,7 +178,7 @@ class Recommender:
         ]
         stored = await self._store.record(events)
         self._report_feedback(events)
-        _, unknown = self.catalogue.known(list(dict.fromkeys(e.item_id for e in events)))
+        _, unknown = self.catalogue.resolve(list(dict.fromkeys(e.item_id for e in events)))
         return {"accepted": len(events), "duplicates": len(events) - stored, "unknown_item_ids": unknown}
 
     async def drift(self) -> dict[str, Any]:

@@ -1,3 +1,4 @@
-"""The artifact: the folder that training writes (writer.py) and serving reads (reader.py), and the catalogue of its
-items. May import messages and errors only.
+"""The artifact: the folder that training writes (writer.py) and serving reads (reader.py; start there). catalogue.py is
+its items, with columns.py and filters.py; sources.py declares its retrieval sources. May import messages and errors
+alone.
 """

@@ -1,7 +1,7 @@
-"""The artifact: the folder that training writes and serving reads, and nothing else joins them.
+"""Reads an artifact: the folder that training writes and serving reads, and their only connection.
 
-It is flat: `manifest.json` beside safetensors, Arrow/Parquet, JSON and index files. No pickle. `Artifact.open` is
-strict, so what is served is byte for byte what was evaluated.
+It is flat: `manifest.json` beside safetensors, Arrow/Parquet, JSON and index files; no pickle. `Artifact.open` checks
+every file, so the served bytes are the evaluated bytes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ _DTYPES |= {"I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 
 
 class Manifest(BaseModel):
-    """What `manifest.json` holds. `model_version` covers the files, `feature_schema` and `settings`; the time of
-    writing, the metrics and what packaging adds are not part of it, so the same model trained twice has one version."""
+    """The content of `manifest.json`.
+
+    `model_version` covers the files, `feature_schema` and `settings`, but not the time of writing, the metrics and the
+    additions of packaging. So the same model, trained twice, has one version.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,20 +51,20 @@ class Manifest(BaseModel):
     derived: dict[FileName, Sha256] = {}
     """Files made from the model: code compiled for a kind of machine, recorded requests. Checked as `files` are."""
     gates: dict[str, dict[str, Any]] = {}
-    """Per combination of backend and precision, how its answers compare with the plain model's."""
+    """The parity gate's measurements, per combination of backend and precision; see models/backends/parity_gate.py."""
     metrics: dict[str, Any] = {}
-    """The evaluation table it was accepted with."""
+    """The evaluation table with which it was accepted."""
     feature_schema: dict[str, Any] = {}
     settings: dict[str, Any] = {}
-    """Whatever the trainer has to tell the stages: names of sources, dimensions, …"""
+    """The trainer's settings for the stages: names of sources, dimensions, …"""
 
     def content_hash(self) -> str:
-        """What `model_version` must be: 16 hex digits of SHA-256 over the canonical JSON of the model's part."""
+        """The value of `model_version`: 16 hex digits of SHA-256 over the canonical JSON of the model's part."""
         part = self.model_dump(mode="json", include={"schema_version", "files", "feature_schema", "settings"})
         return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16]
 
     def every_file(self) -> dict[FileName, Sha256]:
-        """All that lies beside the manifest."""
+        """Every file beside the manifest, with its SHA-256."""
         return self.files | self.derived
 
 
@@ -77,10 +80,10 @@ class Artifact:
         """Opens and checks every file of the artifact at `uri`: a local path or any fsspec URI.
 
         A remote one is copied once to the user's cache folder (`$XDG_CACHE_HOME/rayfunnel/artifacts`), under the
-        hash of its manifest. A local link is followed here, once: a later swap leaves this object as it is.
+        hash of its manifest. A local link is resolved once, so a later swap does not change this object.
 
         Raises:
-            ArtifactError: no artifact there, a missing, extra (local only) or altered file, another schema version.
+            ArtifactError: no artifact at `uri`, a missing, extra (local only) or altered file, another schema version.
         """
         if "://" in uri and not uri.startswith("file://"):
             return _open_remote(uri)
@@ -175,7 +178,7 @@ def _open_remote(uri: str) -> Artifact:
         text = files.cat_file(f"{root.rstrip('/')}/{MANIFEST}")
     except FileNotFoundError:
         raise ArtifactError(f"artifact {uri}: there is no {MANIFEST}; {REMEDY}") from None
-    except Exception as error:  # every file system has its own exceptions
+    except Exception as error:  # each fsspec file system has its own exceptions
         raise ArtifactError(f"artifact {uri}: it can't be read ({error}); check the address and the access") from error
     manifest = _parse(uri, text)
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rayfunnel" / "artifacts"
@@ -183,7 +186,7 @@ def _open_remote(uri: str) -> Artifact:
     if folder.is_dir():
         try:
             return Artifact.open(str(folder))
-        except ArtifactError:  # a damaged copy: fetch it again
+        except ArtifactError:  # a damaged copy is fetched again
             shutil.rmtree(folder)
     base.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=base, prefix=".partial-") as scratch:
@@ -201,6 +204,6 @@ def _open_remote(uri: str) -> Artifact:
         try:
             copy.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same bytes
+            if not folder.is_dir():  # else another process has copied the same bytes first
                 raise
     return Artifact(folder, manifest)

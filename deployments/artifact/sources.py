@@ -1,4 +1,4 @@
-"""What the artifact says of the retrieval sources."""
+"""The artifact's declarations of its retrieval sources."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from deployments.artifact.reader import Artifact
 from deployments.messages import Floats
 
-READ = 150
-"""Most recent events that neighbour sources read."""
+SOURCE_HISTORY_LENGTH = 150
+"""Most recent events that neighbour sources and ranking features read."""
 
 
 class SourceSpec(BaseModel):
-    """One entry of the manifest's `settings.sources`. `quota`: candidates it may bring before others catch up."""
+    """One entry of the manifest's `settings.sources`. `quota`: most candidates from the source's list,
+    and its weight in the interleaving of the lists."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,12 +23,12 @@ class SourceSpec(BaseModel):
     kind: Literal["neighbours", "vectors", "popularity"]
     quota: int = Field(ge=1)
     table: str = ""
-    """neighbours: which table of `neighbours.safetensors`."""
+    """neighbours: the table in `neighbours.safetensors`."""
     decay: float = 10.0
-    """neighbours: events until an event counts 1/e."""
+    """neighbours: age, in events, at which an event counts 1/e."""
 
 
 def popularity(artifact: Artifact) -> Floats:
-    """The popularity source's scores [N], the same for everybody: log share of events, recent and over all time."""
+    """The popularity source's scores [N], equal for all users: log share of events, recent and over all time."""
     scores_N: Floats = artifact.tensors("popularity.safetensors")["score_N"]
     return scores_N

@@ -1,4 +1,4 @@
-"""Writes an artifact: what training and packaging use, and serving does not."""
+"""Writes an artifact, for training and packaging."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class ArtifactWriter:
 
         artifacts/movielens -> .movielens.versions/20260131T120000000000-0123456789abcdef
 
-    Leaving the block swaps the link in one rename, so a reader finds the old artifact or the new, never none or a
-    half. The one before is kept until the next write, for readers still opening it. An exception inside the block,
-    or a crash, leaves `directory` as it was; the next writer clears what a crash left. (Only a real folder that
-    holds an artifact, such as a copy, is moved aside first: for that moment there is none.)
+    Leaving the block swaps the link in one rename, so a reader opens the old artifact or the new one, both complete.
+    The previous one remains until the next write, for readers that are opening it. An exception inside the block, or
+    a crash, leaves `directory` unchanged; the next writer removes the files of a crash. (If `directory` is a real
+    folder with an artifact, such as a copy, it is moved away first; until the rename there is none.)
 
     `metrics`, `gates`, `feature_schema` and `settings` are plain attributes and may be set until the block ends.
 
     Raises:
-        ArtifactError: on entry, if `directory` exists and is something else than an artifact.
+        ArtifactError: on entry, if `directory` exists and is not an artifact.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class ArtifactWriter:
         self._derived: set[str] = set()
 
     def __enter__(self) -> Self:
-        there = self.directory
-        if there.exists() and not (there / MANIFEST).is_file() and (not there.is_dir() or any(there.iterdir())):
-            raise ArtifactError(f"artifact {there}: something else is there; choose another folder, or remove it")
+        target = self.directory
+        if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
+            raise ArtifactError(f"artifact {target}: something else is there; choose another folder, or remove it")
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
         return self
@@ -77,16 +77,16 @@ class ArtifactWriter:
         self.file(name).write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
     def file(self, name: str) -> Path:
-        """Where to write the file `name` by other means."""
+        """The path for the file `name`, for writers of other formats."""
         return self._partial / name
 
     def derived(self, name: str) -> Path:
-        """Where to write a file that is made from the model and no part of it."""
+        """The path for a file that is derived from the model: it does not change the model version."""
         self._derived.add(name)
         return self.file(name)
 
-    def keep(self, artifact: Artifact) -> None:
-        """Takes over all of another artifact, which keeps its model version; to add to it."""
+    def copy_from(self, artifact: Artifact) -> None:
+        """Copies all of another artifact, to add derived files and gates; the model version stays."""
         manifest = artifact.manifest
         for name in manifest.every_file():
             shutil.copyfile(artifact.path(name), self.file(name))
@@ -95,7 +95,7 @@ class ArtifactWriter:
         self.metrics, self.gates = manifest.metrics, dict(manifest.gates)
 
     def preview(self) -> Artifact:
-        """The artifact as written so far, to evaluate it before it is finished. Dies with the block."""
+        """The artifact as written so far, for its evaluation. Valid inside the block."""
         return Artifact(self._partial, self._manifest())
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 CLIP = 5.0
-"""Standardised features are kept within this many standard deviations."""
+"""Standardised features are clipped to so many standard deviations."""
 
 
 class CrossLayer(nn.Module):
@@ -31,7 +31,7 @@ class CrossLayer(nn.Module):
 
 
 class DCNv2(nn.Module):
-    """Features → score. Cross and deep networks side by side; the standardisation is part of the model."""
+    """Features → score. Parallel cross and deep networks; the standardisation is part of the model."""
 
     mean_F: Tensor
     scale_F: Tensor

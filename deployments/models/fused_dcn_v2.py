@@ -1,11 +1,11 @@
-"""DCN-V2 as it is served: the function of ranker.py, rearranged so that a candidate costs less. Exact but for rounding.
+"""DCN-V2 in serving: the function of dcn_v2.py, rearranged to cost less per candidate. Exact except for rounding.
 
 Every cross layer multiplies by x0, so x_l = x0 * m_l with m_0 = 1 and m_(l+1) = m_l + U_l D_l x_l + b_l. Of the last
-layer only w · x_L is wanted, w being the output's weights:
+layer only w · x_L is needed, where w are the output's weights:
 
     w · x_L = w · x_(L-1) + sum_r (D x_(L-1))_r (G x0)_r + (w * b) · x0    with G = U' diag(w)
 
-So its wide half disappears, and all that reads x0 (D_0, the first dense layer, G and w * b) is one matrix product.
+So the last layer needs no wide product, and one matrix product reads x0 for D_0, the first dense layer, G and w * b.
 
 Shapes: R rows (candidates of any requests), F features.
 """
@@ -29,8 +29,8 @@ class FusedDCNv2(nn.Module):
         deep = [layer for layer in model.deep if isinstance(layer, nn.Linear)]
         with torch.no_grad():
             out_1F, deep_1X = torch.split(model.out.weight, [len(model.mean_F), deep[-1].out_features], dim=1)
-            reads = [layer.down.weight for layer in cross]  # what each cross layer takes from x_l …
-            reads[-1] = torch.cat([reads[-1], out_1F])  # … the last one also w · x_l
+            reads = [layer.down.weight for layer in cross]  # each cross layer's projection of x_l
+            reads[-1] = torch.cat([reads[-1], out_1F])  # the last one also has w · x_l
             last = cross[-1].up
             parts = [reads[0], deep[0].weight, last.weight.T * out_1F, out_1F * last.bias]
             self.widths = [len(part) for part in parts]
@@ -49,7 +49,7 @@ class FusedDCNv2(nn.Module):
         return scores_R
 
     def crossed(self, x0_RF: Tensor, read: Tensor, last: Tensor, plain_R1: Tensor) -> Tensor:
-        """What the cross layers add to the scores [R]."""
+        """The cross layers' part of the scores [R]."""
         factor_RF: Tensor | None = None
         for up, down in zip(self.ups, self.reads, strict=True):
             factor_RF = up(read) if factor_RF is None else factor_RF + up(read)
@@ -58,7 +58,7 @@ class FusedDCNv2(nn.Module):
         return crossed_R
 
     def dense(self, hidden: Tensor) -> Tensor:
-        """What the last dense layer gives, [R, .]; `hidden`: what the first one gives, before its ReLU."""
+        """Output of the last dense layer [R, .]; `hidden`: output of the first one before its ReLU."""
         hidden = hidden.relu()
         for layer in self.hidden:
             hidden = layer(hidden).relu()
@@ -66,9 +66,9 @@ class FusedDCNv2(nn.Module):
 
 
 class HalfDCNv2(nn.Module):
-    """The same with its dense layers, where nearly all of the arithmetic is, in half precision.
+    """FusedDCNv2 with its dense layers, which do nearly all of the arithmetic, in half precision.
 
-    The cross layers stay in fp32: their products and the scores' last sum are what half precision would lose most in.
+    The cross layers and the last sum stay in fp32: half precision would lose most accuracy there.
     """
 
     def __init__(self, model: FusedDCNv2, dtype: torch.dtype) -> None:
@@ -84,7 +84,7 @@ class HalfDCNv2(nn.Module):
         del self.rest.first
 
     def forward(self, x0_RF: Tensor) -> Tensor:
-        """Scores [R], float32 as the features are."""
+        """Scores [R], float32 like the features."""
         read, last, plain_R1 = torch.split(self.first(x0_RF), self._widths, dim=1)
         hidden = self.rest.dense(self.first_dense(x0_RF.to(self._dtype)))
         scores_R: Tensor = self.rest.crossed(x0_RF, read, last, plain_R1) + self.rest.out(hidden.float())[:, 0]

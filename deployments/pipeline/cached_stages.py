@@ -39,7 +39,7 @@ class CachedStages:
         assert batch.profiles is not None
         if self._cache is None:
             found: CandidateBatch = await self._candidates(deadline, batch.requests, batch.profiles)
-            batch.degraded += fallbacks.partly("candidates", found)
+            batch.degraded += fallbacks.missing_shards("candidates", found)
             batch.candidates = found
             return
         cached = [pending.cached for pending in batch.pending_requests]
@@ -50,7 +50,7 @@ class CachedStages:
         if misses:
             rows = np.array(misses)
             computed = await self._candidates(deadline, batch.requests.take(rows), batch.profiles.take(rows))
-            batch.degraded += fallbacks.partly("candidates", computed)
+            batch.degraded += fallbacks.missing_shards("candidates", computed)
             parts.append(computed)
         joined = CandidateBatch.concat(parts).take(np.argsort([*hits, *misses])) if len(parts) > 1 else parts[0]
         batch.known = self._cache.scores(cached, joined)
@@ -60,7 +60,7 @@ class CachedStages:
         """The cache's scores where it has some, the stage's elsewhere, of as many candidates as the batch's quality
         allows.
         """
-        rows = batch.known.missing() if batch.known else range(len(batch.pending_requests))
+        rows = batch.known.missing_rows() if batch.known else range(len(batch.pending_requests))
         if not rows:
             batch.scores = batch.known
             return
@@ -78,10 +78,10 @@ class CachedStages:
             batch.put(rows, part)
 
     def _note_backend(self, scores: ScoreBatch) -> None:
-        if scores.instead and scores.instead != self.fallback_backend:
-            log.warning("scoring: %s", scores.instead)
-        self.fallback_backend = scores.instead
-        if scores.instead:
+        if scores.fallback_reason and scores.fallback_reason != self.fallback_backend:
+            log.warning("scoring: %s", scores.fallback_reason)
+        self.fallback_backend = scores.fallback_reason
+        if scores.fallback_reason:
             self._metrics.stood_in("scoring", scores.ran_on)
 
     def _cut(self, batch: BatchState) -> None:
@@ -91,7 +91,7 @@ class CachedStages:
         if batch.quality < self._quality.floor:
             raise StageFailed("scoring", "quality", "requests wait too long")
         assert batch.candidates is not None
-        fewer = fallbacks.best(batch.requests, batch.candidates, batch.quality)
+        fewer = fallbacks.keep_best(batch.requests, batch.candidates, batch.quality)
         if fewer is not batch.candidates:
             batch.candidates = fewer
             batch.degraded.append("scoring:quality")

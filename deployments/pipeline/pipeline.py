@@ -16,7 +16,7 @@ from typing import Protocol
 
 from deployments import timeouts
 from deployments.errors import StageFailed, StoreUnavailable
-from deployments.messages import PAD, HistoryBatch, ProfileBatch, RequestBatch, at
+from deployments.messages import PAD, HistoryBatch, ProfileBatch, RequestBatch, take_columns
 from deployments.pipeline.batch import Answer, BatchState, PendingRequest
 from deployments.pipeline.batcher import Batcher, BatcherConfig
 from deployments.pipeline.cached_stages import CachedStages
@@ -202,7 +202,7 @@ class Pipeline:
         match stage:
             case "profile":
                 histories = await self._fetch_histories(batch, deadline)
-                batch.latest_B = histories.latest()
+                batch.latest_B = histories.last_event_times()
                 batch.profiles = await self._clients["profile"].call(deadline, histories)
             case "candidates":
                 await self._cached.find_candidates(batch, deadline)
@@ -265,8 +265,8 @@ class Pipeline:
         assert batch.scores is not None
         assert batch.ranked is not None
         choice_BN = batch.ranked.choice_BN
-        items = at(batch.candidates.item_ids_BK, choice_BN).tolist()
-        sources = at(batch.candidates.source_BK, choice_BN).tolist()
+        items = take_columns(batch.candidates.item_ids_BK, choice_BN).tolist()
+        sources = take_columns(batch.candidates.source_BK, choice_BN).tolist()
         scores = batch.ranked.score_BN.tolist()
         counts = (choice_BN != PAD).sum(axis=1).tolist()
         names = batch.candidates.sources

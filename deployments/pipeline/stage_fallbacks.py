@@ -42,7 +42,7 @@ class StageFallbacks:
                 assert batch.candidates is not None
                 batch.scores = fallbacks.retrieval_scores(batch.candidates)
                 if batch.known:
-                    batch.scores = batch.known.or_else(batch.scores)
+                    batch.scores = batch.known.fill_missing(batch.scores)
             case "ranking":
                 assert batch.candidates is not None
                 assert batch.scores is not None

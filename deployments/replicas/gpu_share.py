@@ -66,7 +66,7 @@ def take_share(share: float) -> str:
     if not share:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return ""
-    import torch  # see `torch_here`
+    import torch  # see `loaded_torch`
 
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if not torch.cuda.is_available():

@@ -22,7 +22,7 @@ from deployments.api.http import HttpConfig, make_app
 from deployments.artifact.reader import Artifact
 from deployments.assembly import FunnelConfig, assemble, seed
 from deployments.errors import FunnelError, InvalidRequest
-from deployments.models.backends.runtime import loaded, set_threads
+from deployments.models.backends.runtime import freeze_garbage_collector, set_threads
 from deployments.pipeline.stage_client import Start, local, scattered
 from deployments.replicas.metrics_hub import hub_call
 from deployments.replicas.replica_logs import replica_logs
@@ -97,7 +97,7 @@ class Ingress:
         self._fast_path = FastPath(self._recommender)
         accept_all(asyncio.get_running_loop(), self._fast_path.protocol)  # Serve starts its HTTP server on it later
         self._recommender.reporter.start()
-        loaded()
+        freeze_garbage_collector()
         self._tasks = [asyncio.ensure_future(self._recommender.readiness.warm_up())]
         if config.seed_histories:
             self._tasks.append(asyncio.ensure_future(seed(self._store, artifact)))

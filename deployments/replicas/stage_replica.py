@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.artifact.reader import Artifact
 from deployments.errors import DeadlineExceeded, StageFailed
 from deployments.messages import Batch, CandidateBatch
-from deployments.models.backends.runtime import loaded, set_threads, torch_here
+from deployments.models.backends.runtime import freeze_garbage_collector, loaded_torch, set_threads
 from deployments.pipeline.replica_stats import ReplicaStats
 from deployments.pipeline.request_coalescer import RequestCoalescer
 from deployments.pipeline.stage_client import Batches, Start
@@ -103,11 +103,11 @@ class StageReplica:
         self._waiting = 0
         context = serve.get_replica_context()
         self._metrics = FunnelMetrics(context.replica_tag, context.deployment)
-        torch = torch_here()
+        torch = loaded_torch()
         gpu = torch is not None and torch.cuda.is_available()
         self._reporter = MetricsReporter(self._metrics, hub_call(hub), metrics, lambda: self._waiting, gpu)
         self._reporter.start()
-        loaded()
+        freeze_garbage_collector()
 
     async def run(self, method: str, deadline: float, record: BatchRecord, *batches: Batch) -> Batch:
         """Calls `method` of the stage. `deadline`: Unix seconds. `record`: the ids that log lines about it carry.

@@ -1,4 +1,5 @@
-"""How candidates are found: retriever.py holds the retrieval sources of an artifact, kernels.py the compiled loop
-over them, vector_index.py the search by vectors. A new source is declared in artifact/sources.py and read in
-retriever.py. Knows no asyncio.
+"""How candidates are found. Start with retriever.py, which loads the retrieval sources of an artifact. kernels.py is
+the compiled loop over them, vector_index.py the search by vectors, partition.py and shard_kernels.py the sharded form.
+A new source: its kind in artifact/sources.py, loaded in retriever.py, listed in kernels.py (`collect_lists`).
+May import models and artifact; no asyncio.
 """

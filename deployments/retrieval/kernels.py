@@ -1,10 +1,13 @@
-"""The candidate stage's inner loop, compiled by Numba: one request's proposals from all its sources.
+"""The kernels of retrieval, compiled by Numba: one request's proposals from all sources.
 
-It touches the neighbours of the events it reads and the items it proposes, never the whole catalogue, so its time does
-not grow with it. It holds no interpreter lock. (Over 300 lines: one loop, whose parts share their memory.)
+They read the neighbours of the events and the listed items, but not the whole catalogue (except the vector scores of
+an exact index, for small catalogues). So their time does not grow with the catalogue. They run without the interpreter
+lock.
+
+Over 300 lines: the functions call each other, and Numba's cache detects changes in the caller's own file alone.
 
 Shapes: L events read, T neighbour tables, V views (a table at a decay), N items, W neighbours per item, S sources,
-R places in a source's list, K candidates.
+R ranks in a source's list, K candidates.
 """
 
 from __future__ import annotations
@@ -16,41 +19,41 @@ from numba import njit
 
 from deployments.messages import Array, Bools, Floats, Ints
 
-HEAD = 10
-"""A neighbour source's scores are scaled by the mean of its best few."""
+SCALE_DEPTH = 10
+"""A neighbour source's scores are divided by the mean of so many best ones."""
 
 
 class Workspace(NamedTuple):
-    """Scratch memory of one thread, used for request after request. What is marked with the present stamp counts."""
+    """Scratch memory of one thread, reused by every request. A mark is valid if it equals the current stamp."""
 
     stamp_1: Array
-    """The stamp now; one per request."""
-    acc_NV: Floats
-    """Score of every item a view touched; all 0 between requests."""
+    """The current stamp; each request has its own."""
+    score_NV: Floats
+    """Each view's score of every item; all 0 between requests."""
     touched_TN: Ints
     """Stamp: the table touched the item."""
     blocked_N: Ints
     """Stamp: the item must not be proposed."""
     proposed_N: Ints
-    """Stamp: it is among the proposals …"""
+    """Stamp: the item is among the proposals."""
     slot_N: Ints
-    """… at this place."""
+    """The item's position among the proposals."""
 
 
 def workspace(n_views: int, n_tables: int, n_items: int) -> Workspace:
-    """Fresh memory: 4 · (V + T + 3) bytes per item."""
+    """New scratch memory: 4 · (V + T + 3) bytes per item."""
     flags = [np.zeros(n_items, np.int32) for _ in range(3)]
     touched_TN = np.zeros((n_tables, n_items), np.int32)
     return Workspace(np.zeros(1, np.int32), np.zeros((n_items, n_views), np.float32), touched_TN, *flags)
 
 
 class Sources(NamedTuple):
-    """The sources as arrays. `quota_S`, `depth_S`: items that count for the proposals, that are listed."""
+    """The sources as arrays. `quota_S`: items of a list that become proposals; `depth_S`: length of a list."""
 
     quota_S: Ints
     depth_S: Ints
     view_V: Ints
-    """The source that each view is; the views of one table stand together."""
+    """The source of each view; the views of one table are consecutive."""
     first_T: Ints
     """[T + 1]: the views of table t are first[t] to first[t + 1]."""
     ids_TNW: tuple[Ints, ...]
@@ -58,35 +61,35 @@ class Sources(NamedTuple):
     order_N: Ints
     """All items, the most popular first."""
     popular: int
-    """The source that is popularity."""
+    """Index of the popularity source."""
     vectors: int
-    """The source that is vectors."""
+    """Index of the vector source."""
 
 
 class RetrievalRequest(NamedTuple):
-    """What one request asks of the sources."""
+    """One request, as the kernels read it."""
 
     unwanted_X: Ints
-    """Items it must not get."""
+    """Items that must not be proposed."""
     passes_N: Bools
     """Items that pass the filter; empty: all do."""
     event_L: Ints
     """The events read, -1 padded."""
     evidence_LV: Floats
-    """How strongly each event speaks in each view."""
-    near_R: Ints
-    """What the vector index found, best first, -1 padded; blocked items may be among them."""
-    near_score_R: Floats
-    near_N: Floats
-    """Instead of these: every item's score; empty for a user without a vector."""
+    """The weight of each event in each view."""
+    vector_item_R: Ints
+    """Items found by the vector index, best first, -1 padded; blocked items may be among them."""
+    vector_score_R: Floats
+    vector_score_N: Floats
+    """Every item's vector score, used instead of the index's results if not empty. Empty for cold users."""
     given_G: Ints
-    """If any: the items to propose, as given, whatever the sources say."""
-    wanted: int
-    """Fewer proposals than this are filled up by popularity."""
+    """The caller's own items: if there are any, they are the proposals."""
+    n_requested: int
+    """With fewer proposals than this, popular items are added."""
 
 
 class Lists(NamedTuple):
-    """What the sources say to one request, best first: `count_S` items each, with their raw scores."""
+    """The sources' lists for one request: `count_S` items each, best first, with their raw scores."""
 
     item_SR: Ints
     score_SR: Floats
@@ -103,19 +106,19 @@ def propose(
     source_K: Array,
     raw_KV: Floats,
 ) -> None:
-    """Fills in `lists`, and as far as there are any the proposals, with the source and every view's score of each."""
-    touched = collect(work, sources, request, lists)
-    size = merge(work, lists, sources, request, item_K, source_K)
+    """Fills in `lists` and the proposals (up to K), with the source and every view's score of each."""
+    touched = collect_lists(work, sources, request, lists)
+    size = merge_by_quota(work, lists, sources, request, item_K, source_K)
     for k in range(size):
         for view in range(raw_KV.shape[1]):  # faster than as a slice: there are few views
-            raw_KV[k, view] = work.acc_NV[item_K[k], view]
+            raw_KV[k, view] = work.score_NV[item_K[k], view]
     clear(work, touched)
 
 
 @njit(cache=True, nogil=True)
-def collect(work: Workspace, sources: Sources, request: RetrievalRequest, lists: Lists) -> list[Ints]:
-    """Fills in `lists`; returns the items whose scores are left in `work`, for `clear`."""
-    block(work, request.unwanted_X)
+def collect_lists(work: Workspace, sources: Sources, request: RetrievalRequest, lists: Lists) -> list[Ints]:
+    """Fills in `lists`; returns, for `clear`, the items whose scores remain in `work`."""
+    start_request(work, request.unwanted_X)
     passes_N = request.passes_N
     touched = []
     for table in range(len(sources.ids_TNW)):
@@ -126,30 +129,34 @@ def collect(work: Workspace, sources: Sources, request: RetrievalRequest, lists:
         for view in range(first, end):
             s = sources.view_V[view]
             item_R, score_R, depth = lists.item_SR[s], lists.score_SR[s], sources.depth_S[s]
-            lists.count_S[s] = best(work, work.acc_NV[:, view], 0.0, found, passes_N, depth, item_R, score_R)
+            lists.count_S[s] = top_items(work, work.score_NV[:, view], 0.0, found, passes_N, depth, item_R, score_R)
     s = sources.popular
-    lists.count_S[s] = walk(work, sources.order_N, passes_N, sources.depth_S[s], lists.item_SR[s])
+    lists.count_S[s] = first_allowed(work, sources.order_N, passes_N, sources.depth_S[s], lists.item_SR[s])
     s = sources.vectors
     item_R, score_R, depth = lists.item_SR[s], lists.score_SR[s], sources.depth_S[s]
-    if request.near_N.size:
-        lists.count_S[s] = best(work, request.near_N, -np.inf, sources.order_N, passes_N, depth, item_R, score_R)
+    if request.vector_score_N.size:
+        lists.count_S[s] = top_items(
+            work, request.vector_score_N, -np.inf, sources.order_N, passes_N, depth, item_R, score_R
+        )
     else:
-        lists.count_S[s] = keep(work, request.near_R, request.near_score_R, passes_N, depth, item_R, score_R)
+        lists.count_S[s] = allowed_results(
+            work, request.vector_item_R, request.vector_score_R, passes_N, depth, item_R, score_R
+        )
     return touched
 
 
 @njit(cache=True, nogil=True)
 def clear(work: Workspace, touched: list[Ints]) -> None:
-    """Leaves no scores behind for the next request."""
+    """Sets the scores back to 0 for the next request."""
     for found in touched:
         for item in found:
-            for view in range(work.acc_NV.shape[1]):
-                work.acc_NV[item, view] = 0
+            for view in range(work.score_NV.shape[1]):
+                work.score_NV[item, view] = 0
 
 
 @njit(cache=True, nogil=True)
-def block(work: Workspace, unwanted_X: Ints) -> None:
-    """Starts a request: marks what it must not get."""
+def start_request(work: Workspace, unwanted_X: Ints) -> None:
+    """Starts a request with a new stamp and marks the unwanted items as blocked."""
     work.stamp_1[0] += 1
     for item in unwanted_X:
         work.blocked_N[item] = work.stamp_1[0]
@@ -166,20 +173,20 @@ def accumulate(
     ids_NW: Ints,
     weights_NW: Floats,
 ) -> Ints:
-    """Adds evidence · weight of every event's neighbours, for the views `first` to `end`, which are those of one table;
-    returns the items touched."""
+    """Adds evidence · weight of every event's neighbours, for the views `first` to `end` of one table; returns the
+    items touched."""
     stamp = work.stamp_1[0]
-    touched_N, acc_NV = work.touched_TN[table], work.acc_NV
+    touched_N, score_NV = work.touched_TN[table], work.score_NV
     found = np.empty(event_L.size * ids_NW.shape[1], np.int32)
     count = 0
-    for place in range(event_L.size):
-        event = event_L[place]
+    for age in range(event_L.size):
+        event = event_L[age]
         last = end
-        while last > first and evidence_LV[place, last - 1] == 0:
+        while last > first and evidence_LV[age, last - 1] == 0:
             last -= 1
         if event < 0 or last == first:
             continue
-        evidence = evidence_LV[place, first]
+        evidence = evidence_LV[age, first]
         for neighbour in range(ids_NW.shape[1]):
             item = ids_NW[event, neighbour]
             if item < 0:
@@ -188,25 +195,25 @@ def accumulate(
                 touched_N[item] = stamp
                 found[count] = item
                 count += 1
-            acc_NV[item, first] += evidence * weights_NW[event, neighbour]
+            score_NV[item, first] += evidence * weights_NW[event, neighbour]
         for view in range(first + 1, last):  # a loop of its own is faster than one over the views inside
-            evidence = evidence_LV[place, view]
+            evidence = evidence_LV[age, view]
             for neighbour in range(ids_NW.shape[1]):
                 item = ids_NW[event, neighbour]
                 if item >= 0:
-                    acc_NV[item, view] += evidence * weights_NW[event, neighbour]
+                    score_NV[item, view] += evidence * weights_NW[event, neighbour]
     return found[:count]
 
 
 @njit(cache=True, nogil=True)
 def _worse(score: float, item: int, other_score: float, other_item: int) -> bool:
-    """Lower score; on a tie the later item."""
+    """Whether the first has the lower score; on a tie, the higher position."""
     return score < other_score or (score == other_score and item > other_item)
 
 
 @njit(cache=True, nogil=True)
-def _sink(item_R: Ints, score_R: Floats, at: int, size: int) -> None:
-    """Restores the heap (worst at the root) below `at`."""
+def _sift_down(item_R: Ints, score_R: Floats, at: int, size: int) -> None:
+    """Restores the heap, worst item at the root, below `at`."""
     while True:
         child = 2 * at + 1
         if child >= size:
@@ -221,7 +228,7 @@ def _sink(item_R: Ints, score_R: Floats, at: int, size: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def best(
+def top_items(
     work: Workspace,
     score_N: Floats,
     lowest: float,
@@ -231,8 +238,10 @@ def best(
     item_R: Ints,
     score_R: Floats,
 ) -> int:
-    """The `depth` best items of `found` that score above `lowest`, are not blocked and pass (`passes_N` empty: all do);
-    ties by position. Fills item_R and score_R, best first, and returns how many there are."""
+    """The `depth` best items of `found` that score parent `lowest` and are neither blocked nor filtered out.
+
+    Ties are in order of position. Fills item_R and score_R, best first, and returns their number.
+    """
     stamp, size = work.stamp_1[0], 0
     for item in found:
         score = score_N[item]
@@ -243,23 +252,23 @@ def best(
             size += 1
             item_R[at], score_R[at] = item, score
             while at and _worse(score_R[at], item_R[at], score_R[(at - 1) // 2], item_R[(at - 1) // 2]):
-                above = (at - 1) // 2
-                score_R[at], score_R[above] = score_R[above], score_R[at]
-                item_R[at], item_R[above] = item_R[above], item_R[at]
-                at = above
+                parent = (at - 1) // 2
+                score_R[at], score_R[parent] = score_R[parent], score_R[at]
+                item_R[at], item_R[parent] = item_R[parent], item_R[at]
+                at = parent
         elif _worse(score_R[0], item_R[0], score, item):
             item_R[0], score_R[0] = item, score
-            _sink(item_R, score_R, 0, size)
+            _sift_down(item_R, score_R, 0, size)
     for end in range(size - 1, 0, -1):  # heap sort: the worst goes to the end
         score_R[0], score_R[end] = score_R[end], score_R[0]
         item_R[0], item_R[end] = item_R[end], item_R[0]
-        _sink(item_R, score_R, 0, end)
+        _sift_down(item_R, score_R, 0, end)
     return size
 
 
 @njit(cache=True, nogil=True)
-def walk(work: Workspace, order_N: Ints, passes_N: Bools, depth: int, item_R: Ints) -> int:
-    """The first `depth` items of `order_N` that are neither blocked nor filtered out; returns how many there are."""
+def first_allowed(work: Workspace, order_N: Ints, passes_N: Bools, depth: int, item_R: Ints) -> int:
+    """Fills item_R with the first `depth` items of `order_N` that are allowed; returns their number."""
     stamp, size = work.stamp_1[0], 0
     for item in order_N:
         if size == depth:
@@ -271,28 +280,35 @@ def walk(work: Workspace, order_N: Ints, passes_N: Bools, depth: int, item_R: In
 
 
 @njit(cache=True, nogil=True)
-def keep(
-    work: Workspace, near_R: Ints, near_score_R: Floats, passes_N: Bools, depth: int, item_R: Ints, score_R: Floats
+def allowed_results(
+    work: Workspace,
+    vector_item_R: Ints,
+    vector_score_R: Floats,
+    passes_N: Bools,
+    depth: int,
+    item_R: Ints,
+    score_R: Floats,
 ) -> int:
-    """The first `depth` of what the index found that are neither blocked nor filtered out; returns how many."""
+    """Fills in the first `depth` results of the vector index that are allowed; returns their number."""
     size = 0
-    for place in range(near_R.size):
-        item = near_R[place]
+    for rank in range(vector_item_R.size):
+        item = vector_item_R[rank]
         if size == depth:
             break
         if item >= 0 and work.blocked_N[item] != work.stamp_1[0] and (not passes_N.size or passes_N[item]):
-            item_R[size], score_R[size] = item, near_score_R[place]
+            item_R[size], score_R[size] = item, vector_score_R[rank]
             size += 1
     return size
 
 
 @njit(cache=True, nogil=True)
-def merge(
+def merge_by_quota(
     work: Workspace, lists: Lists, sources: Sources, request: RetrievalRequest, item_K: Ints, source_K: Array
 ) -> int:
-    """Interleaves the lists by quota: place p of a source with quota q has the key 100 p / q, and the lowest key of an
-    item names its source. Fewer proposals than wanted: all other allowed items follow by popularity. Fills item_K and
-    source_K as far as they go, and returns how far that is.
+    """Interleaves the lists by quota; fills item_K and source_K, and returns the number of proposals (at most K).
+
+    Rank p (from 0) of a source with quota q has the key 100 p / q; proposals are in order of their lowest key, and its
+    source is theirs. With fewer proposals than requested, the other allowed items follow by popularity.
     """
     stamp, width, quota_S, passes_N = work.stamp_1[0], item_K.size, sources.quota_S, request.passes_N
     item_P = np.empty(quota_S.sum(), np.int32)
@@ -301,9 +317,9 @@ def merge(
     count = 0
     for source in range(quota_S.size):
         step = 100.0 / quota_S[source]
-        for place in range(min(lists.count_S[source], quota_S[source])):
-            item = lists.item_SR[source, place]
-            key = np.float32(place * step + 0.001 * source)
+        for rank in range(min(lists.count_S[source], quota_S[source])):
+            item = lists.item_SR[source, rank]
+            key = np.float32(rank * step + 0.001 * source)
             if work.proposed_N[item] != stamp:
                 work.proposed_N[item] = stamp
                 work.slot_N[item] = count
@@ -324,7 +340,7 @@ def merge(
             break
         item_K[size], source_K[size] = item_P[at], source_P[at]
         size += 1
-    if count < request.wanted:
+    if count < request.n_requested:
         for item in sources.order_N:
             if size == width:
                 break

@@ -11,17 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.artifact.catalogue import Catalogue
 from deployments.errors import ConfigError, InvalidRequest
-from deployments.messages import PAD, Array, Bools, Floats, Ints, RequestBatch, at
+from deployments.messages import PAD, Array, Bools, Floats, Ints, RequestBatch, take_columns
 
 
 class Rule(BaseModel):
-    """A business rule on the items that `where` (as a request's `filters`) or `item_ids` names.
+    """A business rule on the items that match `where` (as a request's `filters`) or are in `item_ids`.
 
-    boost, bury: adds or subtracts `amount` standard deviations of the model scores of the request's candidates;
-        whatever the model's scale, 1.0 is a strong push and 0.1 a nudge. Several add up.
-    pin: puts the best-scored such candidate at `position` (1 is first). It pins one item per rule, only among the
-        candidates; it does nothing if the answer is shorter than `position` or an earlier rule has taken it.
-    `when`: entries the request's context must have (same type, same value); empty is always.
+    boost, bury: adds or subtracts `amount` standard deviations of the model scores of the request's candidates. So
+        the effect does not depend on the model's scale: 1.0 is strong, 0.1 weak. Several rules add up.
+    pin: puts the matching candidate with the best score at `position` (1 is first), one item per rule. It does
+        nothing if the answer is shorter than `position` or an earlier rule has filled it.
+    `when`: entries that the request's context must have (same type, same value); empty: the rule always applies.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,38 +45,38 @@ class Rule(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class ActiveRule:
+class BoundRule:
     """A rule bound to a catalogue of N items."""
 
     index: int
-    """Its place in the configuration, for `RankedBatch.rule_BN`."""
+    """Its index in the configuration, for `RankedBatch.rule_BN`."""
     config: Rule
     items_N: Bools
 
-    def hits(self, requests: RequestBatch, items_BK: Ints) -> Bools:
-        """bool [B, K]: the candidates it is about, in the requests whose context has all that `when` asks for."""
+    def matches(self, requests: RequestBatch, items_BK: Ints) -> Bools:
+        """bool [B, K]: the candidates to which the rule applies, in the requests whose context has all of `when`."""
         when = self.config.when
-        table = [all(_same(context, name, value) for name, value in when.items()) for context in requests.contexts]
-        active_B = np.array([*table, not when])[requests.context_B]  # the last entry serves PAD: no context
+        table = [all(_has_entry(context, name, value) for name, value in when.items()) for context in requests.contexts]
+        active_B = np.array([*table, not when])[requests.context_B]  # PAD, no context, indexes the last entry
         return active_B[:, None] & (items_BK >= 0) & self.items_N[items_BK]
 
 
-def _same(context: Mapping[str, str | float | bool], name: str, value: str | float | bool) -> bool:
+def _has_entry(context: Mapping[str, str | float | bool], name: str, value: str | float | bool) -> bool:
     found = context.get(name)
     return found == value and isinstance(found, bool) == isinstance(value, bool)
 
 
-def activate(index: int, rule: Rule, catalogue: Catalogue) -> ActiveRule:
+def bind_rule(index: int, rule: Rule, catalogue: Catalogue) -> BoundRule:
     """`rule`, the `index`-th of the configuration, for this catalogue.
 
     Raises:
-        ConfigError: `where` is no valid filter here, or none of `item_ids` exists. (Some may be missing: a retrained
-            catalogue may lack them.)
+        ConfigError: `where` is not a valid filter of this catalogue, or it has none of `item_ids`. (Some may be
+            missing, as after a retraining.)
     """
     field = f"ranking.rules[{index}] ({rule.name})"
     try:
         if rule.where:
-            return ActiveRule(index, rule, catalogue.mask(catalogue.validate(rule.where)))
+            return BoundRule(index, rule, catalogue.mask(catalogue.validate(rule.where)))
     except InvalidRequest as error:
         raise ConfigError(f"{field}: where: {error}") from None
     positions = catalogue.positions(rule.item_ids)
@@ -84,47 +84,47 @@ def activate(index: int, rule: Rule, catalogue: Catalogue) -> ActiveRule:
         raise ConfigError(f"{field}: item_ids: none is in the catalogue, e.g. {rule.item_ids[0]!r}; mend or remove it")
     items_N = np.zeros(len(catalogue), np.bool_)
     items_N[positions[positions >= 0]] = True
-    return ActiveRule(index, rule, items_N)
+    return BoundRule(index, rule, items_N)
 
 
-def shift(
-    rules: Sequence[ActiveRule], hits: Sequence[Bools], model_BK: Floats, order_BK: Array, rule_BK: Ints
+def apply_boosts(
+    rules: Sequence[BoundRule], matches: Sequence[Bools], model_BK: Floats, order_BK: Array, rule_BK: Ints
 ) -> Floats:
     """The scores after boost and bury; writes the indices of these rules to `rule_BK`.
 
-    `order_BK` sorts `model_BK` (-inf on padding). The deviations are summed one by one in that order, so that
-    neither padding nor the order of the candidates changes how they round.
+    `order_BK` sorts `model_BK` (-inf on padding). The deviations are summed in that order, so neither padding nor the
+    order of the candidates changes the rounding.
     """
-    pushes_BK = np.zeros(model_BK.shape)
-    for rule, hit_BK in zip(rules, hits, strict=True):
+    shift_BK = np.zeros(model_BK.shape)
+    for rule, match_BK in zip(rules, matches, strict=True):
         if rule.config.action != "pin":
-            pushes_BK[hit_BK] += rule.config.amount if rule.config.action == "boost" else -rule.config.amount
-            rule_BK[hit_BK] = rule.index
-    if not pushes_BK.any():
+            shift_BK[match_BK] += rule.config.amount if rule.config.action == "boost" else -rule.config.amount
+            rule_BK[match_BK] = rule.index
+    if not shift_BK.any():
         return model_BK
-    sorted_BK = at(model_BK, order_BK).astype(np.float64)
+    sorted_BK = take_columns(model_BK, order_BK).astype(np.float64)
     real_BK = np.isfinite(sorted_BK)
     count_B1 = np.maximum(real_BK.sum(axis=1, keepdims=True), 1)
     mean_B1 = np.where(real_BK, sorted_BK, 0.0).cumsum(axis=1)[:, -1:] / count_B1
     square_BK = np.square(np.where(real_BK, sorted_BK - mean_B1, 0.0))
     deviation_B1 = np.sqrt(square_BK.cumsum(axis=1)[:, -1:] / count_B1)
-    deviation_B1[deviation_B1 == 0.0] = 1.0  # all equal: any push decides
-    shifted_BK: Floats = (model_BK + pushes_BK * deviation_B1).astype(np.float32)
+    deviation_B1[deviation_B1 == 0.0] = 1.0  # equal scores: any shift decides
+    shifted_BK: Floats = (model_BK + shift_BK * deviation_B1).astype(np.float32)
     return shifted_BK
 
 
-def pin(
-    rules: Sequence[ActiveRule], hits: Sequence[Bools], order_BK: Array, wanted_B: Array, pin_BN: Array, rule_BK: Ints
+def apply_pins(
+    rules: Sequence[BoundRule], matches: Sequence[Bools], order_BK: Array, count_B: Array, pin_BN: Array, rule_BK: Ints
 ) -> None:
-    """Writes each pinned candidate to its place in `pin_BN` (-1: none) and its rule to `rule_BK`."""
+    """Writes each pinned candidate to its position in `pin_BN` (-1: none) and its rule to `rule_BK`."""
     free_BK = np.ones(order_BK.shape, np.bool_)
-    for rule, hit_BK in zip(rules, hits, strict=True):
-        place = rule.config.position - 1
-        if rule.config.action != "pin" or place >= pin_BN.shape[1]:
+    for rule, match_BK in zip(rules, matches, strict=True):
+        index = rule.config.position - 1
+        if rule.config.action != "pin" or index >= pin_BN.shape[1]:
             continue
-        found_BK = at(hit_BK & free_BK, order_BK)
-        rows = np.flatnonzero(found_BK.any(axis=1) & (place < wanted_B) & (pin_BN[:, place] == PAD))
+        found_BK = take_columns(match_BK & free_BK, order_BK)
+        rows = np.flatnonzero(found_BK.any(axis=1) & (index < count_B) & (pin_BN[:, index] == PAD))
         columns = order_BK[rows, found_BK[rows].argmax(axis=1)]
-        pin_BN[rows, place] = columns
+        pin_BN[rows, index] = columns
         free_BK[rows, columns] = False
         rule_BK[rows, columns] = rule.index

@@ -1,6 +1,6 @@
-"""The candidate stage: several retrieval sources, filtered, merged by quota, with where each item came from.
+"""The candidate stage: items from several retrieval sources, filtered and merged by quota.
 
-Shapes: N items, K candidates, S sources, R places in a source's list.
+Shapes: B requests, K candidates, S sources, R ranks in a source's list.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from deployments.artifact.reader import Artifact
 from deployments.errors import ConfigError, VersionMismatch
 from deployments.messages import PAD, Array, CandidateBatch, Floats, Ints, ProfileBatch, RequestBatch, same_model
 from deployments.retrieval.kernels import Sources, propose
-from deployments.retrieval.retriever import Retriever, scaling, widths
-from deployments.stages.similar import rank_similar, similar_part
+from deployments.retrieval.retriever import Retriever, candidate_counts, score_scaling
+from deployments.stages.similar import rank_similar, similar_in_shard
 
 
 class CandidateConfig(BaseModel):
-    """How many candidates a request gets; quotas and sources are the artifact's."""
+    """How many candidates a request gets; the artifact defines quotas and sources."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     n_candidates: int = Field(300, ge=1, le=2000)
 
     def check(self, n_items: int) -> None:
-        """Raises ConfigError: the catalogue is smaller."""
+        """Raises ConfigError if the catalogue has fewer items."""
         if self.n_candidates > n_items:
             raise ConfigError(f"n_candidates is {self.n_candidates}, but the catalogue has {n_items} items; lower it")
 
@@ -32,8 +32,8 @@ class CandidateConfig(BaseModel):
 class CandidateGenerator:
     """Proposes up to `n_candidates` items per request: not seen, not excluded, passing the filter.
 
-    If a request's own n can't be met from the sources' lists, the rest comes from all allowed items by popularity.
-    Rows with `given_BG` get exactly these items, scored by every source.
+    If the sources' lists have fewer items than the request's n, popular allowed items follow. Rows with `given_BG` get
+    exactly these items, scored by every source.
     """
 
     def __init__(self, artifact: Artifact, config: CandidateConfig) -> None:
@@ -42,9 +42,11 @@ class CandidateGenerator:
         config.check(self._retrieval.n_items)
         self._n_candidates = config.n_candidates
         self.sources = self._retrieval.names
-        nothing = np.zeros(0, np.int32), np.zeros(0, np.int8), self._no_scores(0)
-        request, lists = self._retrieval.no_request(), self._retrieval.empty_lists()
-        propose(self._retrieval.workspace(), self._retrieval.sources, request, lists, *nothing)  # compiled now
+        no_proposals = np.zeros(0, np.int32), np.zeros(0, np.int8), self._no_scores(0)
+        request, lists = self._retrieval.empty_request(), self._retrieval.empty_lists()
+        propose(
+            self._retrieval.workspace(), self._retrieval.sources, request, lists, *no_proposals
+        )  # compiles the kernel
 
     def __call__(self, requests: RequestBatch, profiles: ProfileBatch) -> CandidateBatch:
         """Candidates, best merge key first.
@@ -55,7 +57,7 @@ class CandidateGenerator:
         if (version := same_model(requests, profiles)) != self.model_version:
             raise VersionMismatch([version, self.model_version])
         retrieval, sources = self._retrieval, self._retrieval.sources
-        width_B = widths(requests, self._n_candidates, retrieval.n_items)
+        width_B = candidate_counts(requests, self._n_candidates, retrieval.n_items)
         item_BK = np.full((len(requests), int(width_B.max(initial=0))), PAD, np.int32)
         source_BK = np.full(item_BK.shape, PAD, np.int8)
         scores_BKS = np.zeros((*item_BK.shape, len(self.sources)), np.float32)
@@ -65,10 +67,10 @@ class CandidateGenerator:
         for row, (request, width) in enumerate(zip(retrieval.requests(requests, profiles), width_B, strict=True)):
             propose(work, sources, request, lists, item_BK[row, :width], source_BK[row, :width], raw_KV)
             scores_BKS[row][:, sources.view_V] = raw_KV
-            scales.append(scaling(sources, lists, retrieval.depth))
+            scales.append(score_scaling(sources, lists, retrieval.depth))
         scores_BKS[:, :, sources.popular] = retrieval.popularity_N[np.maximum(item_BK, 0)]
-        scores_BKS[:, :, sources.vectors] = retrieval.near(profiles, item_BK)
-        return scaled(version, self.sources, item_BK, source_BK, scores_BKS, scales)
+        scores_BKS[:, :, sources.vectors] = retrieval.vector_scores(profiles, item_BK)
+        return scaled_candidates(version, self.sources, item_BK, source_BK, scores_BKS, scales)
 
     def _no_scores(self, width: int) -> Floats:
         return np.zeros((width, len(self._retrieval.sources.view_V)), np.float32)
@@ -79,19 +81,19 @@ class CandidateGenerator:
         found_SBR = np.full((len(self.sources), len(requests), retrieval.depth), PAD, np.int32)
         lists, work = retrieval.empty_lists(), retrieval.workspace()
         deep: Sources = retrieval.sources._replace(depth_S=np.full(len(self.sources), retrieval.depth, np.int32))
-        nothing = np.zeros(0, np.int32), np.zeros(0, np.int8), self._no_scores(0)
+        no_proposals = np.zeros(0, np.int32), np.zeros(0, np.int8), self._no_scores(0)
         for row, request in enumerate(retrieval.requests(requests, profiles)):
-            propose(work, deep, request, lists, *nothing)
+            propose(work, deep, request, lists, *no_proposals)
             for source, count in enumerate(lists.count_S):
                 found_SBR[source, row, :count] = lists.item_SR[source, :count]
         return dict(zip(self.sources, found_SBR, strict=True))
 
     def similar(self, requests: RequestBatch) -> CandidateBatch:
-        """The n items that go with the one item of each row's `given_BG`: neighbour tables and vectors together."""
-        return rank_similar(requests, [similar_part(self._retrieval, self.model_version, requests)])
+        """The n items most similar to the one item of each row's `given_BG`, by neighbour tables and vectors."""
+        return rank_similar(requests, [similar_in_shard(self._retrieval, self.model_version, requests)])
 
 
-def scaled(
+def scaled_candidates(
     version: str,
     names: tuple[str, ...],
     item_BK: Ints,
@@ -99,7 +101,7 @@ def scaled(
     scores_BKS: Floats,
     scales: list[tuple[Floats, Floats]],
 ) -> CandidateBatch:
-    """The message, of scores as the sources give them: they are scaled in place by each row's offset and scale."""
+    """The message from raw scores, which are scaled in place by each row's offset and scale."""
     mask_BK = item_BK >= 0
     if scales:
         scores_BKS -= np.stack([offset_S for offset_S, _ in scales])[:, None]

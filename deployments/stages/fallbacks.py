@@ -1,6 +1,7 @@
-"""The next best thing for each stage: cheap, local, and never failing.
+"""Fallback results for a stage that is late or fails: cheap, local, and without a model.
 
-profile → cold start; candidates → popular items; scores → retrieval scores; ranking → score order.
+profile → cold start; candidates → popular items; scoring → retrieval scores; ranking → score order. The pipeline calls
+them (pipeline/pipeline.py, `_fall_back`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from deployments.messages import (
     RankedBatch,
     RequestBatch,
     ScoreBatch,
-    at,
+    take_columns,
 )
 
 
 def cold_profiles(requests: RequestBatch, dimension: int, n_features: int) -> ProfileBatch:
-    """Profiles of users of whom nothing is known. `dimension`: D; `n_features`: F."""
+    """Cold-start profiles, without history. `dimension`: D; `n_features`: F."""
     rows = len(requests)
     return ProfileBatch(
         model_version=requests.model_version,
@@ -38,7 +39,7 @@ def cold_profiles(requests: RequestBatch, dimension: int, n_features: int) -> Pr
 
 
 class PopularItems:
-    """Candidates without any history or model: what is popular now. The fallback for the whole candidate stage."""
+    """The fallback of the candidate stage: the most popular items, from the artifact's popularity scores."""
 
     def __init__(self, artifact: Artifact, n_candidates: int = 200) -> None:
         self.model_version = artifact.model_version
@@ -51,7 +52,7 @@ class PopularItems:
         self._n_candidates = min(n_candidates, len(self._catalogue))
 
     def __call__(self, requests: RequestBatch, profiles: ProfileBatch) -> CandidateBatch:
-        """As CandidateGenerator; seen items are left out as far as `profiles` knows them."""
+        """As CandidateGenerator; leaves out the seen items that `profiles` contains."""
         width_B = np.minimum(np.maximum(requests.n_B, self._n_candidates), len(self._catalogue))
         width_B = np.where(requests.chosen_by_caller(), (requests.given_BG >= 0).sum(axis=1), width_B)
         item_BK = np.full((len(requests), int(width_B.max(initial=0))), PAD, np.int32)
@@ -60,7 +61,7 @@ class PopularItems:
             given = requests.given_BG[row][requests.given_BG[row] >= 0]
             unwanted = np.concatenate([profiles.item_BH[row], requests.excluded_BX[row]])
             order = self._order_N if requests.filter_B[row] == PAD else ranked[requests.filter_B[row]]
-            head = order[: width + len(unwanted)]  # enough, whatever of it is unwanted
+            head = order[: width + len(unwanted)]  # enough even if all unwanted items are among them
             items = given if len(given) else head[~np.isin(head, unwanted)][:width]
             item_BK[row, : len(items)] = items
         mask_BK = item_BK >= 0
@@ -78,52 +79,54 @@ class PopularItems:
         )
 
 
-def partly(what: str, found: CandidateBatch) -> list[str]:
-    """The `degraded` entry of candidates that come from some of the parts of the catalogue only."""
-    answered, parts = found.parts
-    return [f"{what}:{answered}/{parts} shards"] if answered < parts else []
+def missing_shards(stage: str, found: CandidateBatch) -> list[str]:
+    """The `degraded` entry of candidates to which not all shards contributed; none if all did."""
+    answered, shards = found.shards
+    return [f"{stage}:{answered}/{shards} shards"] if answered < shards else []
 
 
-def best(requests: RequestBatch, candidates: CandidateBatch, share: float) -> CandidateBatch:
-    """The `share` of the columns that retrieval holds for the best of each row, in their order; at least twice what is
-    asked for. All, if a caller named the items himself."""
+def keep_best(requests: RequestBatch, candidates: CandidateBatch, share: float) -> CandidateBatch:
+    """The best `share` of each row's candidates by retrieval score, in their order; at least twice the requested n.
+
+    All candidates if a row has given items.
+    """
     columns = candidates.mask_BK.shape[1]
     kept = max(ceil(share * columns), 2 * int(requests.n_B.max(initial=0)))
     if kept >= columns or requests.chosen_by_caller().any():
         return candidates
-    worth_BK = np.where(candidates.mask_BK, candidates.retrieval_scores_BK, np.float32(-np.inf))
-    index_BK = np.sort(np.argpartition(-worth_BK, kept - 1, axis=1)[:, :kept], axis=1)
+    ranked_by_BK = np.where(candidates.mask_BK, candidates.retrieval_scores_BK, np.float32(-np.inf))
+    index_BK = np.sort(np.argpartition(-ranked_by_BK, kept - 1, axis=1)[:, :kept], axis=1)
     return replace(
         candidates,
-        item_ids_BK=at(candidates.item_ids_BK, index_BK),
-        retrieval_scores_BK=at(candidates.retrieval_scores_BK, index_BK),
-        source_BK=at(candidates.source_BK, index_BK),
-        source_scores_BKS=at(candidates.source_scores_BKS, index_BK),
-        mask_BK=at(candidates.mask_BK, index_BK),
+        item_ids_BK=take_columns(candidates.item_ids_BK, index_BK),
+        retrieval_scores_BK=take_columns(candidates.retrieval_scores_BK, index_BK),
+        source_BK=take_columns(candidates.source_BK, index_BK),
+        source_scores_BKS=take_columns(candidates.source_scores_BKS, index_BK),
+        mask_BK=take_columns(candidates.mask_BK, index_BK),
         share=kept / columns,
     )
 
 
 def retrieval_scores(candidates: CandidateBatch) -> ScoreBatch:
-    """The retrieval scores as if the model had given them."""
+    """The retrieval scores in place of the model's."""
     scores_BK = np.where(candidates.mask_BK, candidates.retrieval_scores_BK, np.float32(-np.inf))
     return ScoreBatch(model_version=candidates.model_version, scores_BK=scores_BK)
 
 
 def score_order(requests: RequestBatch, candidates: CandidateBatch, scores: ScoreBatch) -> RankedBatch:
-    """The n best by score, ties by item id; no diversity, no rules."""
+    """The n best by score, ties by item position; no diversity, no rules."""
     width = int(requests.n_B.max(initial=0))
     order_BN = np.lexsort((candidates.item_ids_BK, -scores.scores_BK), axis=-1)[:, :width].astype(np.int32)
     available_B = candidates.mask_BK.sum(axis=1)
-    place_N = np.arange(order_BN.shape[1], dtype=np.int32)
-    filled_BN = place_N < np.minimum(requests.n_B, available_B)[:, None]
+    rank_N = np.arange(order_BN.shape[1], dtype=np.int32)
+    filled_BN = rank_N < np.minimum(requests.n_B, available_B)[:, None]
     choice_BN = np.where(filled_BN, order_BN, np.int32(PAD))
-    score_BN = np.where(filled_BN, at(scores.scores_BK, order_BN), np.float32(0))
+    score_BN = np.where(filled_BN, take_columns(scores.scores_BK, order_BN), np.float32(0))
     return RankedBatch(
         model_version=candidates.model_version,
         choice_BN=choice_BN,
         score_BN=score_BN,
-        score_rank_BN=np.where(filled_BN, place_N, np.int32(PAD)),
+        score_rank_BN=np.where(filled_BN, rank_N, np.int32(PAD)),
         diversity_penalty_BN=np.zeros_like(score_BN),
         rule_BN=np.full_like(choice_BN, PAD),
     )

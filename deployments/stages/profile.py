@@ -1,4 +1,4 @@
-"""The profile stage: a user's history becomes the profile that the later stages read."""
+"""The profile stage: computes each user's profile, which the later stages read, from the history."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from deployments.artifact.reader import Artifact
 from deployments.errors import VersionMismatch
 from deployments.messages import Floats, HistoryBatch, ProfileBatch
 from deployments.models.features import history_weights
-from deployments.models.user_tower import HISTORY, UserTower
+from deployments.models.user_tower import TOWER_HISTORY_LENGTH, UserTower
 
 
 class ProfileConfig(BaseModel):
-    """When a user counts as known."""
+    """When a user is no cold start."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    known_from: int = Field(1, ge=1, description="Known events from which on a user is not a cold start.")
+    known_from: int = Field(1, ge=1, description="Fewest known events of a user who is not a cold start.")
 
 
 class Profiles:
@@ -31,7 +31,11 @@ class Profiles:
         self._tower = UserTower(tensors)
 
     def __call__(self, histories: HistoryBatch) -> ProfileBatch:
-        """Profiles of B users; the vector of a cold one is 0."""
+        """Profiles of B users; the vector of a cold user is 0.
+
+        Raises:
+            VersionMismatch: the histories or this stage were made with different models.
+        """
         if histories.model_version != self.model_version:
             raise VersionMismatch([histories.model_version, self.model_version])
         cold_B = (histories.item_BH >= 0).sum(axis=1) < self._config.known_from
@@ -45,6 +49,6 @@ class Profiles:
         )
 
     def _vectors(self, histories: HistoryBatch) -> Floats:
-        item_BL, weight_BL = history_weights.last(histories.item_BH, histories.weight_BH, HISTORY)
+        item_BL, weight_BL = history_weights.last_events(histories.item_BH, histories.weight_BH, TOWER_HISTORY_LENGTH)
         vectors_BLW = self._vectors_NW[np.maximum(item_BL, 0)]
         return self._tower(vectors_BLW, weight_BL, item_BL >= 0, histories.features_BF)

@@ -1,9 +1,9 @@
-"""The ranking stage: scored candidates become the answer.
+"""The ranking stage: orders the scored candidates and cuts each row to the requested number.
 
 Score order, then business rules, then a cap per category, then diversity. Each step works on the whole batch.
 
-Candidates are sorted at the start by model score, ties by item position, so the order in which they came and their
-padding change nothing, to the last bit.
+The first step sorts candidates by model score, ties by item position. So neither their input order nor their padding
+changes the result in any bit.
 """
 
 from __future__ import annotations
@@ -26,68 +26,68 @@ from deployments.messages import (
     RankedBatch,
     RequestBatch,
     ScoreBatch,
-    at,
     pad_columns,
     same_model,
+    take_columns,
 )
-from deployments.stages.business_rules import ActiveRule, Rule, activate, pin, shift
+from deployments.stages.business_rules import BoundRule, Rule, apply_boosts, apply_pins, bind_rule
 
-_WORST, _BEST = -1e30, 1e30  # stand for a model's NaN or infinity, so that one bad score spoils no answer
-_PINNED, _FREE, _OVER_CAP, _PADDING = range(4)  # tiers: the order in which candidates queue
+_WORST, _BEST = -1e30, 1e30  # replace a model's NaN or infinity, so that one bad score does not affect the other items
+_PINNED, _FREE, _OVER_CAP, _PADDING = range(4)  # tiers: candidates are sorted by tier first
 
 
 class RankerConfig(BaseModel):
-    """`diversity` 0 is pure score order, 1 ignores the scores within the pool."""
+    """Ranking options. `diversity` 0 is score order, 1 ignores the scores within the pool."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     diversity: float = Field(0.1, ge=0.0, le=1.0)
     diversity_pool: int = Field(100, ge=1, le=500)
-    """The best candidates among which diversity chooses; what an answer needs beyond them follows in score order."""
+    """Number of the best candidates that diversity reorders; the others follow in score order."""
     category: str = ""
-    """Categorical or multi attribute (the first value counts) that the cap is about."""
+    """Categorical or multi attribute (its first value) of the cap."""
     category_cap: int = Field(0, ge=0)
-    """Most answers of one category, 0: off. Items without one are not capped; pinned ones count but stay."""
+    """Most items of one category in an answer, 0: off. Items without category are not capped; pinned items count."""
     rules: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.category_cap and not self.category:
-            raise ValueError("category_cap needs category, the attribute it is about")
+            raise ValueError("category_cap needs category, the attribute that it caps")
         return self
 
 
 class Ranker:
     """Orders candidates; see the module and `RankerConfig`.
 
-    Reads of the artifact: `items.safetensors` (`item_vectors_ND`) if diversity is on, the catalogue if rules or a
-    category are set.
+    Reads from the artifact `items.safetensors` (`item_vectors_ND`) if diversity is on, and the catalogue if rules or
+    a category are set.
 
     Raises:
-        ConfigError: a category or rule names what the catalogue does not have.
+        ConfigError: the catalogue does not have the category, or the attributes or items of a rule.
     """
 
     def __init__(self, artifact: Artifact, config: RankerConfig) -> None:
         self.model_version = artifact.model_version
         self._config = config
-        self._rules: list[ActiveRule] = []
+        self._rules: list[BoundRule] = []
         if config.diversity:
             self._vectors_ND: Array = artifact.tensors("items.safetensors")["item_vectors_ND"][:, :-1]  # less the bias
             norm_N = np.sqrt(np.einsum("nd,nd->n", self._vectors_ND, self._vectors_ND, dtype=np.float32))
             self._scale_N = np.divide(1.0, norm_N, out=np.zeros_like(norm_N), where=norm_N > 0)
         if config.category or config.rules:
             catalogue = Catalogue.load(artifact)
-            self._rules = [activate(i, rule, catalogue) for i, rule in enumerate(config.rules)]
+            self._rules = [bind_rule(i, rule, catalogue) for i, rule in enumerate(config.rules)]
             if config.category:
-                self._category_N = _category(config.category, catalogue)
+                self._category_N = _category_codes(config.category, catalogue)
 
     def __call__(self, requests: RequestBatch, candidates: CandidateBatch, scores: ScoreBatch) -> RankedBatch:
-        """The N = max(n_B) best of each request's candidates; row i holds min(n_B[i], candidates there are).
+        """The N = max(n_B) best of each request's candidates; row i has min(n_B[i], number of candidates) items.
 
-        A row with `given_BG` asks for all of these instead of n_B. Scores are those of `scores`, NaN counting as
-        the worst. The answers are in their final order, after diversity, so `score_BN` (the model score after rules)
-        need not fall. `diversity_penalty_BN` is in units of the score scaled to 0..1 over the pool; `rule_BN` is the
-        rule that pinned the item, else the last that boosted or buried it.
+        A row with `given_BG` gets all of these instead of n_B. A NaN score is the worst. Items are in final order,
+        after diversity, so `score_BN` (the model score after rules) need not decrease. `diversity_penalty_BN` is in
+        units of the score scaled to 0..1 over the pool; `rule_BN` is the rule that pinned the item, else the last that
+        boosted or buried it.
 
         Raises:
             VersionMismatch: the messages or this stage were made with different models.
@@ -96,14 +96,14 @@ class Ranker:
         if version != self.model_version:
             raise VersionMismatch(sorted([version, self.model_version]))
         pool = self._config.diversity_pool
-        mask_BK = pad_columns(candidates.mask_BK, pool)  # at least one column; a fixed pool gives the same arithmetic
+        mask_BK = pad_columns(candidates.mask_BK, pool)  # at least one column; a fixed width gives the same rounding
         items_BK = np.where(mask_BK, pad_columns(candidates.item_ids_BK, pool), PAD)
         finite_BK = np.fmin(np.fmax(pad_columns(scores.scores_BK, pool), _WORST), _BEST)  # fmax: NaN is _WORST
         model_BK = np.where(mask_BK, finite_BK, -np.inf).astype(np.float32, copy=False)
         given_B = (requests.given_BG >= 0).sum(axis=1)
-        asked_B = np.where(given_B > 0, given_B, requests.n_B)
-        wanted_B = np.minimum(asked_B, mask_BK.sum(axis=1))
-        width = int(asked_B.max(initial=0))
+        requested_B = np.where(given_B > 0, given_B, requests.n_B)
+        count_B = np.minimum(requested_B, mask_BK.sum(axis=1))
+        width = int(requested_B.max(initial=0))
 
         order_BK = np.lexsort((items_BK, -model_BK), axis=1)
         rank_BK = np.empty_like(order_BK)
@@ -115,26 +115,26 @@ class Ranker:
         score_BK = model_BK
 
         if self._rules:
-            hits = [rule.hits(requests, items_BK) for rule in self._rules]
-            score_BK = shift(self._rules, hits, model_BK, order_BK, rule_BK)
+            matches = [rule.matches(requests, items_BK) for rule in self._rules]
+            score_BK = apply_boosts(self._rules, matches, model_BK, order_BK, rule_BK)
             order_BK = np.lexsort((items_BK, -score_BK), axis=1)
-            pin(self._rules, hits, order_BK, wanted_B, pin_BN, rule_BK)
-            row_BN, place_BN = np.nonzero(pin_BN >= 0)
-            tier_BK[row_BN, pin_BN[row_BN, place_BN]] = _PINNED
-            order_BK = _queue(order_BK, tier_BK)
+            apply_pins(self._rules, matches, order_BK, count_B, pin_BN, rule_BK)
+            row_BN, position_BN = np.nonzero(pin_BN >= 0)
+            tier_BK[row_BN, pin_BN[row_BN, position_BN]] = _PINNED
+            order_BK = _sort_by_tier(order_BK, tier_BK)
         if self._config.category_cap:
             category_BK = np.where(mask_BK, self._category_N[items_BK], PAD)
-            over_BK = _beyond_cap(category_BK, order_BK, self._config.category_cap)
+            over_BK = _over_cap(category_BK, order_BK, self._config.category_cap)
             tier_BK[over_BK & (tier_BK == _FREE)] = _OVER_CAP
-            order_BK = _queue(order_BK, tier_BK)
+            order_BK = _sort_by_tier(order_BK, tier_BK)
         if self._config.diversity:
             order_BK = self._diversify(order_BK, tier_BK, score_BK, items_BK, penalty_BK, min(width, pool))
 
-        choice_BN = _merge(order_BK, pin_BN, wanted_B)
+        choice_BN = _place_pins(order_BK, pin_BN, count_B)
         missing_BN, index_BN = choice_BN < 0, np.maximum(choice_BN, 0)
 
         def chosen(column_BK: Array, fill: int) -> Array:
-            column_BN = at(column_BK, index_BN)
+            column_BN = take_columns(column_BK, index_BN)
             column_BN[missing_BN] = fill
             return column_BN
 
@@ -158,7 +158,11 @@ class Ranker:
         """
         strength, size = self._config.diversity, self._config.diversity_pool
         pool_BP = order_BK[:, :size]
-        items_BP, tier_BP, score_BP = at(items_BK, pool_BP), at(tier_BK, pool_BP), at(score_BK, pool_BP)
+        items_BP, tier_BP, score_BP = (
+            take_columns(items_BK, pool_BP),
+            take_columns(tier_BK, pool_BP),
+            take_columns(score_BK, pool_BP),
+        )
         vectors_BPD = self._vectors_ND[items_BP] * self._scale_N[items_BP][:, :, None]
         pinned_BP, free_BP = tier_BP == _PINNED, tier_BP == _FREE
         closest_BP = np.zeros_like(score_BP)
@@ -179,44 +183,44 @@ class Ranker:
             relevance_BP[row_B, pick_B] = -np.inf
             cosine_BP = (vectors_BPD @ vectors_BPD[row_B, pick_B][:, :, None])[:, :, 0]
             np.maximum(closest_BP, cosine_BP, out=closest_BP)
-        row_L, step_L = np.nonzero(np.arange(steps) < free_BP.sum(axis=1, keepdims=True))  # while one was left to pick
+        row_L, step_L = np.nonzero(np.arange(steps) < free_BP.sum(axis=1, keepdims=True))  # an item was left
         pick_L = pick_BN[row_L, step_L]
         penalty_BK[row_L, pool_BP[row_L, pick_L]] = strength * closest_BN[row_L, step_L]
-        place_BP = np.where(pinned_BP, -1, steps + np.arange(size))  # the chosen get their step, the rest stay behind
-        place_BP[row_L, pick_L] = step_L
-        reordered_BP = at(pool_BP, place_BP.argsort(axis=1, kind="stable"))
+        position_BP = np.where(pinned_BP, -1, steps + np.arange(size))  # picked items get their step, the others follow
+        position_BP[row_L, pick_L] = step_L
+        reordered_BP = take_columns(pool_BP, position_BP.argsort(axis=1, kind="stable"))
         return np.concatenate([reordered_BP, order_BK[:, size:]], axis=1)
 
 
-def _queue(order_BK: Array, tier_BK: Array) -> Array:
+def _sort_by_tier(order_BK: Array, tier_BK: Array) -> Array:
     """`order_BK` by tier first, keeping the order within each."""
-    return at(order_BK, at(tier_BK, order_BK).argsort(axis=1, kind="stable"))
+    return take_columns(order_BK, take_columns(tier_BK, order_BK).argsort(axis=1, kind="stable"))
 
 
-def _category(name: str, catalogue: Catalogue) -> Ints:
+def _category_codes(name: str, catalogue: Catalogue) -> Ints:
     usable = [attribute for attribute, kind in catalogue.attributes.items() if kind != "numeric"]
     if name not in usable:
         raise ConfigError(f"ranking.category: {name!r} is none of the catalogue's: {', '.join(usable) or 'none'}")
     return catalogue.category_codes(name)
 
 
-def _beyond_cap(category_BK: Ints, order_BK: Array, cap: int) -> Bools:
+def _over_cap(category_BK: Ints, order_BK: Array, cap: int) -> Bools:
     """True where at least `cap` candidates of the same category come earlier in `order_BK`."""
-    ordered_BK = at(category_BK, order_BK)
+    ordered_BK = take_columns(category_BK, order_BK)
     grouped_BK = ordered_BK.argsort(axis=1, kind="stable")
-    group_BK = at(ordered_BK, grouped_BK)
+    group_BK = take_columns(ordered_BK, grouped_BK)
     index_K = np.arange(group_BK.shape[1])
     opens_BK = np.diff(group_BK, axis=1, prepend=-2) != 0  # -2: no category's code
     nth_BK = index_K - np.maximum.accumulate(np.where(opens_BK, index_K, 0), axis=1)
     over_BK = np.empty(category_BK.shape, np.bool_)
-    over_BK[np.arange(len(over_BK))[:, None], at(order_BK, grouped_BK)] = (nth_BK >= cap) & (group_BK >= 0)
+    over_BK[np.arange(len(over_BK))[:, None], take_columns(order_BK, grouped_BK)] = (nth_BK >= cap) & (group_BK >= 0)
     return over_BK
 
 
-def _merge(order_BK: Array, pin_BN: Array, wanted_B: Array) -> Array:
-    """The pins at their places, the others of `order_BK` (which starts with the pins) around them."""
+def _place_pins(order_BK: Array, pin_BN: Array, count_B: Array) -> Array:
+    """The pinned items at their positions, and the others of `order_BK` (which starts with the pins) around them."""
     free_BN = pin_BN == PAD
     pins_B1 = (~free_BN).sum(axis=1, keepdims=True)
     index_BN = np.clip(pins_B1 + free_BN.cumsum(axis=1) - 1, 0, order_BK.shape[1] - 1)
-    choice_BN = np.where(free_BN, at(order_BK, index_BN), pin_BN)
-    return np.where(np.arange(pin_BN.shape[1]) < wanted_B[:, None], choice_BN, PAD)
+    choice_BN = np.where(free_BN, take_columns(order_BK, index_BN), pin_BN)
+    return np.where(np.arange(pin_BN.shape[1]) < count_B[:, None], choice_BN, PAD)

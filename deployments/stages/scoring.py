@@ -1,4 +1,4 @@
-"""The scoring stage: the ranking model over each request's candidates, as one dense batch."""
+"""The scoring stage: the ranking model over the candidates of all requests, as one dense batch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from deployments.artifact.reader import Artifact
 from deployments.errors import ConfigError, VersionMismatch
 from deployments.messages import CandidateBatch, ProfileBatch, ScoreBatch, same_model
 from deployments.models.backends import parity_gate
-from deployments.models.backends.backends import AnyPrecision, Backend, choose, impossible
+from deployments.models.backends.precision import AnyPrecision
+from deployments.models.backends.selection import Backend, select, unsupported_reason
 from deployments.models.dcn_v2 import CLIP, DCNv2
+from deployments.models.features.feature_kernels import Standardisation
 from deployments.models.features.ranking_features import RankingFeatures
-from deployments.models.features.rows import Standard
 from deployments.models.fused_dcn_v2 import FusedDCNv2
 
 log = logging.getLogger("rayfunnel.scoring")
@@ -33,13 +34,13 @@ def load_ranker(artifact: Artifact) -> DCNv2:
     return model.eval()
 
 
-def standard(model: DCNv2) -> Standard:
+def standardisation(model: DCNv2) -> Standardisation:
     """The standardisation that the model was trained with."""
-    return Standard(model.mean_F.numpy(), model.scale_F.numpy(), CLIP)
+    return Standardisation(model.mean_F.numpy(), model.scale_F.numpy(), CLIP)
 
 
 class ScorerConfig(BaseModel):
-    """How the model is run. All but eager fp32 must have passed the gate when the artifact was packaged."""
+    """How the model runs. Every combination except eager fp32 must have passed the parity gate at packaging."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,8 +50,8 @@ class ScorerConfig(BaseModel):
     """`auto`: the GPU if the replica has one."""
 
     @model_validator(mode="after")
-    def _exists(self) -> Self:
-        if reason := impossible(self.backend, self.precision):
+    def _supported(self) -> Self:
+        if reason := unsupported_reason(self.backend, self.precision):
             raise ValueError(reason)
         return self
 
@@ -63,14 +64,14 @@ class Scorer:
         cuda = torch.cuda.is_available()
         if config.device == "cuda" and not cuda:
             raise ConfigError("scoring.device is cuda, but this replica sees no GPU; give it num_gpus, or set auto")
-        parity_gate.check(artifact, config.backend, config.precision)
+        parity_gate.require_passed(artifact, config.backend, config.precision)
         self._device = "cuda" if cuda and config.device != "cpu" else "cpu"
         model = load_ranker(artifact)
-        self.features = RankingFeatures(artifact, standard(model))
-        self.running = choose(artifact, FusedDCNv2(model), config.backend, config.precision, self._device)
+        self.features = RankingFeatures(artifact, standardisation(model))
+        self.running = select(artifact, FusedDCNv2(model), config.backend, config.precision, self._device)
         log.info("scoring: %s", parity_gate.combination(self.running.backend, self.running.precision))
-        if self.running.instead:
-            log.warning("scoring: %s", self.running.instead)
+        if self.running.fallback_reason:
+            log.warning("scoring: %s", self.running.fallback_reason)
 
     def __call__(self, profiles: ProfileBatch, candidates: CandidateBatch) -> ScoreBatch:
         """Scores [B, K], -inf on padding.
@@ -87,4 +88,4 @@ class Scorer:
                 scores_R = self.running.run(torch.from_numpy(rows_RF).to(self._device))
             scores_BK[candidates.mask_BK] = scores_R.cpu().numpy()
         ran_on = parity_gate.combination(self.running.backend, self.running.precision)
-        return ScoreBatch(self.model_version, scores_BK, ran_on, self.running.instead)
+        return ScoreBatch(self.model_version, scores_BK, ran_on, self.running.fallback_reason)

@@ -1,4 +1,4 @@
-"""Recorded requests in the artifact: what every stage was given, to warm a replica up before it is ready."""
+"""Warm-up of a stage before its replica is ready, with each stage's inputs as packaging recorded them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from deployments.messages import Batch, CandidateBatch, HistoryBatch, ProfileBat
 from deployments.stages.contract import Stage
 from deployments.stages.oom_guard import OomGuard
 
-FILE = "recorded.safetensors"
-MESSAGES: tuple[type[Batch], ...] = (HistoryBatch, RequestBatch, ProfileBatch, CandidateBatch, ScoreBatch)
-REQUESTS = 32
-SIZES = (1, 8, REQUESTS)
-"""Batches of a warm-up."""
+RECORDING_FILE = "recorded.safetensors"
+RECORDED_TYPES: tuple[type[Batch], ...] = (HistoryBatch, RequestBatch, ProfileBatch, CandidateBatch, ScoreBatch)
+RECORDED_ROWS = 32
+"""Rows of a recording."""
+
+BATCH_SIZES = (1, 8, RECORDED_ROWS)
+"""Rows of the warm-up batches."""
 
 
-def write(writer: ArtifactWriter, messages: list[Batch]) -> None:
-    """Keeps one message of each kind in MESSAGES; all have the same rows."""
-    writer.derived(FILE)
+def write_recording(writer: ArtifactWriter, messages: list[Batch]) -> None:
+    """Adds one message of each of RECORDED_TYPES to the artifact; all have the same rows."""
+    writer.derived(RECORDING_FILE)
     columns = {f"{type(m).__name__}.{name}": getattr(m, name) for m in messages for name, _ in m._columns()}
-    writer.tensors(FILE, columns)
+    writer.tensors(RECORDING_FILE, columns)
 
 
-def read(artifact: Artifact) -> dict[type[Batch], Batch]:
-    """The recorded messages by kind; none, if the artifact has no recording."""
-    if FILE not in artifact.manifest.derived:
+def read_recording(artifact: Artifact) -> dict[type[Batch], Batch]:
+    """The recorded messages by type; none if the artifact has no recording."""
+    if RECORDING_FILE not in artifact.manifest.derived:
         return {}
-    tensors = artifact.tensors(FILE)
+    tensors = artifact.tensors(RECORDING_FILE)
     found: dict[type[Batch], Batch] = {}
-    for kind in MESSAGES:
+    for kind in RECORDED_TYPES:
         columns: dict[str, Any] = {name: tensors[f"{kind.__name__}.{name}"] for name, _ in kind._columns()}
         if kind is CandidateBatch:
             columns["sources"] = tuple(spec["name"] for spec in artifact.manifest.settings["sources"])
@@ -39,12 +41,14 @@ def read(artifact: Artifact) -> dict[type[Batch], Batch]:
 
 
 def warm_up(stage: Stage, artifact: Artifact) -> None:
-    """Calls `stage` with the recorded requests, in batches of SIZES: what is compiled, mapped or allocated on the first
-    call is then done."""
-    recorded = read(artifact)
+    """Calls `stage` with the recorded messages, in batches of BATCH_SIZES.
+
+    Afterwards, all that a first call compiles, maps or allocates is ready.
+    """
+    recorded = read_recording(artifact)
     kinds = [kind for name, kind in get_type_hints(type(stage).__call__).items() if name != "return"]
     if any(kind not in recorded for kind in kinds):
         return
-    call = OomGuard(REQUESTS).guarded(stage)
-    for size in SIZES:
+    call = OomGuard(RECORDED_ROWS).guarded(stage)
+    for size in BATCH_SIZES:
         call(*(recorded[kind].take(slice(size)) for kind in kinds))

@@ -28,7 +28,7 @@ from deployments.messages import (
     RequestBatch,
     ScoreBatch,
     Times,
-    at,
+    take_columns,
 )
 from deployments.pipeline.batch import BatchState
 from monitoring.drift.histograms import Columns, Labels
@@ -197,7 +197,7 @@ def shown(candidates: CandidateBatch, ranked: RankedBatch) -> tuple[Ints, Bools]
     shown_BN = ranked.choice_BN >= 0
     if not candidates.item_ids_BK.shape[1]:
         return np.full(shown_BN.shape, PAD, np.int32), np.zeros_like(shown_BN)
-    item_BN = at(candidates.item_ids_BK, np.maximum(ranked.choice_BN, 0))
+    item_BN = take_columns(candidates.item_ids_BK, np.maximum(ranked.choice_BN, 0))
     return np.where(shown_BN, item_BN, np.int32(PAD)), shown_BN
 
 
@@ -230,7 +230,7 @@ def _sources(batch: Served, shown_BN: Bools) -> Labels:
     names = batch.candidates.sources
     share_BL = np.zeros((len(shown_BN), len(names)), np.float32)
     if batch.candidates.source_BK.shape[1]:
-        source_BN = at(batch.candidates.source_BK, np.maximum(batch.ranked.choice_BN, 0))
+        source_BN = take_columns(batch.candidates.source_BK, np.maximum(batch.ranked.choice_BN, 0))
         rows, columns = np.nonzero(shown_BN)
         np.add.at(share_BL, (rows, source_BN[rows, columns]), 1)
     return Labels(names, share_BL / np.maximum(share_BL.sum(axis=1, keepdims=True), 1))

@@ -91,7 +91,7 @@ def from_live(artifact: str, live: str, out: str) -> Artifact:
     if len(rows) < FEWEST_LIVE:
         raise DataError(f"{live} has {len(rows)} requests; a reference takes {FEWEST_LIVE}, so wait for more traffic")
     with ArtifactWriter(out) as writer:
-        writer.keep(opened)
+        writer.copy_from(opened)
         writer.table(FILE, to_table(rows))
     return Artifact.open(out)
 
@@ -139,7 +139,7 @@ class OfflineFunnel:
                 scores=scores,
                 ranked=self._ranker(requests, candidates, scores),
                 asked_B=np.full(size, now),
-                latest_B=histories.latest(),
+                latest_B=histories.last_event_times(),
                 unknown_B=np.zeros(size, np.float32),
                 degraded=[WHOLE] * size,
             )

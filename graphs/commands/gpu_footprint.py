@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from deployments.artifact.reader import Artifact
-from deployments.models.backends.backends import AnyPrecision, in_precision
+from deployments.models.backends.precision import AnyPrecision, in_precision
 from deployments.models.fused_dcn_v2 import FusedDCNv2
 from deployments.stages.scoring import load_ranker
 

@@ -17,20 +17,11 @@ from deployments.artifact.reader import Artifact
 from deployments.artifact.writer import ArtifactWriter
 from deployments.errors import ConfigError
 from deployments.messages import Batch, Bools, CandidateBatch, Floats, HistoryBatch, ProfileBatch, RequestBatch
-from deployments.models.backends import parity_gate
-from deployments.models.backends.backends import (
-    AnyPrecision,
-    Backend,
-    Precision,
-    Run,
-    compile_to,
-    compiled_file,
-    impossible,
-    machine,
-    precisions,
-    start,
-)
+from deployments.models.backends import compiled, machine, parity_gate
 from deployments.models.backends.parity_gate import PLAIN, Gate, combination
+from deployments.models.backends.precision import AnyPrecision, Precision
+from deployments.models.backends.row_chunks import Run
+from deployments.models.backends.selection import Backend, precisions_to_measure, start, unsupported_reason
 from deployments.models.backends.unavailable import BackendUnavailable
 from deployments.models.features.ranking_features import RankingFeatures
 from deployments.models.features.user_features import UserFeatures
@@ -39,7 +30,7 @@ from deployments.pipeline.request import Query, request_batch
 from deployments.stages import warm_up
 from deployments.stages.candidates import CandidateGenerator
 from deployments.stages.profile import Profiles
-from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker, standard
+from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker, standardisation
 from graphs.config import RecommenderArgs, Stages
 from graphs.data.dataset import Dataset, Interactions, load, temporal_split
 from graphs.fit.ranker import history_rows
@@ -66,7 +57,9 @@ class HeldOut:
 
 def asked(backend: Backend, precision: AnyPrecision) -> list[Asked]:
     """The combinations that a config's words stand for on this machine."""
-    return [(backend, each) for each in precisions(precision, "cuda" if torch.cuda.is_available() else "cpu")]
+    return [
+        (backend, each) for each in precisions_to_measure(precision, "cuda" if torch.cuda.is_available() else "cpu")
+    ]
 
 
 def package(writer: ArtifactWriter, held_out: HeldOut, wanted: Sequence[Asked], console: Console) -> None:
@@ -75,16 +68,16 @@ def package(writer: ArtifactWriter, held_out: HeldOut, wanted: Sequence[Asked], 
     What can't be made here is written down with the reason, and said on the console.
     """
     artifact = writer.preview()
-    warm_up.write(writer, held_out.recorded)
+    warm_up.write_recording(writer, held_out.recorded)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_ranker(artifact)
     for backend, precision in wanted:
         if (backend, precision) == PLAIN:
             continue
-        name, built_for = combination(backend, precision), machine(device, precision)
+        name, built_for = combination(backend, precision), machine.signature(device, precision)
         try:
             if backend == "compiled":
-                compile_to(writer.derived(compiled_file(precision)), FusedDCNv2(model), precision, device)
+                compiled.compile_to(writer.derived(compiled.file_name(precision)), FusedDCNv2(model), precision, device)
             writer.gates[name] = {"built_for": built_for}
             gate = _gate(writer.preview(), held_out, backend, precision, device)
         except BackendUnavailable as error:
@@ -99,14 +92,14 @@ def repackage(path: str, data: str, config: RecommenderArgs, backend: Backend, p
     Raises:
         ConfigError: there is no such combination, or it failed the gate; the numbers (they are in the manifest, too).
     """
-    if reason := impossible(backend, precision):
+    if reason := unsupported_reason(backend, precision):
         raise ConfigError(reason)
     with ArtifactWriter(path) as writer:
-        writer.keep(Artifact.open(path))
+        writer.copy_from(Artifact.open(path))
         held_out = hold_out(writer.preview(), load(data, config.store), config.stages)
         package(writer, held_out, asked(backend, precision), Console())
     artifact = Artifact.open(path)
-    parity_gate.check(artifact, backend, precision)
+    parity_gate.require_passed(artifact, backend, precision)
     return artifact
 
 
@@ -154,7 +147,7 @@ def record(
     """One message of each kind, of the first requests, as warm_up.py keeps them."""
     plain = Scorer(artifact, ScorerConfig(backend=PLAIN[0], precision=PLAIN[1]))
     messages: list[Batch] = [histories, requests, profiles, candidates, plain(profiles, candidates)]
-    return [message.take(slice(warm_up.REQUESTS)) for message in messages]
+    return [message.take(slice(warm_up.RECORDED_ROWS)) for message in messages]
 
 
 def _histories(
@@ -185,7 +178,7 @@ def _gate(artifact: Artifact, held_out: HeldOut, backend: Backend, precision: Pr
     model = load_ranker(artifact)
     run = start(artifact, FusedDCNv2(model), backend, precision, device)
     plain = start(artifact, FusedDCNv2(model), *PLAIN, device)
-    features = RankingFeatures(artifact, standard(model))
+    features = RankingFeatures(artifact, standardisation(model))
     overlap, ndcg, plain_ndcg, speedup = [], [], [], []
     counts = iter(held_out.count_R)
     for (profiles, candidates), wanted_BK, plain_BK in zip(
@@ -208,7 +201,7 @@ def _gate(artifact: Artifact, held_out: HeldOut, backend: Backend, precision: Pr
     return Gate(
         requests=len(overlap),
         speedup=round(float(np.median(speedup)), 3),
-        built_for=machine(device, precision),
+        built_for=machine.signature(device, precision),
         **dict(zip(("overlap", "ndcg", "plain_ndcg"), means, strict=True)),
     )
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from deployments.errors import DataError
 from deployments.messages import Array, Bools, Floats, Ints, Times
-from deployments.models.features.history_weights import POSITIVE
+from deployments.models.features.history_weights import SUCCESS_THRESHOLD
 from deployments.store.base import StoreConfig
 
 MOVIELENS = "movielens"
@@ -45,7 +45,7 @@ class Interactions:
     @property
     def success_E(self) -> Bools:
         """Events that speak for their item."""
-        return self.weight_E >= POSITIVE
+        return self.weight_E >= SUCCESS_THRESHOLD
 
     def take(self, rows: Array) -> Interactions:
         """The events a mask or an index selects."""

@@ -11,7 +11,7 @@ import scipy.linalg
 import scipy.sparse as sp
 
 from deployments.messages import Array, Floats, Ints
-from deployments.models.features.history_weights import WEAK
+from deployments.models.features.history_weights import WEAK_EVIDENCE
 from graphs.data.dataset import Interactions
 
 NEIGHBOURS = 300
@@ -30,7 +30,7 @@ def sequence_ridge(events: Interactions, n_items: int) -> Table:
     """
     kept_M = _frequent(events, n_items, at_least=2)
     cut_C = np.flatnonzero(events.user_E[1:] == events.user_E[:-1])[::2] + 1
-    strength_E = np.where(events.success_E, np.float32(1), np.float32(WEAK)) * (events.weight_E > 0)
+    strength_E = np.where(events.success_E, np.float32(1), np.float32(WEAK_EVIDENCE)) * (events.weight_E > 0)
     past = _window(events, cut_C, [-1 - k for k in range(60)], 5.0, strength_E, n_items)[:, kept_M]
     future = _window(events, cut_C, list(range(80)), 30.0, events.success_E.astype(np.float32), n_items)[:, kept_M]
     gram_MM = (past.T @ past).toarray()
@@ -43,10 +43,10 @@ def sequence_ridge(events: Interactions, n_items: int) -> Table:
 
 
 def linear(events: Interactions, n_items: int) -> Table:
-    """EASE (Steck 2019, https://arxiv.org/abs/1905.03375), λ = 400; other events count WEAK. Solved on the users' side
-    (Woodbury) if there are fewer users than items."""
+    """EASE (Steck 2019, https://arxiv.org/abs/1905.03375), λ = 400; other events count WEAK_EVIDENCE. Solved on the
+    users' side (Woodbury) if there are fewer users than items."""
     kept_M = _frequent(events, n_items, at_least=1)
-    strength_E = np.where(events.success_E, np.float32(1), np.float32(WEAK)) * (events.weight_E > 0)
+    strength_E = np.where(events.success_E, np.float32(1), np.float32(WEAK_EVIDENCE)) * (events.weight_E > 0)
     shape = (int(events.user_E.max()) + 1, n_items)
     users_UM = sp.csr_matrix((strength_E, (events.user_E, events.item_E)), shape).tocsc()[:, kept_M]
     regularisation = 400.0
@@ -83,7 +83,7 @@ def co_occurrence(events: Interactions, n_items: int) -> Table:
 
 def follows(events: Interactions, n_items: int) -> sp.csr_matrix:
     """Decayed counts [N, N] of success j after event i of the same user."""
-    strength_E = np.where(events.success_E, np.float32(1), np.float32(WEAK)) * (events.weight_E > 0)
+    strength_E = np.where(events.success_E, np.float32(1), np.float32(WEAK_EVIDENCE)) * (events.weight_E > 0)
     success_E = events.success_E.astype(np.float32)
     rows, columns, values = [], [], []
     for distance in range(1, 51):

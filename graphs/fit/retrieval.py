@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from deployments.artifact.writer import ArtifactWriter
 from deployments.messages import Array, Floats
-from deployments.models.features.user_features import FEATURES, IDS
+from deployments.models.features.user_features import FEATURES_FILE, IDS_FILE
 from graphs.data.dataset import Dataset, Interactions
 from graphs.fit import item_to_item
 from graphs.fit.index_choice import choose_index
@@ -140,8 +140,8 @@ def _write_users(writer: ArtifactWriter, dataset: Dataset) -> tuple[list[str], F
         return [], np.zeros((len(dataset.users), 0), np.float32)
     known = static_features(dataset.user_table)
     features_RF = np.concatenate([known.content_NC, known.attributes_NA], axis=1)
-    writer.table(IDS, dataset.user_table.select(["user_id"]))
-    writer.tensors(FEATURES, {"features_UF": features_RF})
+    writer.table(IDS_FILE, dataset.user_table.select(["user_id"]))
+    writer.tensors(FEATURES_FILE, {"features_UF": features_RF})
     row_U = pc.index_in(pa.array(dataset.users), dataset.user_table.column("user_id").combine_chunks())
     row_U = row_U.fill_null(-1).to_numpy()
     return known.content + known.attributes, np.where(row_U[:, None] >= 0, features_RF[row_U], np.float32(0))

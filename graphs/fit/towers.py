@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deployments.models.features.history_weights import POSITIVE
-from deployments.models.user_tower import DECAYS, DISLIKE_DECAY, SMALLEST_NORM, WEAK
+from deployments.models.features.history_weights import SUCCESS_THRESHOLD
+from deployments.models.user_tower import DISLIKE_DECAY, NON_SUCCESS_WEIGHT, POOL_DECAYS, SMALLEST_NORM
 
 
 class TrainableUserTower(nn.Module):
@@ -18,7 +18,7 @@ class TrainableUserTower(nn.Module):
 
     def __init__(self, dimension: int, n_features: int, dropout: float = 0.2) -> None:
         super().__init__()
-        width, pools = dimension - 1, len(DECAYS) + 1
+        width, pools = dimension - 1, len(POOL_DECAYS) + 1
         self.mix_P = nn.Parameter(torch.full((pools,), 0.5))
         hidden = 2 * width
         self.mlp = nn.Sequential(
@@ -31,10 +31,13 @@ class TrainableUserTower(nn.Module):
     def forward(self, vectors_BLW: Tensor, weight_BL: Tensor, mask_BL: Tensor, features_BF: Tensor) -> Tensor:
         """User vectors [B, D]. `vectors_BLW`: the events' items, W = D - 1; `mask_BL`: 1 where there is an event."""
         vectors_BLW = self.dropout(vectors_BLW)
-        success_BL = (weight_BL >= POSITIVE).float() * mask_BL
+        success_BL = (weight_BL >= SUCCESS_THRESHOLD).float() * mask_BL
         other_BL = mask_BL - success_BL
         age_L = torch.arange(weight_BL.shape[1], dtype=torch.float32)
-        pools = [_pool(vectors_BLW, (success_BL + WEAK * other_BL) * torch.exp(-age_L / decay)) for decay in DECAYS]
+        pools = [
+            _pool(vectors_BLW, (success_BL + NON_SUCCESS_WEIGHT * other_BL) * torch.exp(-age_L / decay))
+            for decay in POOL_DECAYS
+        ]
         pools.append(_pool(vectors_BLW, other_BL * torch.exp(-age_L / DISLIKE_DECAY)))
         pooled_BPW = torch.stack(pools, dim=1)
         known_BX = torch.cat([pooled_BPW.flatten(1), features_BF], dim=1)

@@ -15,7 +15,7 @@ import scipy.sparse.linalg
 import torch
 
 from deployments.messages import Array, Floats, Ints
-from deployments.models.user_tower import HISTORY
+from deployments.models.user_tower import TOWER_HISTORY_LENGTH
 from graphs.data.dataset import Interactions
 from graphs.fit.index_choice import QUERIES
 from graphs.fit.item_to_item import follows
@@ -166,9 +166,9 @@ def _rows(events: Interactions, user_features_UF: Floats) -> _Rows:
         target_CF[good, k] = events.item_E[at[good]]
     useful = (target_CF >= 0).any(axis=1) & (np.arange(len(cut_C)) % 2 == 0)
     cut_C, target_CF = cut_C[useful], target_CF[useful]
-    item_CL = np.full((len(cut_C), HISTORY), -1, np.int32)
-    weight_CL = np.zeros((len(cut_C), HISTORY), np.float32)
-    for k in range(HISTORY):
+    item_CL = np.full((len(cut_C), TOWER_HISTORY_LENGTH), -1, np.int32)
+    weight_CL = np.zeros((len(cut_C), TOWER_HISTORY_LENGTH), np.float32)
+    for k in range(TOWER_HISTORY_LENGTH):
         at = np.maximum(cut_C - 1 - k, 0)
         same = (cut_C - 1 - k >= 0) & (events.user_E[at] == events.user_E[cut_C])
         item_CL[same, k], weight_CL[same, k] = events.item_E[at[same]], events.weight_E[at[same]]

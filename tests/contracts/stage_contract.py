@@ -1,7 +1,7 @@
-"""The suite that every stage inherits.
+"""The suite that every stage passes.
 
 A stage's test class derives from `StageContract`, gives a fixture `stage` and a method `batches(n)`: n rows of valid
-input, one message per argument of the stage, the same for the same n, rows of different kinds and lengths among them.
+input, one message per argument of the stage, with rows of different kinds and lengths. Equal n gives equal batches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class StageContract:
     """Inherit it; see the module."""
 
     tolerance: ClassVar[float] = 0.0
-    """Relative and absolute, for float columns whose rounding depends on the batch size, as a matrix product's may."""
+    """Relative and absolute, for float columns whose rounding depends on the batch size, as in matrix products."""
     ragged: ClassVar[str] = "HXGKN"
     """Dimensions that padding may widen."""
 

@@ -10,7 +10,7 @@ import torch
 
 from deployments.artifact.reader import Artifact
 from deployments.messages import Floats
-from deployments.models.backends.parity_gate import find
+from deployments.models.backends.parity_gate import find_gate
 from deployments.models.dcn_v2 import CrossLayer
 from graphs.data.dataset import Interactions, load, temporal_split
 from graphs.evaluation import baselines
@@ -56,7 +56,7 @@ def test_the_artifact_holds_what_serving_and_drift_read(artifact: Artifact) -> N
         "user_tower.safetensors",
         "users.arrow",
     }
-    compiled = find(artifact, "compiled", "fp32")
+    compiled = find_gate(artifact, "compiled", "fp32")
     assert compiled is not None
     assert set(artifact.manifest.derived) == {
         "recorded.safetensors",

@@ -1,3 +1,4 @@
-"""The ways to run the ranking model: eager, compiled, TensorRT, in several precisions, and the parity gate that
-each must pass before it serves. Start with backends.py.
+"""The ways to run the ranking model, in several precisions. selection.py chooses one: eager, compiled or tensorrt.
+parity_gate.py decides which combinations of backend and precision may serve. May import artifact. Start with
+selection.py.
 """

@@ -1,5 +1,5 @@
-"""What a backend raises where it can't run."""
+"""The error of a backend that can't run on this machine."""
 
 
 class BackendUnavailable(Exception):
-    """The text is the reason; another backend stands in."""
+    """The text is the reason; the scorer then uses a fallback backend."""

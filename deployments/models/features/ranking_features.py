@@ -3,9 +3,8 @@
 Shapes: B requests, K candidates, R real candidates of all requests, C content values (genres, …), A item attributes
 (numeric ones, popularity, quality), F features in all. The same code makes the training data and serves.
 
-What depends on the item alone is computed once per artifact, what depends on the user alone once per request; a
-candidate costs what is left (feature_rows.py). The standardisation, which belongs to the model, is part of it: a column
-can be standardised wherever it is made.
+Features of the item alone are computed once per artifact, those of the user alone once per request, the others per
+candidate (feature_kernels.py). Each column is standardised where it is computed, with the model's standardisation.
 """
 
 from __future__ import annotations
@@ -14,53 +13,59 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.artifact.reader import Artifact
-from deployments.artifact.sources import READ
+from deployments.artifact.sources import SOURCE_HISTORY_LENGTH
 from deployments.messages import Array, Bools, CandidateBatch, Floats, Ints, ProfileBatch
 from deployments.models.features import history_weights
-from deployments.models.features.rows import Items, Standard, Users, fill, summarise
+from deployments.models.features.feature_kernels import (
+    HistorySummaries,
+    ItemFeatures,
+    Standardisation,
+    fill_rows,
+    summarise_histories,
+)
 
-DECAYS = {"short": 5.0, "long": 30.0}
-"""Of the history summaries, in events."""
+SUMMARY_DECAYS = {"short": 5.0, "long": 30.0}
+"""Decays of the history summaries, in events."""
 
 
 class RankingFeatures:
-    """Builds features from messages and `item_features.safetensors`; `standard`: standardised, else as they are.
+    """Computes features from messages and `item_features.safetensors`; without `standard` they are not standardised.
 
     content_NC: 1 where an item has the value. attributes_NA: standardised numeric attributes, then log popularity
     among successes and mean weight. log_events_N: log of all events.
     """
 
-    def __init__(self, artifact: Artifact, standard: Standard | None = None) -> None:
+    def __init__(self, artifact: Artifact, standard: Standardisation | None = None) -> None:
         tensors = artifact.tensors("item_features.safetensors")
         schema = artifact.manifest.feature_schema
         self.names = feature_names(schema["sources"], schema["users"], schema["attributes"])
         if standard is None:
-            standard = Standard(np.zeros(len(self.names), np.float32), np.ones(len(self.names), np.float32), np.inf)
+            standard = Standardisation(
+                np.zeros(len(self.names), np.float32), np.ones(len(self.names), np.float32), np.inf
+            )
         mean_F, scale_F, clip = standard
-        self._standard = Standard(_fixed(mean_F, np.float32), _fixed(scale_F, np.float32), clip)
+        self._standard = Standardisation(_read_only(mean_F, np.float32), _read_only(scale_F, np.float32), clip)
         attributes_NA: Floats = tensors["attributes_NA"]
         columns_NI = np.concatenate([attributes_NA, tensors["log_events_N"][:, None] / 3 - 1], axis=1, dtype=np.float32)
         self._item_I = np.arange(len(self.names) - columns_NI.shape[1], len(self.names))
         item_V, value_V = np.nonzero(tensors["content_NC"])
         first_N = np.searchsorted(item_V, np.arange(len(attributes_NA) + 1)).astype(np.int32)
-        columns_NI = self._standardised(columns_NI, self._item_I)
-        self._items = Items(
-            _fixed(first_N, np.int32),
-            _fixed(value_V, np.int32),
-            _fixed(attributes_NA, np.float32),
-            _fixed(columns_NI, np.float32),
+        columns_NI = self._standardise(columns_NI, self._item_I)
+        self._items = ItemFeatures(
+            _read_only(first_N, np.int32),
+            _read_only(value_V, np.int32),
+            _read_only(attributes_NA, np.float32),
+            _read_only(columns_NI, np.float32),
             tensors["content_NC"].shape[1],
         )
         self._n_sources = len(schema["sources"])
         self._user_W = _user_columns(self._n_sources, len(schema["users"]), attributes_NA.shape[1])
 
     def __call__(self, profiles: ProfileBatch, candidates: CandidateBatch) -> Floats:
-        """Features [B, K, F], in the order of `names`; garbage where the candidate is padding."""
+        """Features [B, K, F], in the order of `names`; undefined where the candidate is padding."""
         shape = candidates.item_ids_BK.shape
-        everywhere_BK = np.ones(shape, np.bool_)
-        return self._rows(profiles, candidates, np.maximum(candidates.item_ids_BK, 0), everywhere_BK).reshape(
-            *shape, -1
-        )
+        all_BK = np.ones(shape, np.bool_)
+        return self._rows(profiles, candidates, np.maximum(candidates.item_ids_BK, 0), all_BK).reshape(*shape, -1)
 
     def rows(self, profiles: ProfileBatch, candidates: CandidateBatch) -> Floats:
         """Features [R, F] of the candidates that are not padding, request after request."""
@@ -71,57 +76,57 @@ class RankingFeatures:
         users = self._users(profiles)
         scores_BKS = candidates.source_scores_BKS
         assert scores_BKS.shape[2] == self._n_sources
-        fill(
+        fill_rows(
             self._items,
             users,
             self._standard,
-            _fixed(item_BK, np.int32),
-            _fixed(mask_BK, np.bool_),
-            _fixed(scores_BKS, np.float32),
+            _read_only(item_BK, np.int32),
+            _read_only(mask_BK, np.bool_),
+            _read_only(scores_BKS, np.float32),
             rows_RF,
         )
         return rows_RF
 
-    def _users(self, profiles: ProfileBatch) -> Users:
-        users = summarise(
+    def _users(self, profiles: ProfileBatch) -> HistorySummaries:
+        users = summarise_histories(
             self._items,
-            _fixed(profiles.item_BH, np.int32),
-            _fixed(profiles.weight_BH, np.float32),
-            _fixed(profiles.features_BF, np.float32),
-            _fixed(list(DECAYS.values()), np.float32),
-            READ,
-            history_weights.POSITIVE,
+            _read_only(profiles.item_BH, np.int32),
+            _read_only(profiles.weight_BH, np.float32),
+            _read_only(profiles.features_BF, np.float32),
+            _read_only(list(SUMMARY_DECAYS.values()), np.float32),
+            SOURCE_HISTORY_LENGTH,
+            history_weights.SUCCESS_THRESHOLD,
         )
-        return users._replace(columns_BW=self._standardised(users.columns_BW, self._user_W).astype(np.float32))
+        return users._replace(columns_BW=self._standardise(users.columns_BW, self._user_W).astype(np.float32))
 
-    def _standardised(self, columns_RX: Floats, place_X: Ints) -> Floats:
+    def _standardise(self, columns_RX: Floats, column_X: Ints) -> Floats:
         mean_F, scale_F, clip = self._standard
-        standardised: Floats = np.clip((columns_RX - mean_F[place_X]) * scale_F[place_X], -clip, clip)
+        standardised: Floats = np.clip((columns_RX - mean_F[column_X]) * scale_F[column_X], -clip, clip)
         return standardised
 
 
-def _fixed(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
-    """`values` as a read-only contiguous array: of one type, for which the rows' code is compiled, wherever from."""
+def _read_only(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
+    """`values` as a read-only contiguous array: the one type that the kernels are compiled for."""
     array = np.ascontiguousarray(values, dtype).view()
     array.setflags(write=False)
     return array
 
 
 def _user_columns(n_sources: int, n_users: int, n_attributes: int) -> Ints:
-    """Where the columns that are the user's alone stand among the features: per decay, then the rest."""
-    places: list[int] = []
+    """Indices among the F features of the columns of the user alone: per decay, then the others."""
+    columns: list[int] = []
     end = n_sources
-    for _ in DECAYS:
+    for _ in SUMMARY_DECAYS:
         end += 2 + n_attributes + (n_attributes - 2)
-        places += range(end, end + n_attributes + 1)
+        columns += range(end, end + n_attributes + 1)
         end += n_attributes + 1
-    return np.array([*places, *range(end, end + 1 + n_users)], np.int32)
+    return np.array([*columns, *range(end, end + 1 + n_users)], np.int32)
 
 
 def feature_names(sources: list[str], users: list[str], attributes: list[str]) -> list[str]:
     """Names of the F features, in order. `attributes` ends with popularity and quality, which have no |difference|."""
     names = [f"score:{s}" for s in sources]
-    for decay in DECAYS:
+    for decay in SUMMARY_DECAYS:
         names += [f"content_liked:{decay}", f"content_contrast:{decay}"]
         names += [f"difference:{a}:{decay}" for a in attributes]
         names += [f"distance:{a}:{decay}" for a in attributes[:-2]]

@@ -1,4 +1,4 @@
-"""The catalogue: ids, metadata, masks, and filters that say what is wrong with them."""
+"""The catalogue: ids, metadata and masks; errors of wrong filters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def passing(catalogue: Catalogue, filters: dict[str, object]) -> list[str]:
     return [item_id for item_id, passes in zip(catalogue.item_ids, mask, strict=True) if passes]
 
 
-def test_it_knows_its_items_and_attributes(catalogue: Catalogue) -> None:
+def test_a_catalogue_has_the_items_and_attributes_of_its_table(catalogue: Catalogue) -> None:
     assert len(catalogue) == 4
     assert catalogue.item_ids == ("a", "b", "c", "d")
     kinds = {"genres": "multi", "language": "categorical", "year": "numeric", "seasons": "numeric"}
@@ -82,7 +82,7 @@ def test_a_filter_passes_the_items_that_meet_all_its_clauses(
     assert passing(catalogue, filters) == expected
 
 
-def test_filters_that_mean_the_same_are_equal(catalogue: Catalogue) -> None:
+def test_equivalent_filters_are_equal(catalogue: Catalogue) -> None:
     one = catalogue.validate({"genres": ["Comedy", "Horror", "Comedy"], "language": "en", "year": {"gte": 1980}})
     two = catalogue.validate({"year": {"gte": 1980.0}, "language": ["en"], "genres": ["Horror", "Comedy"]})
     assert one == two
@@ -117,9 +117,9 @@ def test_a_wrong_filter_is_refused_with_the_field_and_the_remedy(
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
         catalogue.validate(filters)
-    ((named, said),) = refused.value.errors
+    ((named, text),) = refused.value.errors
     assert named == field
-    assert message in said
+    assert message in text
 
 
 def test_every_wrong_field_is_named_at_once(catalogue: Catalogue) -> None:
@@ -170,7 +170,7 @@ def test_a_table_that_is_no_catalogue_is_refused(table: pa.Table, message: str) 
         Catalogue.from_table(table)
 
 
-def test_an_empty_catalogue_is_one() -> None:
+def test_an_empty_catalogue_is_valid() -> None:
     catalogue = Catalogue.from_table(TABLE.slice(0, 0))
     assert len(catalogue) == 0
     assert catalogue.mask(Filter()).shape == (0,)

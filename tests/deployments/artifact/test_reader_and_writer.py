@@ -38,7 +38,7 @@ def edit_manifest(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
 
 
-def test_what_was_written_is_read_back(folder: Path) -> None:
+def test_an_artifact_is_read_back_as_it_was_written(folder: Path) -> None:
     artifact = Artifact.open(str(folder))
     tensors = artifact.tensors("items.safetensors")
     np.testing.assert_array_equal(tensors["item_vectors_ND"], np.ones((3, 2), np.float32), strict=True)
@@ -75,10 +75,10 @@ def test_the_version_follows_the_content_and_not_the_time_or_the_metrics(tmp_pat
     assert same.manifest.metrics == {"ndcg": 0.2}
 
 
-def test_what_is_derived_is_checked_as_well_and_leaves_the_version_as_it_is(folder: Path, tmp_path: Path) -> None:
+def test_derived_files_are_checked_and_do_not_change_the_version(folder: Path, tmp_path: Path) -> None:
     plain = Artifact.open(str(folder))
     with ArtifactWriter(folder) as writer:
-        writer.keep(plain)
+        writer.copy_from(plain)
         writer.derived("code.pt2").write_bytes(b"code")
         writer.gates["compiled-fp32"] = {"overlap": 1.0}
     packaged = Artifact.open(str(folder))
@@ -88,7 +88,7 @@ def test_what_is_derived_is_checked_as_well_and_leaves_the_version_as_it_is(fold
     assert packaged.manifest.gates == {"compiled-fp32": {"overlap": 1.0}}
     assert packaged.path("code.pt2").read_bytes() == b"code"
     with ArtifactWriter(folder) as writer:
-        writer.keep(packaged)
+        writer.copy_from(packaged)
     assert Artifact.open(str(folder)).manifest.derived == packaged.manifest.derived
     (folder / "code.pt2").write_bytes(b"evil")
     with pytest.raises(ArtifactError, match=r"code\.pt2 was altered"):
@@ -150,7 +150,7 @@ def test_a_manifest_that_can_not_be_trusted_is_refused(folder: Path, changes: di
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\xff"])
-def test_a_manifest_that_is_no_manifest_is_refused(folder: Path, text: str) -> None:
+def test_a_manifest_that_is_no_json_object_is_refused(folder: Path, text: str) -> None:
     (folder / MANIFEST).write_bytes(text.encode("latin-1"))
     with pytest.raises(ArtifactError):
         Artifact.open(str(folder))
@@ -163,7 +163,7 @@ def test_nothing_is_an_artifact_before_the_block_ends(tmp_path: Path) -> None:
             Artifact.open(str(tmp_path / "model"))
 
 
-def test_a_failed_write_leaves_the_old_artifact_and_no_litter(folder: Path) -> None:
+def test_a_failed_write_leaves_the_old_artifact_and_no_temporary_files(folder: Path) -> None:
     before = sorted(folder.parent.rglob("*"))
     with pytest.raises(ValueError, match="not JSON compliant"), ArtifactWriter(folder) as writer:
         writer.json("notes.json", float("nan"))

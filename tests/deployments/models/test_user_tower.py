@@ -1,4 +1,4 @@
-"""The user tower as served gives what the trained one gives."""
+"""The user tower in serving against the trained one."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.models.user_tower import HISTORY
-from deployments.models.user_tower import UserTower as Served
-from graphs.fit.towers import TrainableUserTower as Trained
+from deployments.models.user_tower import TOWER_HISTORY_LENGTH, UserTower
+from graphs.fit.towers import TrainableUserTower
 
 WIDTH = 16
 
 
 @pytest.mark.parametrize("n_features", [0, 3])
-@pytest.mark.parametrize(("users", "events"), [(1, HISTORY), (7, HISTORY), (7, 1)])
-def test_it_is_the_trained_one_in_numpy(n_features: int, users: int, events: int) -> None:
+@pytest.mark.parametrize(("users", "events"), [(1, TOWER_HISTORY_LENGTH), (7, TOWER_HISTORY_LENGTH), (7, 1)])
+def test_the_served_tower_gives_the_vectors_of_the_trained_one(n_features: int, users: int, events: int) -> None:
     torch.manual_seed(3)
     rng = np.random.default_rng(3)
-    trained = Trained(WIDTH + 1, n_features).eval()
+    trained = TrainableUserTower(WIDTH + 1, n_features).eval()
     for parameter in trained.parameters():
         torch.nn.init.normal_(parameter)
     vectors_BLW = rng.normal(size=(users, events, WIDTH)).astype(np.float32)
@@ -33,7 +32,7 @@ def test_it_is_the_trained_one_in_numpy(n_features: int, users: int, events: int
             torch.from_numpy(is_event_BL.astype(np.float32)),
             torch.from_numpy(features_BF),
         ).numpy()
-    served = Served({name: value.numpy() for name, value in trained.state_dict().items()})
+    served = UserTower({name: value.numpy() for name, value in trained.state_dict().items()})
     found_BD = served(vectors_BLW, weight_BL, is_event_BL, features_BF)
     assert found_BD.dtype == np.float32
     np.testing.assert_allclose(found_BD, wanted_BD, rtol=1e-4, atol=1e-4)

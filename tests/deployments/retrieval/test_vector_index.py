@@ -1,4 +1,4 @@
-"""The index of item vectors: chosen for a recall target, searched whole and in parts, with and without filters."""
+"""The index of item vectors: chosen for a recall target, searched whole and in shards, with and without filters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from deployments.artifact.reader import Artifact
 from deployments.artifact.writer import ArtifactWriter
 from deployments.messages import Array, Bools
-from deployments.retrieval.vector_index import WHOLE, Part, Vectors
+from deployments.retrieval.partition import WHOLE_CATALOGUE, Shard
+from deployments.retrieval.vector_index import VectorIndex
 from graphs.fit.index_choice import DEPTH, TARGET, choose_index
 
 N, D, Q = 60_000, 17, 100
@@ -73,7 +74,7 @@ def test_the_index_reaches_the_recall_it_states(lists: Artifact, vectors_ND: Arr
     settings = lists.manifest.settings["index"]
     assert settings["kind"] == "IVF512,SQ8"
     assert settings["recall@500"] >= TARGET
-    vectors = Vectors(lists, WHOLE)
+    vectors = VectorIndex(lists, WHOLE_CATALOGUE)
     assert not vectors.exact
     mapped: Any = faiss.downcast_InvertedLists(faiss.extract_index_ivf(vectors._index).invlists)
     assert mapped.prefetch_nthread == 0, "else every search starts threads"
@@ -89,32 +90,32 @@ def test_the_index_reaches_the_recall_it_states(lists: Artifact, vectors_ND: Arr
 
 def test_few_items_that_pass_a_filter_are_all_found(lists: Artifact, vectors_ND: Array, queries_QD: Array) -> None:
     passes_N = np.arange(N) % 50 == 7
-    item_QR, _ = Vectors(lists, WHOLE).search(queries_QD[:3], [NONE] * 3, [passes_N] * 3, 150)
+    item_QR, _ = VectorIndex(lists, WHOLE_CATALOGUE).search(queries_QD[:3], [NONE] * 3, [passes_N] * 3, 150)
     for q in range(3):
         assert set(item_QR[q].tolist()) == exact(vectors_ND, queries_QD[q], passes_N, 150)
 
 
 @pytest.mark.parametrize("of", [1, 3])
-def test_nothing_unwanted_counts_under_a_wide_filter(lists: Artifact, queries_QD: Array, of: int) -> None:
+def test_unwanted_items_are_left_out_under_a_wide_filter(lists: Artifact, queries_QD: Array, of: int) -> None:
     for index in range(of):
-        part = Part(index, of)
-        passes_N = part.rows(np.arange(N) % 10 != 3)
-        unwanted = part.local(np.arange(0, 30_000, 7, dtype=np.int32))
-        item_QR, _ = Vectors(lists, part).search(queries_QD[:2], [unwanted] * 2, [passes_N] * 2, 150)
+        shard = Shard(index, of)
+        passes_N = shard.select_rows(np.arange(N) % 10 != 3)
+        unwanted = shard.to_local(np.arange(0, 30_000, 7, dtype=np.int32))
+        item_QR, _ = VectorIndex(lists, shard).search(queries_QD[:2], [unwanted] * 2, [passes_N] * 2, 150)
         for row in item_QR:
-            items = part.everywhere(row[row >= 0])
+            items = shard.to_catalogue(row[row >= 0])
             assert len(items) == 150
             assert (items % 10 != 3).all()
             assert not ((items < 30_000) & (items % 7 == 0)).any()
 
 
 @pytest.mark.parametrize("of", [1, 3])
-def test_what_users_have_seen_is_left_out_however_much_and_whoever_asks_beside(
+def test_seen_items_are_left_out_of_long_and_short_histories_in_any_batch(
     lists: Artifact, vectors_ND: Array, queries_QD: Array, of: int
 ) -> None:
     for number in range(of):
-        part = Part(number, of)
-        vectors = Vectors(lists, part)
+        shard = Shard(number, of)
+        vectors = VectorIndex(lists, shard)
         best_QN = np.argsort(-(queries_QD[:5] @ vectors.vectors_ND.T), axis=1).astype(np.int32)
         unwanted = [best_QN[q, :count] for q, count in enumerate((0, 200, 301, 3000, 5000))]
         passes = [ALL] * 5
@@ -129,21 +130,21 @@ def test_what_users_have_seen_is_left_out_however_much_and_whoever_asks_beside(
                 assert len(set(wanted.tolist()) & set(alone[0].tolist())) >= 110
 
 
-def test_parts_find_together_what_the_whole_finds(lists: Artifact, queries_QD: Array) -> None:
-    whole, _ = Vectors(lists, WHOLE).search(queries_QD, [NONE] * Q, [ALL] * Q, 100)
+def test_all_shards_together_find_the_items_of_the_whole_index(lists: Artifact, queries_QD: Array) -> None:
+    whole, _ = VectorIndex(lists, WHOLE_CATALOGUE).search(queries_QD, [NONE] * Q, [ALL] * Q, 100)
     found: list[list[tuple[float, int]]] = [[] for _ in range(Q)]
     for index in range(3):
-        part = Part(index, 3)
-        item_QR, score_QR = Vectors(lists, part).search(queries_QD, [NONE] * Q, [ALL] * Q, 100)
+        shard = Shard(index, 3)
+        item_QR, score_QR = VectorIndex(lists, shard).search(queries_QD, [NONE] * Q, [ALL] * Q, 100)
         for q in range(Q):
-            found[q] += zip(-score_QR[q], part.everywhere(item_QR[q]).tolist(), strict=True)
+            found[q] += zip(-score_QR[q], shard.to_catalogue(item_QR[q]).tolist(), strict=True)
     same = [len({item for _, item in sorted(found[q])[:100]} & set(whole[q].tolist())) for q in range(Q)]
     assert np.mean(same) >= 99, "but for the rounding of 8 bits at the end of the list"
 
 
-def test_items_alike_are_near_by_cosine(lists: Artifact, vectors_ND: Array) -> None:
-    vectors = Vectors(lists, WHOLE)
-    near = vectors.alike(11, 20)
+def test_similar_items_are_near_by_cosine(lists: Artifact, vectors_ND: Array) -> None:
+    vectors = VectorIndex(lists, WHOLE_CATALOGUE)
+    near = vectors.nearest_by_cosine(11, 20)
     cosine_N = vectors.cosines(11, np.arange(N))
     assert 11 in near.tolist()
     best = np.sort(cosine_N)[-20:]

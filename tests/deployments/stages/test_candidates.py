@@ -1,4 +1,4 @@
-"""The candidate stage against its definition, written down plainly over the whole catalogue."""
+"""The candidate stage against its definition, computed in plain NumPy over the whole catalogue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deployments.artifact.reader import Artifact
-from deployments.artifact.sources import READ
+from deployments.artifact.sources import SOURCE_HISTORY_LENGTH
 from deployments.artifact.writer import ArtifactWriter
 from deployments.messages import (
     PAD,
@@ -23,7 +23,7 @@ from deployments.messages import (
     pad_columns,
 )
 from deployments.pipeline.request import Query, request_batch
-from deployments.retrieval.retriever import DEPTH
+from deployments.retrieval.retriever import LIST_DEPTH
 from deployments.stages.candidates import CandidateConfig, CandidateGenerator
 from deployments.stages.profile import ProfileConfig, Profiles
 
@@ -45,7 +45,7 @@ def artifact(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Ar
     """The small one with such vectors."""
     out = tmp_path_factory.mktemp("candidates") / "small"
     with ArtifactWriter(str(out)) as writer:
-        writer.keep(artifact)
+        writer.copy_from(artifact)
         vectors_ND = exact(artifact.tensors("items.safetensors")["item_vectors_ND"])
         writer.tensors("items.safetensors", {"item_vectors_ND": vectors_ND})
         index = faiss.IndexFlatIP(faiss.read_index(str(artifact.path("items.faiss"))).d)
@@ -90,8 +90,10 @@ def batches(artifact: Artifact, seed: int, rows: int = 24) -> tuple[RequestBatch
 
 
 class Definition:
-    """What the stage is to do, for one request, with an array over all items per source. Sums are in float32 and in the
-    order of the events, as equal sums of another order would not stay equal."""
+    """The expected candidates of one request, with one array over all items per source.
+
+    Sums are in float32 and in the order of the events, as another order would round differently.
+    """
 
     def __init__(self, artifact: Artifact, n_candidates: int) -> None:
         self.specs = artifact.manifest.settings["sources"]
@@ -107,9 +109,11 @@ class Definition:
         if spec["kind"] == "vectors":
             return self.vectors_ND @ profile.user_vector_BD[0] * (not profile.cold_B[0])
         total_N = np.zeros(ITEMS, np.float32)
-        fading_L = np.exp(-np.arange(READ, dtype=np.float32) / np.float32(spec["decay"]))
+        fading_L = np.exp(-np.arange(SOURCE_HISTORY_LENGTH, dtype=np.float32) / np.float32(spec["decay"]))
         known = profile.item_BH[0] >= 0
-        events = list(zip(profile.item_BH[0][known], profile.weight_BH[0][known], strict=True))[::-1][:READ]
+        events = list(zip(profile.item_BH[0][known], profile.weight_BH[0][known], strict=True))[::-1][
+            :SOURCE_HISTORY_LENGTH
+        ]
         for age, (item, weight) in enumerate(events):
             evidence = np.float32(0 if weight <= 0 else 1 if weight >= 0.799 else 0.5) * fading_L[age]
             ids, weights = (
@@ -133,7 +137,7 @@ class Definition:
             listed = np.flatnonzero(allowed_N & ((score_N > 0) | (spec["kind"] != "neighbours")))
             if spec["kind"] == "vectors" and profile.cold_B[0]:
                 listed = listed[:0]
-            listed = listed[np.lexsort((listed, -score_N[listed].astype(np.float32)))][:DEPTH]
+            listed = listed[np.lexsort((listed, -score_N[listed].astype(np.float32)))][:LIST_DEPTH]
             for place, item in enumerate(listed[: spec["quota"]]):
                 if (key := place * 100 / spec["quota"] + 0.001 * s) < key_N[item]:
                     key_N[item], source_N[item] = key, s
@@ -178,13 +182,13 @@ def check(artifact: Artifact, stage: CandidateGenerator, n_candidates: int, seed
 
 
 @pytest.mark.parametrize("n_candidates", [30, 100])
-def test_the_stage_does_what_its_definition_says(artifact: Artifact, n_candidates: int) -> None:
+def test_the_stage_gives_the_candidates_of_its_definition(artifact: Artifact, n_candidates: int) -> None:
     stage = CandidateGenerator(artifact, CandidateConfig(n_candidates=n_candidates))
     filled = [check(artifact, stage, n_candidates, seed).mask_BK.sum() for seed in range(8)]
     assert sum(filled) > 8 * 24 * 15, "most requests have candidates"
 
 
-def test_one_thread_after_another_finds_clean_memory(artifact: Artifact) -> None:
+def test_scratch_memory_is_clean_after_every_call(artifact: Artifact) -> None:
     stage = CandidateGenerator(artifact, CandidateConfig(n_candidates=100))
     requests, profiles = batches(artifact, 1)
     first = stage(requests, profiles)
@@ -192,7 +196,7 @@ def test_one_thread_after_another_finds_clean_memory(artifact: Artifact) -> None
         again = stage(requests, profiles)
         assert (again.item_ids_BK == first.item_ids_BK).all()
         assert (again.source_scores_BKS == first.source_scores_BKS).all()
-    assert not stage._retrieval.workspace().acc_NV.any()
+    assert not stage._retrieval.workspace().score_NV.any()
 
 
 def test_an_index_that_is_searched_gives_what_comparing_all_gives(artifact: Artifact) -> None:

@@ -1,8 +1,6 @@
-"""Profiles, candidates and scoring on a trained artifact: the contract, and what is theirs alone."""
+"""Profiles, candidates and scoring on a trained artifact: the stage contract, and each stage's own tests."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,7 +70,7 @@ def scorer(artifact: Artifact) -> Scorer:
     return Scorer(artifact, ScorerConfig())
 
 
-class Trained(StageContract):
+class TrainedStageContract(StageContract):
     """Matrix products round differently for different batch sizes."""
 
     tolerance = 1e-4
@@ -86,7 +84,7 @@ class Trained(StageContract):
         return requests(self.version, n), self.profiles(histories(self.version, n))
 
 
-class TestProfiles(Trained):
+class TestProfiles(TrainedStageContract):
     @pytest.fixture
     def stage(self) -> Stage:
         return self.profiles
@@ -101,7 +99,7 @@ class TestProfiles(Trained):
         assert found.user_vector_BD[1:].any(axis=1).all()
 
 
-class TestCandidateGenerator(Trained):
+class TestCandidateGenerator(TrainedStageContract):
     @pytest.fixture
     def stage(self) -> Stage:
         return self.generator
@@ -138,12 +136,12 @@ class TestCandidateGenerator(Trained):
                 allowed = int(mask_N.sum() - mask_N[np.unique(seen)].sum())
             assert found.mask_BK[row].sum() >= min(int(asked.n_B[row]), allowed)
 
-    def test_every_source_speaks_and_its_provenance_is_kept(self) -> None:
+    def test_every_source_proposes_items_and_is_reported(self) -> None:
         asked = request_batch([Query("", 10, 0.0)] * 7, self.version)
         found = self.generator(asked, self.profiles(histories(self.version, 7)))
-        spoken = {found.sources[s] for s in np.unique(found.source_BK[found.mask_BK])}
-        assert spoken >= {"popular", "two_tower"}
-        assert any(name.startswith("sequence") for name in spoken)
+        used = {found.sources[s] for s in np.unique(found.source_BK[found.mask_BK])}
+        assert used >= {"popular", "two_tower"}
+        assert any(name.startswith("sequence") for name in used)
         assert {found.sources[s] for s in found.source_BK[0][found.mask_BK[0]]} == {"popular"}
 
     def test_more_candidates_than_items_stop_the_deployment(self, artifact: Artifact) -> None:
@@ -158,7 +156,7 @@ class TestCandidateGenerator(Trained):
         assert (np.diff(found.retrieval_scores_BK, axis=1) <= 0).all()
 
 
-class TestScorer(Trained):
+class TestScorer(TrainedStageContract):
     @pytest.fixture
     def stage(self) -> Stage:
         return self.scorer
@@ -178,7 +176,7 @@ class TestScorer(Trained):
             Scorer(artifact, ScorerConfig(device="cuda"))
 
 
-def test_the_fallbacks_keep_the_contract_of_the_stages_they_stand_for(
+def test_the_fallbacks_keep_the_contract_of_the_stages_that_they_replace(
     artifact: Artifact, profiles: Profiles, generator: CandidateGenerator
 ) -> None:
     version = artifact.model_version
@@ -204,9 +202,3 @@ def test_the_fallbacks_keep_the_contract_of_the_stages_they_stand_for(
     assert (plain.choice_BN[:, width:] == PAD).all()
     assert (fallback.choice_BN == plain.choice_BN[:, :width]).all()
     np.testing.assert_array_equal(fallback.score_BN, plain.score_BN[:, :width])
-
-
-def test_messages_refuse_a_mix_of_models() -> None:
-    batch = histories("a", 2)
-    with pytest.raises(Exception, match="several model versions: a, b"):
-        HistoryBatch.concat([batch, replace(batch, model_version="b")])

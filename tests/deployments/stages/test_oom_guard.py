@@ -1,4 +1,4 @@
-"""Out of GPU memory: the batch is computed in parts, the limit is learned, and every row has its answer.
+"""Out of GPU memory: the batch is computed in chunks, the limit is lowered, and every row has its answer.
 
 There is no GPU here: a stage raises torch's own error above so many rows. Not run on a GPU.
 """
@@ -36,18 +36,18 @@ from monitoring.logs.request_log import BatchRecord as Lines
 from tests.deployments.stages.test_model_stages import histories, requests
 
 
-class Small:
-    """A stage whose device holds `holds` rows of all calls under way; `calls`: the rows of each."""
+class SmallDevice:
+    """A stage whose device fits `capacity` rows of all running calls; `calls`: the rows of each call."""
 
-    def __init__(self, stage: Any, holds: int) -> None:
-        self.stage, self.holds, self.calls = stage, holds, list[int]()
+    def __init__(self, stage: Any, capacity: int) -> None:
+        self.stage, self.capacity, self.calls = stage, capacity, list[int]()
         self._held, self._lock = 0, threading.Lock()
 
     def __call__(self, *batches: Batch) -> Batch:
         rows = len(batches[0])
         with self._lock:
             self.calls.append(rows)
-            if self._held + rows > self.holds:
+            if self._held + rows > self.capacity:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             self._held += rows
         try:
@@ -68,14 +68,14 @@ def rows(n: int) -> ScoreBatch:
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 64, 257])
-@pytest.mark.parametrize("holds", [1, 3, 10, 1000])
-def test_a_batch_in_parts_is_answered_as_a_whole(n: int, holds: int) -> None:
-    answer = OomGuard(256).guarded(Small(double, holds))(rows(n))
+@pytest.mark.parametrize("capacity", [1, 3, 10, 1000])
+def test_a_batch_in_chunks_has_the_answer_of_the_whole_batch(n: int, capacity: int) -> None:
+    answer = OomGuard(256).guarded(SmallDevice(double, capacity))(rows(n))
     np.testing.assert_array_equal(answer.scores_BK, rows(n).scores_BK * 2)  # type: ignore[attr-defined]
 
 
-def test_what_did_not_fit_once_is_not_tried_again() -> None:
-    limit, stage = OomGuard(256), Small(double, 10)
+def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
+    limit, stage = OomGuard(256), SmallDevice(double, 10)
     guarded = limit.guarded(stage)
     guarded(rows(64))
     assert limit.rows == 8
@@ -85,19 +85,19 @@ def test_what_did_not_fit_once_is_not_tried_again() -> None:
 
 
 def test_a_batch_over_the_limit_that_fits_stays_whole() -> None:
-    stage = Small(double, 1000)
+    stage = SmallDevice(double, 1000)
     OomGuard(16).guarded(stage)(rows(64))
     assert stage.calls == [64]
 
 
-def test_where_not_even_one_row_fits_the_error_is_the_callers() -> None:
-    stage = Small(double, 0)
+def test_the_caller_gets_the_error_if_not_even_one_row_fits() -> None:
+    stage = SmallDevice(double, 0)
     with pytest.raises(torch.OutOfMemoryError):
         OomGuard(256).guarded(stage)(rows(4))
     assert stage.calls == [4, 2, 1, 1], "a single row is tried twice"
 
 
-def test_another_error_is_not_taken_for_it() -> None:
+def test_another_error_does_not_lower_the_limit() -> None:
     def broken(scores: ScoreBatch) -> ScoreBatch:
         raise RuntimeError("shapes do not match")
 
@@ -107,8 +107,8 @@ def test_another_error_is_not_taken_for_it() -> None:
     assert limit.rows == 256
 
 
-def test_calls_beside_each_other_that_run_out_together_are_all_answered() -> None:
-    limit, stage = OomGuard(64), Small(double, 40)
+def test_concurrent_calls_that_run_out_of_memory_are_all_answered() -> None:
+    limit, stage = OomGuard(64), SmallDevice(double, 40)
     guarded = limit.guarded(stage)
     with ThreadPoolExecutor(2) as pool:
         for answer in pool.map(guarded, [rows(32)] * 20):
@@ -118,14 +118,14 @@ def test_calls_beside_each_other_that_run_out_together_are_all_answered() -> Non
 
 async def test_joined_calls_of_several_callers_are_each_answered() -> None:
     coalescer = RequestCoalescer(ThreadPoolExecutor(1), 1, 256)
-    guarded = OomGuard(256).guarded(Small(double, 5))
+    guarded = OomGuard(256).guarded(SmallDevice(double, 5))
     batches = [rows(n) for n in (3, 11, 1, 30)]
     answers = await asyncio.gather(*(coalescer.call(guarded, time.time() + 10, (batch,)) for batch in batches))
     for batch, answer in zip(batches, answers, strict=True):
         np.testing.assert_array_equal(answer.scores_BK, batch.scores_BK * 2)  # type: ignore[attr-defined]
 
 
-def test_every_stage_answers_in_parts_as_it_does_whole(artifact: Artifact) -> None:
+def test_every_stage_gives_the_same_answer_in_chunks(artifact: Artifact) -> None:
     profiles_stage = Profiles(artifact, ProfileConfig())
     generator = CandidateGenerator(artifact, CandidateConfig(n_candidates=60))
     scorer, ranker = Scorer(artifact, ScorerConfig()), Ranker(artifact, RankerConfig())
@@ -140,7 +140,7 @@ def test_every_stage_answers_in_parts_as_it_does_whole(artifact: Artifact) -> No
         (ranker, (asked, candidates, scores), ranker(asked, candidates, scores)),
     ]
     for stage, batches, whole in calls:
-        small = Small(stage, 3)
+        small = SmallDevice(stage, 3)
         parts = OomGuard(256).guarded(small)(*batches)
         assert max(small.calls) == 14
         assert len(small.calls) > 4
@@ -151,7 +151,7 @@ def test_every_stage_answers_in_parts_as_it_does_whole(artifact: Artifact) -> No
 
 
 class CrampedScorer(Scorer):
-    """The Scorer on a device that holds three rows."""
+    """The Scorer on a device that capacity three rows."""
 
     def __call__(self, profiles: ProfileBatch, candidates: CandidateBatch) -> ScoreBatch:
         if len(profiles) > 3:
@@ -202,7 +202,7 @@ def test_the_memory_cap_leaves_room_for_what_torch_does_not_count() -> None:
     assert memory_cap(0.01, total) == 0
 
 
-def test_mps_and_mig_are_told_apart(tmp_path: Path) -> None:
+def test_mps_and_mig_are_distinguished(tmp_path: Path) -> None:
     (tmp_path / "control").touch()
     mps = {"CUDA_MPS_PIPE_DIRECTORY": str(tmp_path)}
     nowhere = {"CUDA_MPS_PIPE_DIRECTORY": str(tmp_path / "none")}

@@ -157,7 +157,7 @@ configs = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), configs)
-def test_answers_are_as_many_of_the_candidates_as_asked_each_once(
+def test_an_answer_has_the_requested_number_of_candidates_each_once(
     artifact: Artifact, data: st.DataObject, config: RankerConfig
 ) -> None:
     inputs = data.draw(inputs_of(artifact))
@@ -221,7 +221,7 @@ def test_a_category_has_no_more_answers_than_its_cap_when_that_is_possible(
 
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(1, 12), st.sampled_from([0.0, 0.5]))
-def test_a_pinned_item_is_at_its_place(
+def test_a_pinned_item_is_at_its_position(
     artifact: Artifact, data: st.DataObject, position: int, diversity: float
 ) -> None:
     inputs = data.draw(inputs_of(artifact))
@@ -267,14 +267,14 @@ def test_diversity_does_not_depend_on_the_scale_of_the_scores(artifact: Artifact
     assert rank(artifact, batch(artifact, items, (scores * 1024 - 8).tolist(), [12]), diversity=0.5) == plain
 
 
-def test_an_answer_tells_what_diversity_took_from_each_item(artifact: Artifact) -> None:
+def test_an_answer_reports_the_diversity_penalty_of_each_item(artifact: Artifact) -> None:
     inputs = batch(artifact, [[10, 11, 12]], [[3.0, 2.0, 1.0]], [3])
     ranked = Ranker(artifact, RankerConfig(diversity=0.5))(*inputs)
     assert ranked.diversity_penalty_BN[0, 0] == 0.0
     assert (ranked.diversity_penalty_BN >= 0.0).all()
 
 
-def test_what_lies_beyond_the_diversity_pool_follows_in_score_order(artifact: Artifact) -> None:
+def test_items_beyond_the_diversity_pool_follow_in_score_order(artifact: Artifact) -> None:
     inputs = batch(artifact, [list(range(30))], [list(range(30, 0, -1))], [30])
     (items,) = rank(artifact, inputs, diversity=0.9, diversity_pool=5)
     assert sorted(items[:5]) == [0, 1, 2, 3, 4]
@@ -312,7 +312,7 @@ def test_boost_and_bury_move_by_deviations_of_the_request_s_scores(artifact: Art
         ({"page": 2}, ({"page": 2.0},), True),
     ],
 )
-def test_a_rule_applies_where_the_context_has_all_it_asks_for(
+def test_a_rule_applies_where_the_context_has_all_its_entries(
     artifact: Artifact, when: dict[str, Any], contexts: tuple[dict[str, Any], ...], moved: bool
 ) -> None:
     rule = {"name": "r", "action": "boost", "item_ids": ["i2"], "amount": 9.0, "when": when}
@@ -320,7 +320,7 @@ def test_a_rule_applies_where_the_context_has_all_it_asks_for(
     assert rank(artifact, inputs, diversity=0.0, rules=[rule]) == [[2, 1] if moved else [1, 2]]
 
 
-def test_the_earlier_of_two_pins_has_the_place(artifact: Artifact) -> None:
+def test_the_earlier_of_two_pins_has_the_position(artifact: Artifact) -> None:
     pins = [{"name": i, "action": "pin", "item_ids": [i], "position": 1} for i in ("i3", "i4")]
     inputs = batch(artifact, [[1, 2, 3, 4]], [[4.0, 3.0, 2.0, 1.0]], [3])
     assert rank(artifact, inputs, rules=pins, diversity=0.0) == [[3, 1, 2]]

@@ -1,4 +1,4 @@
-"""Candidates from parts of the catalogue: together what the whole gives, fewer parts less, and said so."""
+"""Candidates from parts of the catalogue: together what the whole gives, fewer parts less, and answers so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deployments.api.operations import Recommender
 from deployments.artifact.reader import Artifact
 from deployments.assembly import FunnelConfig
 from deployments.errors import ConfigError, StageFailed
-from deployments.messages import Batch, CandidateBatch, PartBatch, ProfileBatch, RequestBatch
+from deployments.messages import Batch, CandidateBatch, ProfileBatch, RequestBatch, ShardBatch
 from deployments.pipeline.request import Query, request_batch
 from deployments.pipeline.result_cache import CacheConfig
 from deployments.pipeline.stage_client import Batches, Start, local, scattered
@@ -39,41 +39,41 @@ def assert_same(ours: CandidateBatch, whole: CandidateBatch) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_all_parts_together_give_what_the_whole_catalogue_gives(artifact: Artifact, count: int) -> None:
+def test_all_shards_together_give_the_candidates_of_the_whole_catalogue(artifact: Artifact, count: int) -> None:
     whole = CandidateGenerator(artifact, CandidateConfig(n_candidates=WIDTH))
-    gatherer, parts = Gatherer(artifact, CandidateConfig(n_candidates=WIDTH)), shards(artifact, count)
+    gatherer, built = Gatherer(artifact, CandidateConfig(n_candidates=WIDTH)), shards(artifact, count)
     for seed in range(6):
         requests, profiles = batches(artifact, seed)
-        said = [part(requests, profiles) for part in parts]
-        found = gatherer(requests, profiles, said, count)
+        answers = [shard(requests, profiles) for shard in built]
+        found = gatherer(requests, profiles, answers, count)
         assert_same(found, whole(requests, profiles))
-        assert found.parts == (count, count)
+        assert found.shards == (count, count)
 
 
-def test_items_like_an_item_are_the_same_from_parts(artifact: Artifact) -> None:
+def test_similar_items_are_the_same_from_shards(artifact: Artifact) -> None:
     whole = CandidateGenerator(artifact, CandidateConfig(n_candidates=WIDTH))
-    gatherer, parts = Gatherer(artifact, CandidateConfig(n_candidates=WIDTH)), shards(artifact, 3)
+    gatherer, built = Gatherer(artifact, CandidateConfig(n_candidates=WIDTH)), shards(artifact, 3)
     queries = [
         Query("", n=n, deadline=0.0, given=np.array([seed], np.int32)) for seed, n in ((0, 10), (7, 3), (239, 1))
     ]
     asked = request_batch(queries, artifact.model_version)
-    ours, theirs = gatherer.similar(asked, [part.similar(asked) for part in parts], 3), whole.similar(asked)
+    ours, theirs = gatherer.similar(asked, [shard.similar(asked) for shard in built], 3), whole.similar(asked)
     assert_same(ours, theirs)
     assert theirs.mask_BK.sum(axis=1).tolist() == [10, 3, 1]
 
 
 def lost(
     artifact: Artifact, requests: RequestBatch, profiles: ProfileBatch, gone: int
-) -> tuple[CandidateBatch, list[PartBatch]]:
-    said = [part(requests, profiles) for shard, part in enumerate(shards(artifact, 3)) if shard != gone]
-    return Gatherer(artifact, CandidateConfig(n_candidates=WIDTH))(requests, profiles, said, 3), said
+) -> tuple[CandidateBatch, list[ShardBatch]]:
+    answers = [shard(requests, profiles) for number, shard in enumerate(shards(artifact, 3)) if number != gone]
+    return Gatherer(artifact, CandidateConfig(n_candidates=WIDTH))(requests, profiles, answers, 3), answers
 
 
-def test_a_lost_part_leaves_the_others_items(artifact: Artifact) -> None:
+def test_without_a_shard_the_items_of_the_others_remain(artifact: Artifact) -> None:
     requests, profiles = batches(artifact, 3)
     found, _ = lost(artifact, requests, profiles, gone=1)
     whole = CandidateGenerator(artifact, CandidateConfig(n_candidates=WIDTH))(requests, profiles)
-    assert found.parts == (2, 3)
+    assert found.shards == (2, 3)
     enough = 0
     for row in range(len(requests)):
         wanted = min(int(requests.n_B[row]), int(whole.mask_BK[row].sum()))
@@ -84,12 +84,12 @@ def test_a_lost_part_leaves_the_others_items(artifact: Artifact) -> None:
     assert enough == len(requests), "what is missing comes from popularity"
 
 
-def test_a_message_of_a_part_survives_joining(artifact: Artifact) -> None:
+def test_concatenated_answers_of_a_shard_merge_as_one_answer(artifact: Artifact) -> None:
     requests, profiles = batches(artifact, 4)
-    part = shards(artifact, 2)[0]
-    whole = part(requests, profiles)
-    halves = [part(requests.take(rows), profiles.take(rows)) for rows in (slice(0, 10), slice(10, None))]
-    joined = PartBatch.concat(halves)
+    shard = shards(artifact, 2)[0]
+    whole = shard(requests, profiles)
+    halves = [shard(requests.take(rows), profiles.take(rows)) for rows in (slice(0, 10), slice(10, None))]
+    joined = ShardBatch.concat(halves)
     gatherer = Gatherer(artifact, CandidateConfig(n_candidates=WIDTH))
     assert_same(gatherer(requests, profiles, [joined], 2), gatherer(requests, profiles, [whole], 2))
 
@@ -126,15 +126,15 @@ async def answer(recommender: Recommender, **more: Any) -> dict[str, Any]:
 async def test_a_funnel_over_shards_answers_as_one_without(
     sharded: Callable[..., Recommender], in_process: Callable[..., Recommender], store: MemoryStore
 ) -> None:
-    whole, parts = in_process(store), sharded({})
+    whole, sharded_one = in_process(store), sharded({})
     for user in ("u1", "u7", "nobody"):
-        ours, theirs = [await recommender.recommend({"user_id": user}) for recommender in (parts, whole)]
+        ours, theirs = [await recommender.recommend({"user_id": user}) for recommender in (sharded_one, whole)]
         assert [i["item_id"] for i in ours["items"]] == [i["item_id"] for i in theirs["items"]]
         assert ours["degraded"] == []
 
 
 @pytest.mark.parametrize("broken", [lost_shard, hung_shard])
-async def test_an_answer_without_a_shard_says_which_share_it_covers(
+async def test_an_answer_without_a_shard_reports_the_number_of_shards(
     sharded: Callable[..., Recommender], broken: Start
 ) -> None:
     found = await answer(sharded({1: broken}), deadline_ms=1000)
@@ -148,7 +148,9 @@ async def test_no_shard_at_all_is_a_lost_stage(sharded: Callable[..., Recommende
     assert len(found["items"]) == 10
 
 
-async def test_what_a_lost_shard_left_out_is_not_kept(sharded: Callable[..., Recommender], artifact: Artifact) -> None:
+async def test_candidates_without_a_shard_are_not_cached(
+    sharded: Callable[..., Recommender], artifact: Artifact
+) -> None:
     shard, gone = local(shards(artifact, 3)[1], 4), True
 
     async def flaky(deadline: float, batches: Batches) -> Batch:
@@ -160,7 +162,9 @@ async def test_what_a_lost_shard_left_out_is_not_kept(sharded: Callable[..., Rec
     assert (await answer(recommender))["degraded"] == []
 
 
-async def test_items_like_an_item_say_it_too(artifact: Artifact, in_process: Callable[..., Recommender]) -> None:
+async def test_similar_items_without_a_shard_are_reported_as_degraded(
+    artifact: Artifact, in_process: Callable[..., Recommender]
+) -> None:
     asked = [lost_shard, *(local(shard.similar, 4) for shard in shards(artifact, 3)[1:])]
     gather = Gatherer(artifact, CandidateConfig(n_candidates=WIDTH)).similar
     recommender = in_process(starts={"similar": scattered("similar", asked, gather, 4)})

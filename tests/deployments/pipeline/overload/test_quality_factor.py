@@ -124,13 +124,13 @@ def test_the_best_by_retrieval_are_kept_in_their_order() -> None:
         ("a", "b"),
     )
     requests = request_batch([Query("u", 2, 0.0)] * 3, "v")
-    kept = fallbacks.best(requests, candidates, 0.25)
+    kept = fallbacks.keep_best(requests, candidates, 0.25)
     assert (kept.item_ids_BK.shape, kept.share) == ((3, 10), 0.25)
     assert kept.source_scores_BKS.shape == (3, 10, 2)
     for row in (0, 2):
         assert kept.item_ids_BK[row].tolist() == sorted(np.argsort(-scores_BK[row])[:10].tolist())
     assert kept.mask_BK[1].sum() == 5, "padding goes first"
-    assert fallbacks.best(requests, candidates, 1.0) is candidates
+    assert fallbacks.keep_best(requests, candidates, 1.0) is candidates
 
 
 def test_the_simulator_gives_way_where_the_funnel_does() -> None:

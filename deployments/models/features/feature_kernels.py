@@ -1,6 +1,6 @@
-"""The ranker's features, row by row, compiled by Numba: what is known of a user, then the candidates beside it.
+"""The kernels of the ranking features, compiled by Numba: a summary of each user's history, then one row per candidate.
 
-It reads an item's values as a list, touches only the items it is asked for, and holds no interpreter lock.
+They read only the candidates and the items of the histories, and run without the interpreter lock.
 
 Shapes: B requests, H events of history, K candidates, R real candidates of all requests, D decays, C content values,
 A item attributes, S sources, I columns of the item alone, W columns of the user alone, F features in all.
@@ -16,32 +16,32 @@ from numba import njit
 from deployments.messages import Bools, Floats, Ints
 
 
-class Items(NamedTuple):
-    """What is known of the items. `value_V[first_N[i]:first_N[i + 1]]` are the content values that item i has."""
+class ItemFeatures(NamedTuple):
+    """The items. `value_V[first_N[i]:first_N[i + 1]]` are the content values of item i."""
 
     first_N: Ints
     value_V: Ints
     attributes_NA: Floats
     columns_NI: Floats
-    """The features that are the item's alone, as the rows take them."""
+    """The features of the item alone, standardised."""
     n_content: int
 
 
-class Users(NamedTuple):
-    """What a request's history says, per decay."""
+class HistorySummaries(NamedTuple):
+    """Each user's history, summarised per decay."""
 
     liked_BDC: Floats
     """Mean content of successes."""
     contrast_BDC: Floats
-    """Content of successes less that of the other events."""
+    """Content of successes minus that of the other events."""
     mean_BDA: Floats
     """Mean attributes of all events."""
     columns_BW: Floats
-    """The features that are the user's alone: per decay the mean attributes and the share of successes, then others."""
+    """The features of the user alone: per decay the mean attributes and the share of successes, then the others."""
 
 
-class Standard(NamedTuple):
-    """How a feature f becomes what the model computes with: (f - mean) * scale, within ± clip."""
+class Standardisation(NamedTuple):
+    """The model's input from a feature f: (f - mean) * scale, clipped to ± clip."""
 
     mean_F: Floats
     scale_F: Floats
@@ -49,12 +49,18 @@ class Standard(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def summarise(
-    items: Items, item_BH: Ints, weight_BH: Floats, features_BX: Floats, decay_D: Floats, read: int, success: Any
-) -> Users:
-    """Of the last `read` events, one that is `age` events old counting exp(-age / decay); raw, not standardised.
+def summarise_histories(
+    items: ItemFeatures,
+    item_BH: Ints,
+    weight_BH: Floats,
+    features_BX: Floats,
+    decay_D: Floats,
+    history_length: int,
+    success: Any,
+) -> HistorySummaries:
+    """Summaries of the last `history_length` events, not standardised. An event of age a counts exp(-a / decay).
 
-    `success`: the weight that makes an event one.
+    `success`: the least weight of a successful event.
     """
     n_decays, n_attributes = len(decay_D), items.attributes_NA.shape[1]
     shape = (len(item_BH), n_decays, items.n_content)
@@ -69,7 +75,7 @@ def summarise(
         for d in range(n_decays):
             liked_C, contrast_C, mean_A = liked_BDC[b, d], contrast_BDC[b, d], mean_BDA[b, d]
             liked = other = np.float32(0)
-            for age in range(min(read, length)):
+            for age in range(min(history_length, length)):
                 item = item_BH[b, length - 1 - age]
                 if item < 0:
                     continue
@@ -94,14 +100,14 @@ def summarise(
             columns_BW[b, start + n_attributes] = liked / max(liked + other, np.float32(1e-6))
         columns_BW[b, width] = np.log1p(np.float32(length)) / np.float32(3) - np.float32(1.2)
         columns_BW[b, width + 1 :] = features_BX[b]
-    return Users(liked_BDC, contrast_BDC, mean_BDA, columns_BW)
+    return HistorySummaries(liked_BDC, contrast_BDC, mean_BDA, columns_BW)
 
 
 @njit(cache=True, nogil=True)
-def fill(
-    items: Items,
-    users: Users,
-    standard: Standard,
+def fill_rows(
+    items: ItemFeatures,
+    users: HistorySummaries,
+    standard: Standardisation,
     item_BK: Ints,
     mask_BK: Bools,
     source_scores_BKS: Floats,
@@ -109,7 +115,7 @@ def fill(
 ) -> None:
     """Writes the features of the candidates in `mask_BK`, in order, to `rows_RF`; the columns are `feature_names`.
 
-    The columns of `items` and `users` are taken as they are, all others are standardised here.
+    The columns of `items` and `users` are standardised already; the others are standardised here.
     """
     n_sources, n_items_own = source_scores_BKS.shape[2], items.columns_NI.shape[1]
     n_decays, n_attributes = users.mean_BDA.shape[1:]
@@ -126,7 +132,7 @@ def fill(
             item, row_F = item_BK[b, k], rows_RF[r]
             r += 1
             for s in range(n_sources):
-                row_F[s] = within((source_scores_BKS[b, k, s] - mean_F[s]) * scale_F[s], clip)
+                row_F[s] = clamp((source_scores_BKS[b, k, s] - mean_F[s]) * scale_F[s], clip)
             f = n_sources
             first, end = items.first_N[item], items.first_N[item + 1]
             spread = np.sqrt(np.float32(max(end - first, 1)))
@@ -135,15 +141,15 @@ def fill(
                 for v in range(first, end):
                     liked += users.liked_BDC[b, d, items.value_V[v]]
                     contrast += users.contrast_BDC[b, d, items.value_V[v]]
-                row_F[f] = within((liked / spread - mean_F[f]) * scale_F[f], clip)
-                row_F[f + 1] = within((contrast / spread - mean_F[f + 1]) * scale_F[f + 1], clip)
+                row_F[f] = clamp((liked / spread - mean_F[f]) * scale_F[f], clip)
+                row_F[f + 1] = clamp((contrast / spread - mean_F[f + 1]) * scale_F[f + 1], clip)
                 f += 2
                 for a in range(n_attributes):
                     difference = items.attributes_NA[item, a] - users.mean_BDA[b, d, a]
-                    row_F[f + a] = within((difference - mean_F[f + a]) * scale_F[f + a], clip)
+                    row_F[f + a] = clamp((difference - mean_F[f + a]) * scale_F[f + a], clip)
                     if a < numeric:
                         g = f + n_attributes + a
-                        row_F[g] = within((abs(difference) - mean_F[g]) * scale_F[g], clip)
+                        row_F[g] = clamp((abs(difference) - mean_F[g]) * scale_F[g], clip)
                 f += n_attributes + numeric
                 for w in range(n_attributes + 1):
                     row_F[f + w] = columns_BW[b, d * (n_attributes + 1) + w]
@@ -156,6 +162,6 @@ def fill(
 
 
 @njit(cache=True, nogil=True, inline="always")
-def within(value: Any, clip: Any) -> Any:
-    """`value`, but no further from 0 than `clip`."""
+def clamp(value: Any, clip: Any) -> Any:
+    """`value` clipped to ± `clip`."""
     return min(max(value, -clip), clip)

@@ -1,11 +1,10 @@
-"""Backends and precisions of the scoring stage: the contract on each, the gate, and what stands in for what.
+"""Backends and precisions of the scoring stage: the contract on each, the parity gate, and the fallbacks.
 
 Longer than 300 lines: packaging takes seconds, so one artifact with every combination serves all of these tests.
 """
 
 from __future__ import annotations
 
-import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,24 +20,21 @@ from deployments.api.operations import Recommender
 from deployments.artifact.reader import Artifact
 from deployments.artifact.writer import ArtifactWriter
 from deployments.errors import ConfigError
-from deployments.messages import Batch, CandidateBatch, ProfileBatch, RankedBatch, RequestBatch, ScoreBatch
-from deployments.models.backends import backends, parity_gate, tensorrt
-from deployments.models.backends.backends import Backend, Precision, Running, start
+from deployments.messages import Batch, CandidateBatch, ProfileBatch, RequestBatch
+from deployments.models.backends import machine, parity_gate, row_chunks, selection
 from deployments.models.backends.parity_gate import Gate
+from deployments.models.backends.precision import Precision, in_precision
+from deployments.models.backends.selection import Backend, RunningModel, start
 from deployments.models.backends.unavailable import BackendUnavailable
 from deployments.models.fused_dcn_v2 import FusedDCNv2
 from deployments.pipeline.stage_client import local
-from deployments.replicas.stage_replica import StageFactory
-from deployments.stages import warm_up
 from deployments.stages.candidates import CandidateConfig, CandidateGenerator
 from deployments.stages.contract import Stage
 from deployments.stages.profile import ProfileConfig, Profiles
-from deployments.stages.ranking import Ranker, RankerConfig
 from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker
 from graphs.__main__ import main
 from graphs.commands import package
 from graphs.data.dataset import load
-from monitoring.logs.ecs import LogConfig
 from tests.conftest import small_args
 from tests.contracts.stage_contract import StageContract
 from tests.deployments.stages.test_model_stages import histories, requests
@@ -58,7 +54,7 @@ def packaged(artifact: Artifact, dataset_folder: Path, tmp_path_factory: pytest.
     path = tmp_path_factory.mktemp("packaged") / "small"
     shutil.copytree(artifact.folder, path)
     with ArtifactWriter(path) as writer:
-        writer.keep(artifact)
+        writer.copy_from(artifact)
         asked = [pair for pair in COMBINATIONS if pair != ("compiled", "fp32")]
         held_out = package.hold_out(writer.preview(), load(str(dataset_folder)), small_args("").stages)
         package.package(writer, held_out, asked, Console(quiet=True))
@@ -68,33 +64,33 @@ def packaged(artifact: Artifact, dataset_folder: Path, tmp_path_factory: pytest.
 def gated(artifact: Artifact, folder: Path, **entries: Gate) -> Artifact:
     """A copy of the artifact with other gates; `__` stands for the dash."""
     with ArtifactWriter(folder / "gated") as writer:
-        writer.keep(artifact)
+        writer.copy_from(artifact)
         writer.gates |= {name.replace("__", "-"): gate.model_dump(mode="json") for name, gate in entries.items()}
     return Artifact.open(str(folder / "gated"))
 
 
-def asked_for(artifact: Artifact, n: int) -> tuple[RequestBatch, ProfileBatch, CandidateBatch]:
+def stage_inputs(artifact: Artifact, n: int) -> tuple[RequestBatch, ProfileBatch, CandidateBatch]:
     profiles = Profiles(artifact, ProfileConfig())(histories(artifact.model_version, n))
     wanted = requests(artifact.model_version, n)
     return wanted, profiles, CandidateGenerator(artifact, CandidateConfig(n_candidates=60))(wanted, profiles)
 
 
 def needs_compiler(artifact: Artifact) -> None:
-    gate = parity_gate.find(artifact, "compiled", "fp32")
+    gate = parity_gate.find_gate(artifact, "compiled", "fp32")
     assert gate is not None
     if gate.unavailable:
         pytest.skip(gate.unavailable)
 
 
-class OnBackend(StageContract):
-    """The scoring stage on one combination, whether the gate lets it pass or not."""
+class BackendContract(StageContract):
+    """The scoring stage on one combination, whether or not it passed the gate."""
 
     backend: Backend = "eager"
     precision: Precision
 
     @pytest.fixture(autouse=True)
     def _packaged(self, packaged: Artifact) -> None:
-        self.inputs = asked_for(packaged, 12)[1:]
+        self.inputs = stage_inputs(packaged, 12)[1:]
 
     @pytest.fixture
     def stage(self, packaged: Artifact) -> Stage:
@@ -102,7 +98,7 @@ class OnBackend(StageContract):
             needs_compiler(packaged)
         scorer = Scorer(packaged, ScorerConfig())
         run = start(packaged, FusedDCNv2(load_ranker(packaged)), self.backend, self.precision, "cpu")
-        scorer.running = Running(run, self.backend, self.precision)
+        scorer.running = RunningModel(run, self.backend, self.precision)
         return scorer
 
     def batches(self, n: int) -> tuple[Batch, ...]:
@@ -118,35 +114,35 @@ class OnBackend(StageContract):
         assert score == pytest.approx(expected, rel=self.tolerance, abs=self.tolerance)
 
 
-class TestCompiled(OnBackend):
+class TestCompiled(BackendContract):
     backend, precision, tolerance = "compiled", "fp32", 1e-4
 
 
-class TestCompiledInBf16(OnBackend):
+class TestCompiledInBf16(BackendContract):
     """Sums round differently for different numbers of rows, and bf16 keeps 8 bits."""
 
     backend, precision, tolerance = "compiled", "bf16", 3e-2
 
 
-class TestEagerInFp16(OnBackend):
+class TestEagerInFp16(BackendContract):
     precision, tolerance = "fp16", 5e-3
 
 
-class TestEagerInBf16(OnBackend):
+class TestEagerInBf16(BackendContract):
     precision, tolerance = "bf16", 3e-2
 
 
 def scores(artifact: Artifact, backend: Backend, precision: Precision) -> np.ndarray[Any, Any]:
-    _, profiles, candidates = asked_for(artifact, 12)
+    _, profiles, candidates = stage_inputs(artifact, 12)
     scorer = Scorer(artifact, ScorerConfig())
-    scorer.running = Running(
+    scorer.running = RunningModel(
         start(artifact, FusedDCNv2(load_ranker(artifact)), backend, precision, "cpu"), backend, precision
     )
     return scorer(profiles, candidates).scores_BK[candidates.mask_BK]
 
 
 @pytest.mark.parametrize(("backend", "precision"), COMBINATIONS)
-def test_scores_are_the_plain_ones_as_far_as_the_precision_goes(
+def test_scores_equal_the_plain_models_within_the_precision(
     packaged: Artifact, backend: Backend, precision: Precision
 ) -> None:
     if backend == "compiled":
@@ -159,14 +155,14 @@ def test_scores_are_the_plain_ones_as_far_as_the_precision_goes(
 
 
 @pytest.mark.parametrize("backend", ["eager", "compiled"])
-def test_rows_are_computed_in_parts_and_each_gets_its_own_score(
+def test_rows_computed_in_chunks_have_the_same_scores(
     packaged: Artifact, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if backend == "compiled":
         needs_compiler(packaged)
     whole = scores(packaged, backend, "fp32")
     width = FusedDCNv2(load_ranker(packaged)).first.out_features
-    monkeypatch.setattr(backends, "PART_BYTES", 4 * width * 7)
+    monkeypatch.setattr(row_chunks, "CHUNK_BYTES", 4 * width * 7)
     assert len(whole) % 7 > 0
     np.testing.assert_allclose(scores(packaged, backend, "fp32"), whole, rtol=1e-5, atol=1e-5)
 
@@ -176,34 +172,34 @@ def test_half_precision_computes_few_different_numbers_of_rows(
     packaged: Artifact, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """oneDNN generates code for each."""
-    monkeypatch.setattr(backends, "HALF_ROWS", 512)
+    monkeypatch.setattr(row_chunks, "HALF_CHUNK_ROWS", 512)
     model, seen = FusedDCNv2(load_ranker(packaged)), []
-    whole = backends._whole(packaged, model, "eager", "bf16", "cpu")
+    whole = selection._start(packaged, model, "eager", "bf16", "cpu")
 
-    def watched(rows_RF: torch.Tensor) -> torch.Tensor:
+    def counting(rows_RF: torch.Tensor) -> torch.Tensor:
         seen.append(len(rows_RF))
         return whole(rows_RF)
 
-    monkeypatch.setattr(backends, "_whole", lambda *_: watched)
+    monkeypatch.setattr(selection, "_start", lambda *_: counting)
     run = start(packaged, model, "eager", "bf16", "cpu")
-    assert seen == [256, 512], "what every call needs is made before the first"
+    assert seen == [256, 512], "the code of every size is generated before the first call"
     rows_RF = torch.randn(count, model.first.in_features, generator=torch.Generator().manual_seed(count))
     with torch.inference_mode():
         np.testing.assert_allclose(run(rows_RF), model(rows_RF), atol=0.1)
     assert set(seen) == {256, 512}
 
 
-def test_int8_of_a_model_with_one_dense_layer_says_what_to_use_instead(artifact: Artifact) -> None:
+def test_int8_of_a_model_with_one_dense_layer_is_refused_with_the_remedy(artifact: Artifact) -> None:
     model = FusedDCNv2(load_ranker(artifact))
     model.hidden = torch.nn.ModuleList()
     with pytest.raises(BackendUnavailable, match="this model has one; use bf16 or fp32"):
-        backends.in_precision(model, "int8", "cpu")
+        in_precision(model, "int8", "cpu")
 
 
-def test_packaging_writes_down_what_it_measured(packaged: Artifact) -> None:
+def test_packaging_records_its_measurements(packaged: Artifact) -> None:
     assert set(packaged.manifest.gates) == {parity_gate.combination(*pair) for pair in COMBINATIONS}
     for backend, precision in COMBINATIONS:
-        gate = parity_gate.find(packaged, backend, precision)
+        gate = parity_gate.find_gate(packaged, backend, precision)
         assert gate is not None
         if not gate.unavailable:
             assert gate.requests > 100
@@ -214,12 +210,12 @@ def test_packaging_writes_down_what_it_measured(packaged: Artifact) -> None:
 def test_compiled_fp32_passes_the_gate_and_serves(packaged: Artifact) -> None:
     needs_compiler(packaged)
     scorer = Scorer(packaged, ScorerConfig(backend="compiled"))
-    _, profiles, candidates = asked_for(packaged, 3)
+    _, profiles, candidates = stage_inputs(packaged, 3)
     answer = scorer(profiles, candidates)
-    assert (answer.ran_on, answer.instead) == ("compiled-fp32", "")
+    assert (answer.ran_on, answer.fallback_reason) == ("compiled-fp32", "")
 
 
-def test_the_gate_measures_what_the_model_answers(
+def test_the_gate_measures_the_models_answers(
     artifact: Artifact, dataset_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held_out = package.hold_out(artifact, load(str(dataset_folder)), small_args("").stages)
@@ -239,42 +235,13 @@ def test_the_gate_measures_what_the_model_answers(
     assert not broken.passed
 
 
-def test_held_out_requests_never_know_what_they_are_judged_by(artifact: Artifact, dataset_folder: Path) -> None:
+def test_held_out_histories_do_not_contain_the_wanted_items(artifact: Artifact, dataset_folder: Path) -> None:
     held_out = package.hold_out(artifact, load(str(dataset_folder)), small_args("").stages)
     assert len(held_out.count_R) > 100
     for (profiles, candidates), wanted_BK in zip(held_out.batches, held_out.wanted, strict=True):
         for b in range(len(wanted_BK)):
             assert not np.isin(candidates.item_ids_BK[b][wanted_BK[b]], profiles.item_BH[b]).any()
     assert any(wanted.any() for wanted in held_out.wanted)
-
-
-@pytest.mark.parametrize(
-    ("gate", "passes"),
-    [
-        (Gate(requests=9, overlap=0.99, ndcg=0.1, plain_ndcg=0.1), True),
-        (Gate(requests=9, overlap=0.9899, ndcg=0.1, plain_ndcg=0.1), False),
-        (Gate(requests=9, overlap=1.0, ndcg=0.0998, plain_ndcg=0.1), False),
-        (Gate(requests=9, overlap=1.0, ndcg=0.2, plain_ndcg=0.1), True),
-        (Gate(unavailable="no compiler"), False),
-    ],
-)
-def test_a_gate_asks_for_both_the_same_answers_and_the_same_quality(gate: Gate, passes: bool) -> None:
-    assert gate.passed is passes
-
-
-def test_a_combination_that_failed_is_refused_with_the_numbers(artifact: Artifact, tmp_path: Path) -> None:
-    failed = Gate(requests=1000, overlap=0.961, ndcg=0.1, plain_ndcg=0.102)
-    with pytest.raises(ConfigError) as refusal:
-        Scorer(gated(artifact, tmp_path, eager__int8=failed), ScorerConfig(precision="int8"))
-    assert str(refusal.value) == (
-        "scoring: backend eager, precision int8 failed: top-10 overlap 0.9610 (at least 0.99), NDCG@10 loss 1.961% "
-        "(at most 0.1%) on 1000 requests; use another combination, such as backend eager, precision fp32"
-    )
-
-
-def test_a_combination_that_was_not_gated_is_refused_with_the_remedy(artifact: Artifact) -> None:
-    with pytest.raises(ConfigError, match="graphs package ARTIFACT --backend eager --precision bf16`, or use backend"):
-        Scorer(artifact, ScorerConfig(precision="bf16"))
 
 
 def test_a_combination_that_exists_nowhere_is_refused_in_the_config() -> None:
@@ -300,41 +267,41 @@ def test_auto_is_the_fastest_that_passed_on_this_kind_of_machine(
     artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: Gate, expected: str
 ) -> None:
     monkeypatch.setattr(
-        backends, "machine", lambda device, precision: AMX if precision != "fp32" else {"device": device}
+        machine, "signature", lambda device, precision: AMX if precision != "fp32" else {"device": device}
     )
     plain = Gate(overlap=1.0, speedup=1.2, built_for={"device": "cpu"})
     found = gated(artifact, tmp_path, compiled__fp32=plain, compiled__bf16=half)
-    assert backends.fastest(found, "compiled", "cpu") == expected
+    assert selection.fastest_precision(found, "compiled", "cpu") == expected
 
 
 def test_auto_on_eager_is_fp32_unless_another_was_faster(
     artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "machine", lambda *_: AMX)
+    monkeypatch.setattr(machine, "signature", lambda *_: AMX)
     for speedup, expected in ((0.4, "fp32"), (2.0, "bf16")):
         half = Gate(overlap=1.0, speedup=speedup, built_for=AMX)
-        assert backends.fastest(gated(artifact, tmp_path, eager__bf16=half), "eager", "cpu") == expected
+        assert selection.fastest_precision(gated(artifact, tmp_path, eager__bf16=half), "eager", "cpu") == expected
 
 
 @pytest.mark.parametrize(("products", "expected"), [("", ["fp32"]), ("AMX", ["fp32", "bf16"])])
 def test_packaging_for_auto_tries_half_precision_where_the_cpu_has_its_products(
     monkeypatch: pytest.MonkeyPatch, products: str, expected: list[str]
 ) -> None:
-    monkeypatch.setattr(backends, "half_products", lambda _: products)
-    assert backends.precisions("auto", "cpu") == expected
-    assert backends.precisions("fp16", "cpu") == ["fp16"]
+    monkeypatch.setattr(machine, "half_precision_support", lambda _: products)
+    assert selection.precisions_to_measure("auto", "cpu") == expected
+    assert selection.precisions_to_measure("fp16", "cpu") == ["fp16"]
 
 
-def test_auto_serves_as_the_precision_that_it_stands_for(packaged: Artifact) -> None:
+def test_auto_serves_in_the_fastest_precision(packaged: Artifact) -> None:
     needs_compiler(packaged)
     scorer = Scorer(packaged, ScorerConfig(backend="compiled", precision="auto"))
-    _, profiles, candidates = asked_for(packaged, 3)
+    _, profiles, candidates = stage_inputs(packaged, 3)
     answer = scorer(profiles, candidates)
-    assert answer.ran_on == f"compiled-{backends.fastest(packaged, 'compiled', 'cpu')}"
-    assert not answer.instead
+    assert answer.ran_on == f"compiled-{selection.fastest_precision(packaged, 'compiled', 'cpu')}"
+    assert not answer.fallback_reason
 
 
-def test_auto_asks_for_the_gate_of_fp32(packaged: Artifact, tmp_path: Path) -> None:
+def test_auto_needs_the_gate_of_fp32(packaged: Artifact, tmp_path: Path) -> None:
     failed = gated(packaged, tmp_path, compiled__fp32=Gate(overlap=0.5, requests=1000))
     with pytest.raises(ConfigError, match="backend compiled, precision fp32 failed: top-10 overlap"):
         Scorer(failed, ScorerConfig(backend="compiled", precision="auto"))
@@ -345,124 +312,61 @@ def test_half_precision_errs_far_less_than_its_eight_bits(packaged: Artifact) ->
     plain, half = scores(packaged, "eager", "fp32"), scores(packaged, "eager", "bf16")
     assert np.abs(half - plain).max() < 2.0**-8 * np.abs(plain).max()
     cast = FusedDCNv2(load_ranker(packaged)).to(torch.bfloat16)
-    _, profiles, candidates = asked_for(packaged, 12)
+    _, profiles, candidates = stage_inputs(packaged, 12)
     rows_RF = torch.from_numpy(Scorer(packaged, ScorerConfig()).features.rows(profiles, candidates))
     with torch.inference_mode():
         naive = cast(rows_RF.to(torch.bfloat16)).float().numpy()
     assert np.abs(half - plain).mean() < np.abs(naive - plain).mean() / 2
 
 
-def test_code_for_another_machine_is_left_alone_and_eager_stands_in(
+def test_code_for_another_machine_is_not_loaded_and_eager_serves(
     packaged: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_compiler(packaged)
-    here = backends.machine("cpu")
-    monkeypatch.setattr(backends, "machine", lambda *_: here | {"capability": "AVX-1024"})
+    here = machine.signature("cpu")
+    monkeypatch.setattr(machine, "signature", lambda *_: here | {"capability": "AVX-1024"})
     scorer = Scorer(packaged, ScorerConfig(backend="compiled"))
-    _, profiles, candidates = asked_for(packaged, 3)
+    _, profiles, candidates = stage_inputs(packaged, 3)
     answer = scorer(profiles, candidates)
     assert answer.ran_on == "eager-fp32"
-    assert answer.instead.startswith(
+    assert answer.fallback_reason.startswith(
         "eager-fp32 stands in; compiled-fp32 can't run here: its code was compiled for cpu"
     )
-    assert "AVX-1024" in answer.instead
+    assert "AVX-1024" in answer.fallback_reason
     expected = Scorer(packaged, ScorerConfig())(profiles, candidates)
     np.testing.assert_array_equal(answer.scores_BK, expected.scores_BK)
 
 
-def test_without_a_compiler_packaging_says_so_and_eager_stands_in(
+def test_without_a_compiler_packaging_reports_it_and_eager_serves(
     artifact: Artifact, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     console = Console(record=True, width=200)
     with ArtifactWriter(tmp_path / "made") as writer:
-        writer.keep(artifact)
+        writer.copy_from(artifact)
         held_out = package.hold_out(writer.preview(), load(str(dataset_folder)), small_args("").stages)
         package.package(writer, held_out, [("compiled", "fp32")], console)
     assert "compiled-fp32: not made: no C++ compiler (no-such-compiler) where the artifact" in console.export_text()
     scorer = Scorer(Artifact.open(str(tmp_path / "made")), ScorerConfig(backend="compiled"))
     assert scorer.running.backend == "eager"
-    assert "no C++ compiler (no-such-compiler)" in scorer.running.instead
+    assert "no C++ compiler (no-such-compiler)" in scorer.running.fallback_reason
 
 
-def test_tensorrt_without_a_gpu_gives_way_to_the_compiled_model_then_to_eager(
+def test_tensorrt_without_a_gpu_falls_back_to_the_compiled_model_then_to_eager(
     packaged: Artifact, tmp_path: Path
 ) -> None:
     passed = Gate(requests=1000, overlap=1.0, ndcg=0.1, plain_ndcg=0.1)
     artifact = gated(packaged, tmp_path, tensorrt__fp32=passed, tensorrt__fp16=passed)
     scorer = Scorer(artifact, ScorerConfig(backend="tensorrt", device="cpu"))
-    assert "tensorrt-fp32 can't run here: TensorRT needs a GPU and this replica has none" in scorer.running.instead
-    assert scorer.running.backend == "compiled" or not backends.shutil.which("g++")
+    assert (
+        "tensorrt-fp32 can't run here: TensorRT needs a GPU and this replica has none" in scorer.running.fallback_reason
+    )
+    assert scorer.running.backend == "compiled" or not shutil.which("g++")
     half = Scorer(artifact, ScorerConfig(backend="tensorrt", precision="fp16", device="cpu"))
     assert (half.running.backend, half.running.precision) == ("eager", "fp32"), "compiled fp16 was not gated"
 
 
-def test_an_engine_is_kept_under_all_that_it_depends_on() -> None:
-    versions = {"torch": "2.13.0", "torch-tensorrt": "2.13.0", "tensorrt": "11.0"}
-    keys = {
-        tensorrt.key("abc", "fp16", "sm_90-x86_64", versions),
-        tensorrt.key("abd", "fp16", "sm_90-x86_64", versions),
-        tensorrt.key("abc", "bf16", "sm_90-x86_64", versions),
-        tensorrt.key("abc", "fp16", "sm_80-x86_64", versions),
-        *(tensorrt.key("abc", "fp16", "sm_90-x86_64", versions | {name: "12"}) for name in versions),
-    }
-    assert len(keys) == 7
-    assert tensorrt.key("abc", "fp16", "sm_90-x86_64", versions) in keys
-    assert all(key.startswith(("abc-", "abd-")) and "/" not in key for key in keys)
-    assert tensorrt.installed()["torch"] == torch.__version__
-
-
-@pytest.mark.parametrize("factor", [1.1, float("nan")])
-def test_an_engine_with_other_scores_than_the_plain_models_is_refused(artifact: Artifact, factor: float) -> None:
-    plain = FusedDCNv2(load_ranker(artifact))
-    n_features = plain.first.in_features
-    tensorrt.compare(plain, plain, n_features, "cpu")
-    with pytest.raises(BackendUnavailable, match="its scores differ from the plain model's by"):
-        tensorrt.compare(lambda rows_RF: plain(rows_RF) * factor, plain, n_features, "cpu")
-
-
-def test_every_stage_is_warmed_up_with_what_it_was_given_at_packaging(artifact: Artifact) -> None:
-    calls: list[tuple[Batch, ...]] = []
-
-    class Recorder:
-        model_version = artifact.model_version
-
-        def __call__(self, requests: RequestBatch, candidates: CandidateBatch, scores: ScoreBatch) -> RankedBatch:
-            calls.append((requests, candidates, scores))
-            return ranker(requests, candidates, scores)
-
-    ranker = Ranker(artifact, RankerConfig())
-    warm_up.warm_up(Recorder(), artifact)
-    assert [len(batches[0]) for batches in calls] == list(warm_up.SIZES)
-    _, found, scored = calls[-1]
-    assert isinstance(found, CandidateBatch)
-    assert isinstance(scored, ScoreBatch)
-    assert found.mask_BK.any(axis=1).all()
-    assert (np.isneginf(scored.scores_BK) == ~found.mask_BK).all()
-    assert found.sources == tuple(spec["name"] for spec in artifact.manifest.settings["sources"])
-
-
-@pytest.mark.parametrize(
-    ("stage", "config"),
-    [(Profiles, ProfileConfig()), (CandidateGenerator, CandidateConfig(n_candidates=60)), (Scorer, ScorerConfig())],
-)
-def test_a_replicas_stage_is_warmed_up_when_it_is_built(
-    artifact: Artifact, stage: Any, config: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: list[int] = []
-    plain = stage.__call__
-
-    @functools.wraps(plain)
-    def counted(self: Any, *batches: Any) -> Any:
-        rows.append(len(batches[0]))
-        return plain(self, *batches)
-
-    monkeypatch.setattr(stage, "__call__", counted)
-    StageFactory(stage, config, LogConfig()).build(artifact)
-    assert rows == list(warm_up.SIZES)
-
-
-async def test_readiness_and_metrics_tell_that_another_backend_stands_in(
+async def test_readiness_and_metrics_report_a_fallback_backend(
     artifact: Artifact, in_process: Callable[..., Recommender], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured = in_process(starts={"scoring": local(Scorer(artifact, ScorerConfig()), 4)})
@@ -470,7 +374,7 @@ async def test_readiness_and_metrics_tell_that_another_backend_stands_in(
     assert (await configured.health())["scoring"] == "as configured"
     assert b"rayfunnel_backend_stand_in_total{" not in await configured.metrics()
 
-    monkeypatch.setattr(backends, "machine", lambda *_: {"device": "another"})
+    monkeypatch.setattr(machine, "signature", lambda *_: {"device": "another"})
     recommender = in_process(starts={"scoring": local(Scorer(artifact, ScorerConfig(backend="compiled")), 4)})
     await recommender.readiness.warm_up()
     health = await recommender.health()
@@ -494,7 +398,7 @@ def test_the_command_adds_a_combination_and_keeps_the_model(
     monkeypatch.setattr("sys.argv", ["graphs", *words])
     status = main()
     made = Artifact.open(str(path))
-    gate = parity_gate.find(made, "eager", "fp16")
+    gate = parity_gate.find_gate(made, "eager", "fp16")
     assert gate is not None
     assert status == (0 if gate.passed else 1)
     assert made.model_version == artifact.model_version

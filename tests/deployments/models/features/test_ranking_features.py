@@ -1,4 +1,4 @@
-"""The ranker's features against their definition in plain numpy, and the fused model against the trained one."""
+"""The ranking features against their definition in plain NumPy, and the scores computed from them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from deployments.artifact.reader import Artifact
-from deployments.artifact.sources import READ
+from deployments.artifact.sources import SOURCE_HISTORY_LENGTH
 from deployments.messages import Array, CandidateBatch, ProfileBatch
-from deployments.models.dcn_v2 import CLIP, DCNv2
+from deployments.models.dcn_v2 import CLIP
 from deployments.models.features import history_weights
-from deployments.models.features.ranking_features import DECAYS, RankingFeatures
-from deployments.models.fused_dcn_v2 import FusedDCNv2
+from deployments.models.features.ranking_features import SUMMARY_DECAYS, RankingFeatures
 from deployments.stages.candidates import CandidateConfig, CandidateGenerator
 from deployments.stages.profile import ProfileConfig, Profiles
-from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker, standard
+from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker, standardisation
 from tests.deployments.stages.test_model_stages import histories, requests
 
 N = 12
@@ -34,10 +33,13 @@ def defined(artifact: Artifact, profiles: ProfileBatch, candidates: CandidateBat
     content_NC, attributes_NA = tensors["content_NC"].astype(float), tensors["attributes_NA"].astype(float)
     schema = artifact.manifest.feature_schema
     item = int(candidates.item_ids_BK[b, k])
-    past = profiles.item_BH[b][profiles.item_BH[b] >= 0][::-1][:READ]
-    success = profiles.weight_BH[b][: (profiles.item_BH[b] >= 0).sum()][::-1][:READ] >= history_weights.POSITIVE
+    past = profiles.item_BH[b][profiles.item_BH[b] >= 0][::-1][:SOURCE_HISTORY_LENGTH]
+    success = (
+        profiles.weight_BH[b][: (profiles.item_BH[b] >= 0).sum()][::-1][:SOURCE_HISTORY_LENGTH]
+        >= history_weights.SUCCESS_THRESHOLD
+    )
     found = dict(zip((f"score:{s}" for s in schema["sources"]), candidates.source_scores_BKS[b, k], strict=True))
-    for name, decay in DECAYS.items():
+    for name, decay in SUMMARY_DECAYS.items():
         weight = np.exp(-np.arange(len(past)) / decay)
 
         def mean(values: Array, chosen: Array, weight: Array = weight) -> tuple[Array, float]:
@@ -78,7 +80,7 @@ def test_serving_standardises_the_features_that_training_saw(
     model = load_ranker(artifact)
     plain_RF = RankingFeatures(artifact)(*inputs)[inputs[1].mask_BK]
     expected_RF = np.clip((plain_RF - model.mean_F.numpy()) * model.scale_F.numpy(), -CLIP, CLIP)
-    rows_RF = RankingFeatures(artifact, standard(model)).rows(*inputs)
+    rows_RF = RankingFeatures(artifact, standardisation(model)).rows(*inputs)
     assert (np.abs(expected_RF) == CLIP).any()
     np.testing.assert_allclose(rows_RF, expected_RF, atol=1e-5)
 
@@ -92,14 +94,3 @@ def test_precomputed_terms_leave_the_scores_as_the_plain_model_gives_them(
     mask_BK = inputs[1].mask_BK
     assert np.ptp(plain_BK[mask_BK]) > 1
     np.testing.assert_allclose(scores_BK[mask_BK], plain_BK[mask_BK], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(("cross_layers", "deep"), [(1, (8,)), (2, (16, 8)), (4, (16, 8, 4))])
-def test_the_fused_model_is_the_model_whatever_its_depth(cross_layers: int, deep: tuple[int, ...]) -> None:
-    torch.manual_seed(3)
-    model = DCNv2(11, cross_layers, 5, deep).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-        x_RF = torch.randn(40, 11)  # within the clip
-        torch.testing.assert_close(FusedDCNv2(model)(x_RF), model(x_RF[None])[0], rtol=1e-4, atol=1e-5)
