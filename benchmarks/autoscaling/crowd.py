@@ -13,8 +13,10 @@ from cluster.autoscaling.capacity import StageSpec
 from cluster.autoscaling.latency_model import Line
 from cluster.autoscaling.policy import PolicyConfig
 from cluster.autoscaling.stability import Windows
-from cluster.simulator.reference_policies import Ours
-from cluster.simulator.simulator import Plant, Run, Scaler, simulate
+from cluster.simulator.funnel import SimulatedFunnel
+from cluster.simulator.reference_policies import RayfunnelPolicy
+from cluster.simulator.results import Run
+from cluster.simulator.simulator import Scaler, simulate
 from cluster.simulator.traces import RATE_STEP_S, Trace
 
 SLO_S = 0.2
@@ -73,17 +75,17 @@ def simulated(policy: str, seed: int, startup_s: float, numbers: Mapping[str, fl
     """The same arrivals in the simulator; `startup_s`: of its replicas; `overhead_s`: what an answer takes beyond the
     scorer, which is taken off the objective (and is not in the answers' times)."""
     spec = StageSpec(START, MOST, 1, MAX_BATCH, LINE, startup_s=5.0)
-    plant = Plant({"Scorer": spec}, {"Scorer": LINE}, slo_s=SLO_S - overhead_s, startup_s=startup_s)
-    steps = round(POINTS_S[-1] / plant.step_s)
-    counts = np.bincount((schedule(seed) / plant.step_s).astype(np.int64), minlength=steps)[:steps]
-    trace = Trace("flash", plant.step_s, counts.astype(np.int64), rates(), POINTS_S[0])
+    funnel = SimulatedFunnel({"Scorer": spec}, {"Scorer": LINE}, slo_s=SLO_S - overhead_s, startup_s=startup_s)
+    steps = round(POINTS_S[-1] / funnel.step_s)
+    counts = np.bincount((schedule(seed) / funnel.step_s).astype(np.int64), minlength=steps)[:steps]
+    trace = Trace("flash", funnel.step_s, counts.astype(np.int64), rates(), POINTS_S[0])
     scaler: Scaler
     if policy == "rayfunnel":
         windows = Windows(stable_s=STABLE_S, panic_s=10.0)
-        scaler = Ours(plant.specs, PolicyConfig(slo_s=SLO_S, windows=windows, **numbers))
+        scaler = RayfunnelPolicy(funnel.specs, PolicyConfig(slo_s=SLO_S, windows=windows, **numbers))
     else:
-        scaler = ServeLaw(plant, **numbers)
-    return simulate(trace, scaler, plant, seed, {"Scorer": START}, warm_up_s=0)
+        scaler = ServeLaw(funnel, **numbers)
+    return simulate(trace, scaler, funnel, seed, {"Scorer": START}, warm_up_s=0)
 
 
 def onset_floor_s(sigmas: float, draws: int = 20_000, seed: int = 1) -> float:

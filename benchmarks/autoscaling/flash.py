@@ -50,7 +50,8 @@ from benchmarks.serving import servers, workloads
 from benchmarks.serving.open_loop import ask_all
 from benchmarks.serving.workloads import FOLDER
 from cluster.autoscaling.policy import PolicyConfig
-from cluster.simulator.simulator import TICK_S, Run
+from cluster.simulator.funnel import TICK_S
+from cluster.simulator.results import Run
 from deployments.artifact.reader import Artifact
 from graphs.commands.serve import environment
 from graphs.evaluation.results_file import write_section

@@ -10,8 +10,9 @@ import numpy as np
 from benchmarks.autoscaling.serve_law import ServeLaw
 from cluster.autoscaling.policy import PolicyConfig
 from cluster.autoscaling.stability import Windows
-from cluster.simulator.reference_policies import Knative, Kubernetes, Ours, Static
-from cluster.simulator.simulator import Plant, Scaler
+from cluster.simulator.funnel import SimulatedFunnel
+from cluster.simulator.reference_policies import FixedReplicas, Knative, Kubernetes, RayfunnelPolicy
+from cluster.simulator.simulator import Scaler
 from graphs.commands.simulate import base_replicas
 
 Numbers = dict[str, float]
@@ -100,21 +101,21 @@ def _kubernetes(chance: Chance) -> Numbers:
     }
 
 
-def make_ours(plant: Plant, numbers: Numbers) -> Scaler:
+def make_ours(funnel: SimulatedFunnel, numbers: Numbers) -> Scaler:
     """Our policy with some numbers."""
     numbers = dict(numbers)
     windows = Windows(stable_s=numbers.pop("stable_s", 300.0))
-    return Ours(plant.specs, PolicyConfig(slo_s=plant.slo_s, windows=windows, **numbers))
+    return RayfunnelPolicy(funnel.specs, PolicyConfig(slo_s=funnel.slo_s, windows=windows, **numbers))
 
 
-Maker = Callable[[Plant, Numbers], Scaler]
+Maker = Callable[[SimulatedFunnel, Numbers], Scaler]
 TUNED: dict[str, tuple[Maker, Callable[[Chance], Numbers]]] = {
     "ours": (make_ours, random_ours),
-    "Serve, tuned": (lambda plant, numbers: ServeLaw(plant, **numbers), random_serve),
-    "Knative, tuned": (lambda plant, numbers: Knative(plant.specs, **numbers), _knative),
-    "Kubernetes, tuned": (lambda plant, numbers: Kubernetes(plant.specs, **numbers), _kubernetes),
+    "Serve, tuned": (lambda funnel, numbers: ServeLaw(funnel, **numbers), random_serve),
+    "Knative, tuned": (lambda funnel, numbers: Knative(funnel.specs, **numbers), _knative),
+    "Kubernetes, tuned": (lambda funnel, numbers: Kubernetes(funnel.specs, **numbers), _kubernetes),
     "best static": (
-        lambda plant, numbers: Static(base_replicas(plant, numbers["rate"], 0.85)),
+        lambda funnel, numbers: FixedReplicas(base_replicas(funnel, numbers["rate"], 0.85)),
         lambda chance: {},
     ),
 }

@@ -17,8 +17,8 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 from cluster.autoscaling.observations import Observation
-from cluster.simulator.reference_policies import Means
-from cluster.simulator.simulator import Plant
+from cluster.simulator.funnel import SimulatedFunnel
+from cluster.simulator.reference_policies import OngoingMean
 from cluster.simulator.traces import Trace
 
 law: Any = autoscaling_policy
@@ -27,18 +27,18 @@ law: Any = autoscaling_policy
 class ServeLaw:
     """One law per stage, as Serve does it. `numbers`: those of AutoscalingConfig."""
 
-    def __init__(self, plant: Plant, **numbers: float) -> None:
+    def __init__(self, funnel: SimulatedFunnel, **numbers: float) -> None:
         self._configs: dict[str, AutoscalingConfig] = {}
         self._states: dict[str, dict[str, Any]] = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # metrics_interval_s is deprecated, its successors are not read
-            for name, spec in plant.specs.items():
+            for name, spec in funnel.specs.items():
                 bounds = {"min_replicas": max(1, spec.min_replicas), "max_replicas": spec.max_replicas}
                 self._configs[name] = AutoscalingConfig(**bounds, **numbers)
                 self._states[name] = {}
         first = next(iter(self._configs.values()))
         self._look_back_s, self._interval_s = first.look_back_period_s, first.metrics_interval_s
-        self._means = Means(self._look_back_s + self._interval_s)
+        self._means = OngoingMean(self._look_back_s + self._interval_s)
         self._law = law._apply_autoscaling_config(law._core_replica_queue_length_policy)
         self._pushed_at = 0.0
 
@@ -82,6 +82,6 @@ class ServeLaw:
 _TIME: Any = law.time
 
 
-def default(plant: Plant, trace: Trace) -> ServeLaw:
+def default(funnel: SimulatedFunnel, trace: Trace) -> ServeLaw:
     """The law with Serve's own numbers."""
-    return ServeLaw(plant)
+    return ServeLaw(funnel)

@@ -21,11 +21,12 @@ from scipy import stats
 
 from benchmarks.autoscaling.limits import limits
 from benchmarks.autoscaling.search import EQUAL, RATE, TUNED, Goal, Numbers
-from cluster.simulator.quality_law import QualityLaw
+from cluster.simulator.funnel import QualityLaw, SimulatedFunnel
 from cluster.simulator.reference_policies import Oracle
-from cluster.simulator.simulator import Plant, Run, Scaler, simulate
+from cluster.simulator.results import Run
+from cluster.simulator.simulator import Scaler, simulate
 from cluster.simulator.traces import Trace, make
-from graphs.commands.simulate import base_replicas, funnel
+from graphs.commands.simulate import base_replicas, example_funnel
 from graphs.evaluation.results_file import write_section
 
 TUNING, HELD_OUT = tuple(range(1, 11)), tuple(range(101, 111))
@@ -48,9 +49,9 @@ class Scenario:
     startup_s: float = 5.0
     slo_s: float = 0.2
 
-    def plant(self) -> Plant:
+    def funnel(self) -> SimulatedFunnel:
         """The funnel of this scenario."""
-        return funnel(self.slo_s, self.startup_s)
+        return example_funnel(self.slo_s, self.startup_s)
 
 
 SCENARIOS = [
@@ -77,19 +78,19 @@ class Job:
 
 @cache
 def _trace(scenario: Scenario, seed: int) -> Trace:
-    return make(scenario.trace, seed, RATE, scenario.plant().step_s)
+    return make(scenario.trace, seed, RATE, scenario.funnel().step_s)
 
 
 def _run(job: Job) -> Run:
     """All policies start with the same replicas."""
-    plant, trace = job.scenario.plant(), _trace(job.scenario, job.seed)
-    policy = Oracle(trace, plant) if job.name == "oracle" else TUNED[job.name][0](plant, job.numbers)
+    funnel, trace = job.scenario.funnel(), _trace(job.scenario, job.seed)
+    policy = Oracle(trace, funnel) if job.name == "oracle" else TUNED[job.name][0](funnel, job.numbers)
     return _under(job.scenario, policy, job.seed, job.quality)
 
 
 def _under(scenario: Scenario, policy: Scaler, seed: int, quality: QualityLaw | None = None) -> Run:
-    plant, trace = replace(scenario.plant(), quality=quality), _trace(scenario, seed)
-    return simulate(trace, policy, plant, seed, base_replicas(plant, float(trace.rates[0])))
+    funnel, trace = replace(scenario.funnel(), quality=quality), _trace(scenario, seed)
+    return simulate(trace, policy, funnel, seed, base_replicas(funnel, float(trace.rates[0])))
 
 
 class Study:
@@ -174,7 +175,7 @@ class Study:
         trace = _trace(self.scenario, seed)
         ready = ours.ready[int(trace.onset_s * 2)]
         base = {name: int(count) for name, count in zip(ours.stages, ready, strict=True)}
-        oracle = Oracle(trace, self.scenario.plant(), knows_from_s=trace.onset_s + 1, base=base)
+        oracle = Oracle(trace, self.scenario.funnel(), active_from_s=trace.onset_s + 1, base=base)
         return _under(self.scenario, oracle, seed)
 
 

@@ -1,18 +1,18 @@
-"""What a replica tells the autoscaling policy: totals since it started, which only grow, and how many requests wait."""
+"""What a replica reports to the autoscaling policy: totals since it started, which only grow, and its queue length."""
 
 from __future__ import annotations
 
 import threading
 
-NAMES = ("arrivals", "completions", "expired", "shed", "busy_s", "batches", "items")
+from cluster.autoscaling.observations import Counters
 
 
 class ReplicaStats:
-    """Counts from any thread. The names are those of `cluster.autoscaling.observations.Counters`."""
+    """Thread-safe totals, by the names of the policy's `Counters`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._totals = dict.fromkeys(NAMES, 0.0)
+        self._totals = Counters()._asdict()
 
     def add(self, **amounts: float) -> None:
         """Adds to the totals named."""

@@ -5,7 +5,6 @@ config + artifact + what is declared → needs → cluster/gpus/gpu_plan.py → 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from deployments.replicas.gpu_share import CONTEXT_BYTES
 from graphs.commands import gpu_footprint
 from graphs.config import STAGES, RecommenderArgs, StageArgs, Strict, parse_args
 from graphs.config_file import RECOMMENDER, load, recommender_args
+from monitoring.deep_merge import deep_merge
 
 ASSUMED_COMPUTE = 0.25
 """Of a GPU, for a stage of which nothing is declared."""
@@ -82,8 +82,8 @@ def report(config_path: str, gpus: list[str], needs_path: str, out: str, merged:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     over = overlay(config, args, made)
-    whole = merge(config, over)
-    recommender = recommender_args(whole)  # what is printed is what the deployment takes
+    merged_config = apply_overlay(config, over)
+    recommender = recommender_args(merged_config)  # what is printed is what the deployment takes
     assert recommender.artifact == args.artifact
     console = Console()
     console.print(_table(made, {need.stage: how for need, how in known}))
@@ -96,7 +96,7 @@ def report(config_path: str, gpus: list[str], needs_path: str, out: str, merged:
     text = yaml.safe_dump(over, sort_keys=False)
     print(f"\n# overlay for {config_path}\n{text}")
     _write(out, text)
-    _write(merged, yaml.safe_dump(whole, sort_keys=False))
+    _write(merged, yaml.safe_dump(merged_config, sort_keys=False))
 
 
 def needs(args: RecommenderArgs, declared: Declared) -> list[tuple[Need, str]]:
@@ -178,16 +178,10 @@ def overlay(config: Mapping[str, Any], args: RecommenderArgs, made: Plan) -> dic
     return {"applications": [{"name": name, "args": changes}]}
 
 
-def merge(config: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with `over` in it: mappings by key, applications by name."""
-
-    def into(base: Any, change: Any) -> Any:
-        if isinstance(base, Mapping) and isinstance(change, Mapping):
-            return dict(base) | {key: into(base.get(key), value) for key, value in change.items()}
-        return copy.deepcopy(change)
-
+def apply_overlay(config: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with the overlay `over` merged into it: applications by name, everything else by key."""
     changes = {app["name"]: app for app in over["applications"]}
-    applications = [into(app, changes.get(app.get("name"), {})) for app in config["applications"]]
+    applications = [deep_merge(app, changes.get(app.get("name"), {})) for app in config["applications"]]
     return dict(config) | {"applications": applications}
 
 

@@ -22,6 +22,7 @@ from deployments.errors import ConfigError
 from graphs.commands.serve import flags
 from graphs.config import STAGES, RecommenderArgs, parse_args
 from graphs.config_file import RECOMMENDER, STORE, checked, load, read, recommender_args
+from monitoring.deep_merge import deep_merge
 
 Config = dict[str, Any]
 
@@ -92,7 +93,7 @@ def serve_config(profile: Profile, config: Mapping[str, Any]) -> Config:
 
 
 def _args(profile: Profile, args: Config) -> Config:
-    args = _over(args, profile.args)
+    args = deep_merge(args, profile.args)
     args["artifact"] = profile.artifact.path
     store = {key: value for key, value in args.get("store", {}).items() if key not in ("host", "port")}
     args["store"] = store | {"redis_url": profile.histories.redis_url}
@@ -104,15 +105,6 @@ def _args(profile: Profile, args: Config) -> Config:
             node = node.setdefault(key, {})
         node["node_labels"] = {GROUP_LABEL: _group(part.num_gpus)} | dict(part.node_labels)
     return args
-
-
-def _over(below: Config, above: Mapping[str, Any]) -> Config:
-    """`above` laid over `below`, key by key."""
-    laid = dict(below)
-    for key, value in above.items():
-        under = laid.get(key)
-        laid[key] = _over(under, value) if isinstance(under, dict) and isinstance(value, Mapping) else value
-    return laid
 
 
 def _parts(args: RecommenderArgs) -> Iterator[tuple[str, Any]]:

@@ -16,13 +16,14 @@ from rich.table import Table
 from cluster.autoscaling.capacity import StageSpec, capacities, whole
 from cluster.autoscaling.latency_model import Line
 from cluster.autoscaling.policy import PolicyConfig
-from cluster.simulator.quality_law import QualityLaw
-from cluster.simulator.reference_policies import Knative, Kubernetes, Oracle, Ours
-from cluster.simulator.simulator import TICK_S, Plant, Run, Scaler, simulate
+from cluster.simulator.funnel import TICK_S, QualityLaw, SimulatedFunnel
+from cluster.simulator.reference_policies import Knative, Kubernetes, Oracle, RayfunnelPolicy
+from cluster.simulator.results import Run
+from cluster.simulator.simulator import Scaler, simulate
 from cluster.simulator.traces import Trace, make
 from deployments.errors import ConfigError
 
-Maker = Callable[[Plant, Trace], Scaler]
+Maker = Callable[[SimulatedFunnel, Trace], Scaler]
 
 STAGES = {
     "candidates": (Line(0.004, 0.001), 16),
@@ -32,14 +33,14 @@ STAGES = {
 """The simulated funnel: s(b) and the largest batch of each stage. Two full batches of every stage fit into 200 ms."""
 
 POLICIES: dict[str, Maker] = {
-    "ours": lambda plant, trace: Ours(plant.specs, PolicyConfig(slo_s=plant.slo_s)),
-    "knative": lambda plant, trace: Knative(plant.specs),
-    "kubernetes": lambda plant, trace: Kubernetes(plant.specs),
-    "oracle": lambda plant, trace: Oracle(trace, plant),
+    "ours": lambda funnel, trace: RayfunnelPolicy(funnel.specs, PolicyConfig(slo_s=funnel.slo_s)),
+    "knative": lambda funnel, trace: Knative(funnel.specs),
+    "kubernetes": lambda funnel, trace: Kubernetes(funnel.specs),
+    "oracle": lambda funnel, trace: Oracle(trace, funnel),
 }
 
 
-def funnel(slo_s: float = 0.2, startup_s: float = 5.0, most: int = 200) -> Plant:
+def example_funnel(slo_s: float = 0.2, startup_s: float = 5.0, most: int = 200) -> SimulatedFunnel:
     """The simulated funnel with at most `most` replicas per stage. A tighter objective has smaller batches and faster
     stages, in proportion."""
     scale = slo_s / 0.2
@@ -48,17 +49,19 @@ def funnel(slo_s: float = 0.2, startup_s: float = 5.0, most: int = 200) -> Plant
         name: StageSpec(1, most, max_batch=batch, prior=lines[name], startup_s=startup_s)
         for name, (_, batch) in STAGES.items()
     }
-    return Plant(specs, lines, slo_s=slo_s, startup_s=startup_s)
+    return SimulatedFunnel(specs, lines, slo_s=slo_s, startup_s=startup_s)
 
 
-def base_replicas(plant: Plant, rate: float, utilisation: float = 0.7) -> dict[str, int]:
+def base_replicas(funnel: SimulatedFunnel, rate: float, utilisation: float = 0.7) -> dict[str, int]:
     """What carries `rate`: where every policy starts."""
-    capacity = capacities(plant.specs, plant.lines, plant.slo_s)
-    return {name: spec.bounded(whole(rate / (utilisation * capacity[name].rate))) for name, spec in plant.specs.items()}
+    capacity = capacities(funnel.specs, funnel.lines, funnel.slo_s)
+    return {
+        name: spec.bounded(whole(rate / (utilisation * capacity[name].rate))) for name, spec in funnel.specs.items()
+    }
 
 
 def maker(name: str) -> Maker:
-    """A policy by name, or by import path (`module:attribute`, called with the plant and the trace).
+    """A policy by name, or by import path (`module:attribute`, called with the funnel and the trace).
 
     Raises:
         ConfigError: there is none of that name.
@@ -85,14 +88,14 @@ def report(
         ConfigError: a trace or policy that is not there, or no matplotlib to plot with.
     """
     makers = {name: maker(name) for name in policies}
-    plant = replace(funnel(startup_s=startup_s, most=1000), quality=QualityLaw() if quality else None)
+    funnel = replace(example_funnel(startup_s=startup_s, most=1000), quality=QualityLaw() if quality else None)
     try:
-        load = make(trace, seed, rate, plant.step_s)
+        load = make(trace, seed, rate, funnel.step_s)
     except ValueError as error:
         raise ConfigError(f"--trace: {error}") from None
-    start = base_replicas(plant, float(load.rates[0]))
-    runs = {name: simulate(load, make_(plant, load), plant, seed, start) for name, make_ in makers.items()}
-    least = runs.get("oracle") or simulate(load, Oracle(load, plant), plant, seed, start)
+    start = base_replicas(funnel, float(load.rates[0]))
+    runs = {name: simulate(load, make_(funnel, load), funnel, seed, start) for name, make_ in makers.items()}
+    least = runs.get("oracle") or simulate(load, Oracle(load, funnel), funnel, seed, start)
     Console().print(_table(load, runs, least, quality))
     if out:
         _plot(load, runs, out)

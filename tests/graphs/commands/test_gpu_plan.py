@@ -15,7 +15,7 @@ from deployments.models.fused_dcn_v2 import FusedDCNv2
 from deployments.stages.scoring import load_ranker
 from graphs.__main__ import main
 from graphs.commands import gpu_footprint
-from graphs.commands.gpu_plan import merge
+from graphs.commands.gpu_plan import apply_overlay
 from graphs.config import RecommenderArgs
 from graphs.config_file import load, recommender_args
 from tests.support.paths import ROOT
@@ -86,7 +86,7 @@ def test_the_merged_config_is_one_that_can_be_deployed(run: Any, tmp_path: Path,
         16,
         256,
     )
-    assert yaml.safe_load(merged.read_text()) == merge(load(config_path), yaml.safe_load(overlay.read_text()))
+    assert yaml.safe_load(merged.read_text()) == apply_overlay(load(config_path), yaml.safe_load(overlay.read_text()))
     unchanged = args.model_copy(update={"stages": recommender_args(load(config_path)).stages})
     assert unchanged == recommender_args(load(config_path)), "nothing else is touched"
 
