@@ -12,7 +12,7 @@ from benchmarks.autoscaling.serve_law import ServeLaw
 from cluster.autoscaling.capacity import StageSpec
 from cluster.autoscaling.latency_model import Line
 from cluster.autoscaling.policy import PolicyConfig
-from cluster.autoscaling.stability import Windows
+from cluster.autoscaling.stabilization import Windows
 from cluster.simulator.funnel import SimulatedFunnel
 from cluster.simulator.reference_policies import RayfunnelPolicy
 from cluster.simulator.results import Run

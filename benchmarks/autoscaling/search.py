@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.autoscaling.serve_law import ServeLaw
 from cluster.autoscaling.policy import PolicyConfig
-from cluster.autoscaling.stability import Windows
+from cluster.autoscaling.stabilization import Windows
 from cluster.simulator.funnel import SimulatedFunnel
 from cluster.simulator.reference_policies import FixedReplicas, Knative, Kubernetes, RayfunnelPolicy
 from cluster.simulator.simulator import Scaler

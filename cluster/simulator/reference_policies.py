@@ -17,7 +17,7 @@ import numpy as np
 from cluster.autoscaling.capacity import StageSpec, capacities
 from cluster.autoscaling.observations import Observation
 from cluster.autoscaling.policy import Policy, PolicyConfig
-from cluster.autoscaling.stability import Highest
+from cluster.autoscaling.stabilization import SlidingMax
 from cluster.simulator.funnel import SimulatedFunnel
 from cluster.simulator.traces import RATE_STEP_S, Trace
 
@@ -80,7 +80,7 @@ class Knative:
     def __post_init__(self) -> None:
         self._means = OngoingMean(self.stable_s)
         self._panic_until = dict.fromkeys(self.specs, float("-inf"))
-        self._delayed = {name: Highest(self.down_delay_s) for name in self.specs}
+        self._delayed = {name: SlidingMax(self.down_delay_s) for name in self.specs}
         self._next = 0.0
         self._targets: dict[str, int] = {}
 
@@ -118,7 +118,7 @@ class Kubernetes:
 
     def __post_init__(self) -> None:
         self._means = OngoingMean(self.metric_s)
-        self._highest = {name: Highest(self.stabilization_s) for name in self.specs}
+        self._highest = {name: SlidingMax(self.stabilization_s) for name in self.specs}
         self._next = 0.0
         self._targets: dict[str, int] = {}
 

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cluster.autoscaling.capacity import StageSpec, capacities, whole
+from cluster.autoscaling.capacity import StageSpec, capacities, round_up
 from cluster.autoscaling.latency_model import Line
 from cluster.autoscaling.policy import PolicyConfig
 from cluster.simulator.funnel import TICK_S, QualityLaw, SimulatedFunnel
@@ -56,7 +56,7 @@ def base_replicas(funnel: SimulatedFunnel, rate: float, utilisation: float = 0.7
     """What carries `rate`: where every policy starts."""
     capacity = capacities(funnel.specs, funnel.lines, funnel.slo_s)
     return {
-        name: spec.bounded(whole(rate / (utilisation * capacity[name].rate))) for name, spec in funnel.specs.items()
+        name: spec.bounded(round_up(rate / (utilisation * capacity[name].rate))) for name, spec in funnel.specs.items()
     }
 
 

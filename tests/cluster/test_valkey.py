@@ -175,7 +175,7 @@ def test_supervisors_that_start_together_share_one_server(
 
 
 def test_one_folder_is_not_served_on_two_ports(supervise: Supervise, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.valkey._PATIENCE_S", 0.2)
+    monkeypatch.setattr("cluster.valkey._TIMEOUT_S", 0.2)
     supervise().start()
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.autoscaling.budget import cost
 from cluster.autoscaling.capacity import StageSpec
 from cluster.autoscaling.latency_model import Line
 from cluster.autoscaling.observations import Counters, Observation, Report, StageObservation
 from cluster.autoscaling.policy import Decision, Policy, PolicyConfig
-from cluster.autoscaling.stability import Windows
+from cluster.autoscaling.resource_budget import resources
+from cluster.autoscaling.stabilization import Windows
 
 SPECS = {
     "candidates": StageSpec(1, 40, prior=Line(0.005, 0.001), max_batch=32, num_cpus=0.5, startup_s=5),
@@ -93,7 +93,7 @@ def test_targets_are_always_within_bounds_and_budget(rate: float, queue: float, 
     for _ in range(40):
         targets = {name: decision.target for name, decision in plant.tick().items()}
         assert all(spec.min_replicas <= targets[name] <= spec.max_replicas for name, spec in SPECS.items())
-        used_cpus, used_gpus = cost(targets, SPECS)
+        used_cpus, used_gpus = resources(targets, SPECS)
         assert used_cpus <= cpus + 1e-6
         assert used_gpus <= gpus + 1e-6
 
