@@ -30,7 +30,7 @@ STAGES = {
     "scoring": (Line(0.006, 0.005), 10),
     "ranking": (Line(0.001, 0.0002), 32),
 }
-"""The simulated funnel: s(b) and the largest batch of each stage. Two full batches of every stage fit into 200 ms."""
+"""s(b) and the largest batch of each simulated stage. Two full batches of every stage fit into 200 ms."""
 
 POLICIES: dict[str, Maker] = {
     "ours": lambda funnel, trace: RayfunnelPolicy(funnel.specs, PolicyConfig(slo_s=funnel.slo_s)),
@@ -41,8 +41,7 @@ POLICIES: dict[str, Maker] = {
 
 
 def example_funnel(slo_s: float = 0.2, startup_s: float = 5.0, most: int = 200) -> SimulatedFunnel:
-    """The simulated funnel with at most `most` replicas per stage. A tighter objective has smaller batches and faster
-    stages, in proportion."""
+    """The simulated funnel with at most `most` replicas per stage. The stages' times are proportional to `slo_s`."""
     scale = slo_s / 0.2
     lines = {name: Line(line.a * scale, line.c * scale) for name, (line, _) in STAGES.items()}
     specs = {
@@ -53,7 +52,7 @@ def example_funnel(slo_s: float = 0.2, startup_s: float = 5.0, most: int = 200) 
 
 
 def base_replicas(funnel: SimulatedFunnel, rate: float, utilisation: float = 0.7) -> dict[str, int]:
-    """What carries `rate`: where every policy starts."""
+    """Replicas for `rate`, with which every policy starts."""
     capacity = capacities(funnel.specs, funnel.lines, funnel.slo_s)
     return {
         name: spec.bounded(round_up(rate / (utilisation * capacity[name].rate))) for name, spec in funnel.specs.items()
@@ -64,7 +63,7 @@ def maker(name: str) -> Maker:
     """A policy by name, or by import path (`module:attribute`, called with the funnel and the trace).
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no policy of that name.
     """
     if name in POLICIES:
         return POLICIES[name]
@@ -85,7 +84,7 @@ def report(
     quality factor, at its default numbers.
 
     Raises:
-        ConfigError: a trace or policy that is not there, or no matplotlib to plot with.
+        ConfigError: there is no such trace or policy, or no matplotlib for the plot.
     """
     makers = {name: maker(name) for name in policies}
     funnel = replace(example_funnel(startup_s=startup_s, most=1000), quality=QualityLaw() if quality else None)
@@ -103,9 +102,9 @@ def report(
 
 def _table(load: Trace, runs: Mapping[str, Run], oracle: Run, quality: bool) -> Table:
     table = Table(title=f"{load.name}: {load.counts.sum():,} requests in {load.seconds:.0f} s")
-    # Shed ones are among the missed: with quality, which is there so that none is shed, the degraded take their column.
-    given = "degraded" if quality else "shed"
-    titles = ("policy", "missed", given, "p99", "replica-s", "/ oracle", "recovered", "turns/h")
+    # Missed includes shed. The quality factor avoids shedding, so with it the column shows the degraded.
+    unserved = "degraded" if quality else "shed"
+    titles = ("policy", "missed", unserved, "p99", "replica-s", "/ oracle", "recovered", "turns/h")
     for title in titles:
         table.add_column(title, justify="left" if title == "policy" else "right")
     for name, run in runs.items():
