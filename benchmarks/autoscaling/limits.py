@@ -1,4 +1,4 @@
-"""What the policy must keep to without any rival: `python -m benchmarks autoscaling --only limits`.
+"""Limits that the policy must meet by itself: `python -m benchmarks autoscaling --only limits`.
 
 Direction changes under a steady load, how long an hour takes to simulate, and how long a decision takes.
 """
