@@ -1,4 +1,4 @@
-"""Ray Serve's own law, as the simulator drives it."""
+"""Ray Serve's own law in the simulator."""
 
 from __future__ import annotations
 

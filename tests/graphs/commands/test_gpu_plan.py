@@ -117,7 +117,7 @@ def test_stages_share_gpus_of_a_type_of_ones_own(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "needs", "said"),
+    ("arguments", "needs", "message"),
     [
         ((), None, "no GPUs to plan for; name them"),
         (("--gpus", "B9000:1"), None, "the memory of a 'B9000' is not known; the types are T4"),
@@ -143,11 +143,11 @@ def test_stages_share_gpus_of_a_type_of_ones_own(run: Any) -> None:
         (("--gpus", "T4:1", "--needs", "/nowhere/needs.yaml"), None, "/nowhere/needs.yaml: No such file"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_planned_is_said_in_one_line_with_the_remedy(
-    run: Any, arguments: tuple[str, ...], needs: object, said: str
+def test_an_error_is_one_line_with_the_remedy(
+    run: Any, arguments: tuple[str, ...], needs: object, message: str
 ) -> None:
     status, _, err = run(*arguments, needs=needs)
     assert status == 1
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
