@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cluster.quality_law import work_share
 from deployments import timeouts
 from deployments.errors import Overloaded, StageFailed, StoreUnavailable
 from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch, RequestBatch, ScoreBatch, at
@@ -274,12 +275,13 @@ class Pipeline:
 
     def _cut(self, batch: BatchState) -> None:
         """Leaves as many candidates as the batch's quality allows."""
-        if batch.quality >= 1:
+        share = work_share(batch.quality, self._config.quality.floor, cut=True, skipped=True)
+        if share >= 1:
             return
-        if batch.quality < self._config.quality.floor:
+        if share <= 0:
             raise StageFailed("scoring", "quality", "requests wait too long")
         assert batch.candidates is not None
-        fewer = fallbacks.best(batch.requests, batch.candidates, batch.quality)
+        fewer = fallbacks.best(batch.requests, batch.candidates, share)
         if fewer is not batch.candidates:
             batch.candidates = fewer
             batch.degraded.append("scoring:quality")
