@@ -251,13 +251,13 @@ def _section(by: Mapping[str, Sequence[Kept]], steps: Sequence[Kept], command: s
         f"answered in full within {1e3 * SLO_S:.0f} ms. Replica-seconds: of the scorer, from request to exit. "
         f"{BUDGET} random configurations of ours and of Serve in the simulator, the fewest misses within "
         f"{MOST_COST:.0f} replica-seconds: {CHOSEN['rayfunnel']}; {CHOSEN['Serve, tuned']}. Simulated: the same "
-        f"arrivals, start-up {start:.1f} s as seen here, and {1e3 * beyond_s:.0f} ms for all but the device, the "
+        f"arrivals, start-up {start:.1f} s as measured here, and {1e3 * beyond_s:.0f} ms for all but the device, the "
         "median before the crowd comes; trajectory: mean difference of the replicas running, over their mean. No test "
         "with as few false alarms as "
         f"{sigmas} standard deviations can tell this ramp from noise before {onset_floor_s(sigmas):.1f} s after the "
         "onset, at the median (`onset_floor_s` in benchmarks/autoscaling/crowd.py), and counters are some 0.4 s old. "
-        f"After a step to ten times the load at once ours asked after {_firsts(steps)} s.\n",
-        "| policy | missed | p99, ms | replica-s | first new one asked for after, s | simulated: missed | p99, ms "
+        f"After a step to ten times the load at once ours requested one after {_firsts(steps)} s.\n",
+        "| policy | missed | p99, ms | replica-s | first new one requested after, s | simulated: missed | p99, ms "
         "| replica-s | trajectory |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -290,5 +290,5 @@ def _of(shares: Sequence[float]) -> str:
 
 def _apart(run: Kept, twin: Run) -> float:
     ready = twin.ready[:: round(SAMPLE_S / TICK_S), 0]
-    seen = replicas(run, 2)[: len(ready)]
-    return float(np.abs(seen - ready[: len(seen)]).mean() / seen.mean())
+    running = replicas(run, 2)[: len(ready)]
+    return float(np.abs(running - ready[: len(running)]).mean() / running.mean())

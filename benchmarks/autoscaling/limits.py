@@ -66,9 +66,9 @@ def _decision() -> str:
         own = Counters(count, count, 0, 0, count / 100, count / 8, count)
         reports = {f"r{i}": Report(now, own) for i in range(334)}
         stages = {name: StageObservation(334, 334, reports) for name in names}
-        seen = Observation(now, {"i": Report(now, Counters(100 * count, 100 * count))}, stages)
+        observation = Observation(now, {"i": Report(now, Counters(100 * count, 100 * count))}, stages)
         began = time.perf_counter()
-        policy.decide(seen)
+        policy.decide(observation)
         took.append(1e3 * (time.perf_counter() - began))
     return (
         f"### A decision for 1,002 replicas\n\nMedian {np.median(took):.1f} ms, p99 {np.percentile(took, 99):.1f} ms.\n"
