@@ -1,10 +1,11 @@
 """Where it runs: the autoscaling policy, its simulator, GPU sharing, Kubernetes manifests, the embedded store
-server. Imports nothing of graphs, deployments or monitoring. Start with autoscaling/policy.py.
+server (valkey.py), the law by which quality is cut (quality_law.py). May import nothing of graphs, deployments or
+monitoring. Start with autoscaling/policy.py.
 """
 
 from pathlib import Path
 
 ENV_FILE = Path(__file__).with_name("serve.env")
-"""The flags that make Ray Serve fast."""
+"""Environment of every Ray process: Ray Serve's fast flags."""
 PROFILES = Path(__file__).parent / "kubernetes" / "profiles"
-"""What `python -m graphs kuberay` needs to know of a cluster, by name."""
+"""Cluster profiles of `python -m graphs kuberay`, one file per name."""

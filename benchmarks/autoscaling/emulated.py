@@ -1,8 +1,8 @@
-"""The recommender with a scorer whose device time is emulated, for the live flash crowd. Serving never imports it.
+"""The recommender with a scorer whose device time is emulated, for the live flash crowd. Serving does not import it.
 
-Two cores can't hold many replicas that compute. `EmulatedDeviceReplica` sleeps a + c·b seconds per batch of b, as a
-device would be busy, and gives back the retrieval scores; the rest of the funnel, Serve and the policy are the real
-ones. It stands for `StageReplica` and does not load torch, whose import by ten replicas at once would fill both cores.
+Two cores are too few for many replicas that compute. `EmulatedDeviceReplica` sleeps a + c·b seconds per batch of b, as
+long as a device would compute, and returns the retrieval scores; the rest of the funnel, Serve and the policy are real.
+It replaces `StageReplica` and does not import torch, whose import by ten replicas at once would occupy both cores.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class EmulatedDeviceScorer:
         self._a_s, self._c_s = a_s, c_s
 
     def __call__(self, profiles: ProfileBatch, candidates: CandidateBatch) -> ScoreBatch:
-        """The retrieval scores, when the device would have been done."""
+        """The retrieval scores, after the emulated time."""
         time.sleep(self._a_s + self._c_s * len(candidates))
         scores_BK = np.where(candidates.mask_BK, candidates.retrieval_scores_BK, -np.inf).astype(np.float32)
         return ScoreBatch(candidates.model_version, scores_BK, "emulated", "")
@@ -65,7 +65,7 @@ class EmulatedDeviceReplica:
         return answer
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For Serve, which hands them to the autoscaling policy."""
+        """For Serve, which passes them to the autoscaling policy."""
         return self._totals.stats(self._waiting, 1, self._max_rows)
 
 

@@ -1,7 +1,7 @@
 """The live flash crowd: our policy against Ray Serve's law, on one machine, with a scorer whose device is emulated.
 
 `python -m benchmarks flash --rounds 1` adds a round (one run of each policy, and one of ours after a step instead of a
-ramp) to those kept in artifacts/bench and writes the section and the plot from all of them.
+ramp) to the saved ones in artifacts/bench, and writes the section and the plot from all of them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ from benchmarks.serving import servers, workloads
 from benchmarks.serving.open_loop import ask_all
 from benchmarks.serving.workloads import FOLDER
 from cluster.autoscaling.policy import PolicyConfig
-from cluster.simulator.simulator import TICK_S, Run
+from cluster.simulator.funnel import TICK_S
+from cluster.simulator.results import Run
 from deployments.artifact.reader import Artifact
 from graphs.commands.serve import environment
 from graphs.evaluation.results_file import write_section
@@ -76,7 +77,11 @@ def config(base: str, folder: Path, policy: str) -> Path:
         "finished_by": {"profile": 0.3, "candidates": 0.5, "scoring": 0.95, "ranking": 1.0},
         "quality": {"enabled": False},
     }
-    args["batcher"] = {"max_batch": 1, "max_queue": 1024, "in_flight": 64}  # so that Serve's law counts requests
+    args["batcher"] = {
+        "max_batch": 1,
+        "max_queue": 1024,
+        "in_flight": 64,
+    }  # Serve's law counts batches
     args["ingress"] = {"replicas": 1, "num_cpus": 0.2}
     args["stages"]["scoring"] |= {"placement": "replica", "num_cpus": 0.1, "slots": 64, "max_rows": MAX_BATCH}
     args["stages"]["scoring"] |= {"replicas": START, "min_replicas": START, "max_replicas": MOST}
@@ -95,17 +100,17 @@ def config(base: str, folder: Path, policy: str) -> Path:
     return path
 
 
-class _Watch:
-    """Samples of the scorer's replicas from Serve's REST API: (time, wanted, running, requested and not gone). Those
-    that run get the priority of what serves them."""
+class _ReplicaSampler:
+    """Samples of the scorer's replicas from Serve's REST API: (time, target, running, in any state). Replicas that run
+    get the priority of the serving processes."""
 
     def __init__(self, url: str) -> None:
         self._url, self._ended = url, threading.Event()
-        self._favoured: set[int] = set()
+        self._raised: set[int] = set()
         self.samples: list[tuple[float, int, int, int]] = []
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _ReplicaSampler:
         self._thread.start()
         return self
 
@@ -114,15 +119,15 @@ class _Watch:
         self._thread.join()
 
     def now(self) -> tuple[int, int, int]:
-        """Replicas wanted, running, and there in any state."""
+        """Replicas: target, running, in any state."""
         with urllib.request.urlopen(self._url, timeout=5) as answer:
             loaded: dict[str, Any] = json.load(answer)
         scorer = loaded["applications"]["recommender"]["deployments"]["Scorer"]
         states = [replica["state"] for replica in scorer["replicas"]]
         running = {replica["pid"] for replica in scorer["replicas"] if replica["state"] == "RUNNING" and replica["pid"]}
-        for pid in running - self._favoured:
-            priorities.favour(Path("/proc", str(pid)))
-        self._favoured |= running
+        for pid in running - self._raised:
+            priorities.raise_priority(Path("/proc", str(pid)))
+        self._raised |= running
         return scorer["target_num_replicas"], states.count("RUNNING"), len(states)
 
     def _run(self) -> None:
@@ -142,18 +147,18 @@ def live(base: str, policy: str, seed: int, points_s: Sequence[float] = POINTS_S
             log = (folder / "server.log").read_text()
             found = re.search(r"http://(127\.0\.0\.1:\d+)", log.split("dashboard", 1)[-1])
             address = found.group(1) if found else "127.0.0.1:8265"
-            with _Watch(f"http://{address}/api/serve/applications/") as watch:
-                _settle(watch.now)
-                priorities.favour_carriers()
+            with _ReplicaSampler(f"http://{address}/api/serve/applications/") as sampler:
+                _settle(sampler.now)
+                priorities.raise_serving()
                 began, answers = ask_all(servers.URL, bodies, schedule(seed, points_s))
-            samples = [(at - began, *counts) for at, *counts in watch.samples if 0 <= at - began <= points_s[-1]]
-            asked = [at - began for at in _upscaled((folder / "server.log").read_text())]
-    first_s = min((at for at in asked if at > POINTS_S[0]), default=math.inf) - POINTS_S[0]
+            samples = [(at - began, *counts) for at, *counts in sampler.samples if 0 <= at - began <= points_s[-1]]
+            upscaled = [at - began for at in _upscaled((folder / "server.log").read_text())]
+    first_s = min((at for at in upscaled if at > POINTS_S[0]), default=math.inf) - POINTS_S[0]
     return {"policy": policy, "seed": seed, "answers": answers, "samples": samples, "first_s": first_s}
 
 
 def _upscaled(log: str) -> list[float]:
-    """When Serve's controller asked for more replicas of the scorer, by its own log."""
+    """Times at which Serve's controller requested more replicas of the scorer, from its log."""
     return [datetime.strptime(at, "%Y-%m-%d %H:%M:%S,%f").timestamp() for at in _UPSCALING.findall(log)]
 
 
@@ -163,7 +168,7 @@ def _serving(path: Path, log: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _settle(now: Callable[[], tuple[int, int, int]]) -> None:
-    """Waits until there are no more replicas than at the start, after the warm-up."""
+    """Waits until the replicas that the warm-up added are gone."""
     until = time.monotonic() + 30
     while now()[2] > START and time.monotonic() < until:
         time.sleep(0.5)
@@ -175,7 +180,7 @@ def missed(run: Kept) -> np.ndarray:
 
 
 def replicas(run: Kept, column: int = 3) -> np.ndarray:
-    """Replicas of the scorer per SAMPLE_S: 1 wanted, 2 running, 3 from the request to the exit."""
+    """Replicas of the scorer per SAMPLE_S. Column 1: target; 2: running; 3: in any state, from request to exit."""
     samples = np.array(run["samples"])
     grid = np.arange(0, POINTS_S[-1], SAMPLE_S)
     index = np.clip(np.searchsorted(samples[:, 0], grid, side="right") - 1, 0, None)
@@ -195,13 +200,13 @@ def startup_s(runs: Sequence[Kept]) -> float:
 
 
 def overhead_s(runs: Sequence[Kept]) -> float:
-    """What an answer takes beyond the emulated device before the crowd comes: the median."""
+    """Median time of an answer beyond the emulated device, before the crowd."""
     calm = [ms for run in runs for due, ms, outcome in run["answers"] if due < POINTS_S[0] and outcome == "ok"]
     return max(0.0, float(np.median(calm)) / 1e3 - LINE.seconds(1))
 
 
 def flash(base: str, out: str, rounds: int, fresh: bool, command: str) -> None:
-    """Runs `rounds` more rounds; `fresh`: forgets the earlier ones."""
+    """Runs `rounds` more rounds; `fresh`: deletes the earlier ones."""
     kept = FOLDER / "flash.jsonl"
     FOLDER.mkdir(parents=True, exist_ok=True)
     if fresh:
@@ -222,7 +227,7 @@ def flash(base: str, out: str, rounds: int, fresh: bool, command: str) -> None:
 
 
 def _curves(by: Mapping[str, Sequence[Kept]]) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Of each policy's last run: requests/s, requests under way and replicas running, per SAMPLE_S."""
+    """Of each policy's last run: requests/s, ongoing requests and running replicas, per SAMPLE_S."""
     edges = np.arange(0, POINTS_S[-1] + SAMPLE_S, SAMPLE_S)
     for policy, runs in by.items():
         at = np.array([due for due, _, _ in runs[-1]["answers"]])
@@ -246,13 +251,13 @@ def _section(by: Mapping[str, Sequence[Kept]], steps: Sequence[Kept], command: s
         f"answered in full within {1e3 * SLO_S:.0f} ms. Replica-seconds: of the scorer, from request to exit. "
         f"{BUDGET} random configurations of ours and of Serve in the simulator, the fewest misses within "
         f"{MOST_COST:.0f} replica-seconds: {CHOSEN['rayfunnel']}; {CHOSEN['Serve, tuned']}. Simulated: the same "
-        f"arrivals, start-up {start:.1f} s as seen here, and {1e3 * beyond_s:.0f} ms for all but the device, the "
+        f"arrivals, start-up {start:.1f} s as measured here, and {1e3 * beyond_s:.0f} ms for all but the device, the "
         "median before the crowd comes; trajectory: mean difference of the replicas running, over their mean. No test "
         "with as few false alarms as "
         f"{sigmas} standard deviations can tell this ramp from noise before {onset_floor_s(sigmas):.1f} s after the "
         "onset, at the median (`onset_floor_s` in benchmarks/autoscaling/crowd.py), and counters are some 0.4 s old. "
-        f"After a step to ten times the load at once ours asked after {_firsts(steps)} s.\n",
-        "| policy | missed | p99, ms | replica-s | first new one asked for after, s | simulated: missed | p99, ms "
+        f"After a step to ten times the load at once ours requested one after {_firsts(steps)} s.\n",
+        "| policy | missed | p99, ms | replica-s | first new one requested after, s | simulated: missed | p99, ms "
         "| replica-s | trajectory |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -272,7 +277,7 @@ def _section(by: Mapping[str, Sequence[Kept]], steps: Sequence[Kept], command: s
 
 
 def _firsts(runs: Sequence[Kept]) -> str:
-    """When each run's first new replica was asked for, by Serve's log."""
+    """Per run the seconds until the first new replica was requested, from Serve's log."""
     return ", ".join(f"{run['first_s']:.1f}" for run in runs)
 
 
@@ -285,5 +290,5 @@ def _of(shares: Sequence[float]) -> str:
 
 def _apart(run: Kept, twin: Run) -> float:
     ready = twin.ready[:: round(SAMPLE_S / TICK_S), 0]
-    seen = replicas(run, 2)[: len(ready)]
-    return float(np.abs(seen - ready[: len(seen)]).mean() / seen.mean())
+    running = replicas(run, 2)[: len(ready)]
+    return float(np.abs(running - ready[: len(running)]).mean() / running.mean())

@@ -1,7 +1,7 @@
-"""Who gets the cores during the live flash crowd.
+"""Process priorities during the live flash crowd.
 
-Ray runs its workers at nice 15 there, and what carries requests gets 0, a replica once it runs, so that replicas which
-start have what these leave of the two cores, as if they started on other machines.
+Ray runs its workers at nice 15 there. Processes that serve requests get nice 0, a replica once it runs. So starting
+replicas use only the CPU time that serving leaves free, as if they started on other machines.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pathlib import Path
 from benchmarks.serving import cpu
 
 
-def favour_carriers() -> None:
+def raise_serving() -> None:
     """Nice 0 for the ingress, the controller and HAProxy."""
     for process in Path("/proc").glob("[0-9]*"):
         if cpu.process_title(process.name) in ("Ingress", "Serve's controller", "HAProxy"):
-            favour(process)
+            raise_priority(process)
 
 
-def favour(process: Path) -> None:
+def raise_priority(process: Path) -> None:
     """Nice 0 for all threads of a process, by its folder in /proc. Raises SystemExit without the right to."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended in the meantime
         for thread in (process / "task").iterdir():
             try:
                 os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)

@@ -1,4 +1,4 @@
-"""What tuning looks for (`Goal`) and where: `TUNED` names the policies and how numbers of each are drawn at random."""
+"""The goals of tuning (`Goal`) and its search space: `TUNED` has per policy how to make it and draw its parameters."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import numpy as np
 
 from benchmarks.autoscaling.serve_law import ServeLaw
 from cluster.autoscaling.policy import PolicyConfig
-from cluster.autoscaling.stability import Windows
-from cluster.simulator.reference_policies import Knative, Kubernetes, Ours, Static
-from cluster.simulator.simulator import Plant, Scaler
+from cluster.autoscaling.stabilization import Windows
+from cluster.simulator.funnel import SimulatedFunnel
+from cluster.simulator.reference_policies import FixedReplicas, Knative, Kubernetes, RayfunnelPolicy
+from cluster.simulator.simulator import Scaler
 from graphs.commands.simulate import base_replicas
 
 Numbers = dict[str, float]
-Chance = np.random.Generator
+Rng = np.random.Generator
 RATE = 500.0
 """Requests/s of a scenario's base load."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What tuning looks for: the fewest misses at `most_cost` times the oracle's cost; 0: the cheapest with at most
-    `most_missed` (share of the requests)."""
+    """The fewest misses at `most_cost` times the oracle's cost; with 0, the lowest cost with at most `most_missed`, a
+    share of the requests."""
 
     most_cost: float = 0.0
     most_missed: float = 0.0
@@ -34,7 +35,7 @@ class Goal:
         return f"the least cost with {self.most_missed:.2%} missed"
 
     def excess(self, missed: float, cost: float) -> float:
-        """How far from the limit; 0: within it."""
+        """How far beyond the limit; 0: within it."""
         return max(0.0, cost - self.most_cost if self.most_cost else missed - self.most_missed)
 
     def rank(self, missed: float, cost: float) -> tuple[float, float]:
@@ -49,72 +50,72 @@ EQUAL = (
 """Cost at equal misses, misses at equal cost."""
 
 
-def _log(chance: Chance, low: float, high: float) -> float:
-    return float(np.exp(chance.uniform(np.log(low), np.log(high))))
+def _log(rng: Rng, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def random_ours(chance: Chance) -> Numbers:
-    """Of our policy."""
+def random_ours(rng: Rng) -> Numbers:
+    """Random parameters of our policy."""
     return {
-        "utilisation": chance.uniform(0.6, 0.95),
-        "burst": _log(chance, 0.1, 2.0),
+        "utilisation": rng.uniform(0.6, 0.95),
+        "burst": _log(rng, 0.1, 2.0),
         # Another order would draw other numbers than those in RESULTS.md.
-        "spare": chance.choice([0.0, 1000.0, 100.0, 200.0, 400.0]),
-        "mean_s": chance.choice([5.0, 10.0, 30.0]),
-        "longest_lead_s": _log(chance, 3, 30),
-        "most_growth": _log(chance, 2, 10),
-        "stable_s": chance.choice([30.0, 60.0, 120.0, 300.0]),
+        "spare": rng.choice([0.0, 1000.0, 100.0, 200.0, 400.0]),
+        "mean_s": rng.choice([5.0, 10.0, 30.0]),
+        "longest_lead_s": _log(rng, 3, 30),
+        "most_growth": _log(rng, 2, 10),
+        "stable_s": rng.choice([30.0, 60.0, 120.0, 300.0]),
     }
 
 
-def random_serve(chance: Chance) -> Numbers:
-    """Of Ray Serve's law."""
-    interval_s = float(chance.choice([0.5, 1.0, 2.0]))
+def random_serve(rng: Rng) -> Numbers:
+    """Random parameters of Ray Serve's law."""
+    interval_s = float(rng.choice([0.5, 1.0, 2.0]))
     return {
-        "target_ongoing_requests": _log(chance, 0.5, 12),
-        "upscale_delay_s": chance.choice([0.0, 1.0, 5.0]),
-        "downscale_delay_s": chance.choice([10.0, 30.0, 60.0, 120.0, 300.0]),
-        "look_back_period_s": interval_s * chance.choice([2.0, 5.0, 15.0]),
+        "target_ongoing_requests": _log(rng, 0.5, 12),
+        "upscale_delay_s": rng.choice([0.0, 1.0, 5.0]),
+        "downscale_delay_s": rng.choice([10.0, 30.0, 60.0, 120.0, 300.0]),
+        "look_back_period_s": interval_s * rng.choice([2.0, 5.0, 15.0]),
         "metrics_interval_s": interval_s,
-        "upscaling_factor": _log(chance, 0.7, 3),
-        "downscaling_factor": _log(chance, 0.2, 1),
+        "upscaling_factor": _log(rng, 0.7, 3),
+        "downscaling_factor": _log(rng, 0.2, 1),
     }
 
 
-def _knative(chance: Chance) -> Numbers:
+def _knative(rng: Rng) -> Numbers:
     return {
-        "target": _log(chance, 0.5, 12),
-        "stable_s": chance.choice([10.0, 30.0, 60.0, 120.0]),
-        "panic_share": chance.choice([0.05, 0.1, 0.2]),
-        "panic_ratio": chance.choice([1.25, 1.5, 2.0]),
-        "down_delay_s": chance.choice([0.0, 30.0, 120.0]),
+        "target": _log(rng, 0.5, 12),
+        "stable_s": rng.choice([10.0, 30.0, 60.0, 120.0]),
+        "panic_share": rng.choice([0.05, 0.1, 0.2]),
+        "panic_ratio": rng.choice([1.25, 1.5, 2.0]),
+        "down_delay_s": rng.choice([0.0, 30.0, 120.0]),
     }
 
 
-def _kubernetes(chance: Chance) -> Numbers:
+def _kubernetes(rng: Rng) -> Numbers:
     return {
-        "target": _log(chance, 0.5, 12),
-        "metric_s": chance.choice([10.0, 15.0, 30.0]),
-        "stabilization_s": chance.choice([30.0, 60.0, 120.0, 300.0]),
-        "sync_s": chance.choice([5.0, 15.0]),
+        "target": _log(rng, 0.5, 12),
+        "metric_s": rng.choice([10.0, 15.0, 30.0]),
+        "stabilization_s": rng.choice([30.0, 60.0, 120.0, 300.0]),
+        "sync_s": rng.choice([5.0, 15.0]),
     }
 
 
-def make_ours(plant: Plant, numbers: Numbers) -> Scaler:
-    """Our policy with some numbers."""
+def make_ours(funnel: SimulatedFunnel, numbers: Numbers) -> Scaler:
+    """Our policy with these parameters."""
     numbers = dict(numbers)
     windows = Windows(stable_s=numbers.pop("stable_s", 300.0))
-    return Ours(plant.specs, PolicyConfig(slo_s=plant.slo_s, windows=windows, **numbers))
+    return RayfunnelPolicy(funnel.specs, PolicyConfig(slo_s=funnel.slo_s, windows=windows, **numbers))
 
 
-Maker = Callable[[Plant, Numbers], Scaler]
-TUNED: dict[str, tuple[Maker, Callable[[Chance], Numbers]]] = {
+Maker = Callable[[SimulatedFunnel, Numbers], Scaler]
+TUNED: dict[str, tuple[Maker, Callable[[Rng], Numbers]]] = {
     "ours": (make_ours, random_ours),
-    "Serve, tuned": (lambda plant, numbers: ServeLaw(plant, **numbers), random_serve),
-    "Knative, tuned": (lambda plant, numbers: Knative(plant.specs, **numbers), _knative),
-    "Kubernetes, tuned": (lambda plant, numbers: Kubernetes(plant.specs, **numbers), _kubernetes),
+    "Serve, tuned": (lambda funnel, numbers: ServeLaw(funnel, **numbers), random_serve),
+    "Knative, tuned": (lambda funnel, numbers: Knative(funnel.specs, **numbers), _knative),
+    "Kubernetes, tuned": (lambda funnel, numbers: Kubernetes(funnel.specs, **numbers), _kubernetes),
     "best static": (
-        lambda plant, numbers: Static(base_replicas(plant, numbers["rate"], 0.85)),
-        lambda chance: {},
+        lambda funnel, numbers: FixedReplicas(base_replicas(funnel, numbers["rate"], 0.85)),
+        lambda rng: {},
     ),
 }

@@ -1,8 +1,8 @@
 """Ray Serve's own autoscaling law for the simulator: Ray's functions, called with Ray's context and config.
 
-What is ours here is what surrounds the law: handles push their ongoing requests every `metrics_interval_s`, the
-controller averages what it has over `look_back_period_s`, and the clock is the simulator's. Ongoing requests are
-counted as requests and not as batches, which favours the law.
+Only the surroundings of the law are imitated: handles push their ongoing requests every `metrics_interval_s`, the
+controller averages them over `look_back_period_s`, and the clock is the simulator's. Ongoing requests are counted as
+requests and not as batches, which favours the law.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 from cluster.autoscaling.observations import Observation
-from cluster.simulator.reference_policies import Means
-from cluster.simulator.simulator import Plant
+from cluster.simulator.funnel import SimulatedFunnel
+from cluster.simulator.reference_policies import OngoingMean
 from cluster.simulator.traces import Trace
 
 law: Any = autoscaling_policy
 
 
 class ServeLaw:
-    """One law per stage, as Serve does it. `numbers`: those of AutoscalingConfig."""
+    """One law per stage, as in Serve. `numbers`: fields of AutoscalingConfig."""
 
-    def __init__(self, plant: Plant, **numbers: float) -> None:
+    def __init__(self, funnel: SimulatedFunnel, **numbers: float) -> None:
         self._configs: dict[str, AutoscalingConfig] = {}
         self._states: dict[str, dict[str, Any]] = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # metrics_interval_s is deprecated, its successors are not read
-            for name, spec in plant.specs.items():
+            for name, spec in funnel.specs.items():
                 bounds = {"min_replicas": max(1, spec.min_replicas), "max_replicas": spec.max_replicas}
                 self._configs[name] = AutoscalingConfig(**bounds, **numbers)
                 self._states[name] = {}
         first = next(iter(self._configs.values()))
         self._look_back_s, self._interval_s = first.look_back_period_s, first.metrics_interval_s
-        self._means = Means(self._look_back_s + self._interval_s)
+        self._means = OngoingMean(self._look_back_s + self._interval_s)
         self._law = law._apply_autoscaling_config(law._core_replica_queue_length_policy)
         self._pushed_at = 0.0
 
-    def decide(self, seen: Observation) -> Mapping[str, int]:
-        """What Serve's controller would set now."""
-        self._means.add(seen)
-        if seen.now >= self._pushed_at + self._interval_s:
-            self._pushed_at = seen.now
-        law.time = types.SimpleNamespace(time=lambda: seen.now)  # the delays are measured on the simulator's clock
+    def decide(self, observation: Observation) -> Mapping[str, int]:
+        """The targets that Serve's controller would set now."""
+        self._means.add(observation)
+        if observation.now >= self._pushed_at + self._interval_s:
+            self._pushed_at = observation.now
+        law.time = types.SimpleNamespace(time=lambda: observation.now)  # the clock of the law's delays
         try:
-            return {name: self._one(name, seen) for name in self._configs}
+            return {name: self._one(name, observation) for name in self._configs}
         finally:
             law.time = _TIME
 
-    def _one(self, name: str, seen: Observation) -> int:
-        config, stage = self._configs[name], seen.stages[name]
+    def _one(self, name: str, observation: Observation) -> int:
+        config, stage = self._configs[name], observation.stages[name]
         ongoing = self._means.mean(name, self._pushed_at - self._look_back_s, self._pushed_at)
         context = AutoscalingContext(
             deployment_id=DeploymentID(name, "app"),
@@ -72,7 +72,7 @@ class ServeLaw:
             policy_state=self._states[name],
             last_scale_up_time=None,
             last_scale_down_time=None,
-            current_time=seen.now,
+            current_time=observation.now,
             config=config,
         )
         wanted, self._states[name] = self._law(context)
@@ -82,6 +82,6 @@ class ServeLaw:
 _TIME: Any = law.time
 
 
-def default(plant: Plant, trace: Trace) -> ServeLaw:
-    """The law with Serve's own numbers."""
-    return ServeLaw(plant)
+def default(funnel: SimulatedFunnel, trace: Trace) -> ServeLaw:
+    """The law with Serve's defaults."""
+    return ServeLaw(funnel)

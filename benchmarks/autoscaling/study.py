@@ -1,8 +1,9 @@
 """The study of autoscaling policies: `python -m benchmarks autoscaling` → a section of RESULTS.md.
 
-Every policy runs on the same simulated funnel, bounds and signal lag. Each tunable one gets the same number of random
-configurations per scenario, all judged on the first of the tuning seeds and the best of them on all: those with the
-fewest misses within a cost, or the cheapest within a share missed. The held-out seeds decide, in pairs.
+Every policy runs on the same simulated funnel, bounds and signal lag. Each tunable policy gets the same number of
+random configurations per scenario. All are evaluated on the first tuning seeds, the best of them on all tuning seeds:
+those with the fewest misses within a cost, or the lowest cost within a share missed. The held-out seeds give the
+results, in pairs.
 """
 
 from __future__ import annotations
@@ -21,26 +22,27 @@ from scipy import stats
 
 from benchmarks.autoscaling.limits import limits
 from benchmarks.autoscaling.search import EQUAL, RATE, TUNED, Goal, Numbers
-from cluster.simulator.quality_law import QualityLaw
+from cluster.simulator.funnel import QualityLaw, SimulatedFunnel
 from cluster.simulator.reference_policies import Oracle
-from cluster.simulator.simulator import Plant, Run, Scaler, simulate
+from cluster.simulator.results import Run
+from cluster.simulator.simulator import Scaler, simulate
 from cluster.simulator.traces import Trace, make
-from graphs.commands.simulate import base_replicas, funnel
+from graphs.commands.simulate import base_replicas, example_funnel
 from graphs.evaluation.results_file import write_section
 
 TUNING, HELD_OUT = tuple(range(1, 11)), tuple(range(101, 111))
 ALL = TUNING + HELD_OUT
 FIRST, FINALISTS = 2, 8
-"""So many of the tuning seeds judge all configurations, and so many of these go on to the others."""
+"""Tuning seeds on which all configurations are evaluated; configurations that are then evaluated on all."""
 STATIC_STEPS = 24
 NONE = 5e-4
-"""No ratio is stated where the baseline misses less."""
+"""No ratio is given if the baseline misses a smaller share."""
 WITH_QUALITY = ("ours", "Serve, tuned", "Knative, tuned", "Kubernetes, tuned")
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A load, a start-up time of replicas, an objective, and what policies are tuned for."""
+    """A load, a start-up time of replicas, an objective, and the goal of tuning."""
 
     title: str
     trace: str
@@ -48,9 +50,9 @@ class Scenario:
     startup_s: float = 5.0
     slo_s: float = 0.2
 
-    def plant(self) -> Plant:
+    def funnel(self) -> SimulatedFunnel:
         """The funnel of this scenario."""
-        return funnel(self.slo_s, self.startup_s)
+        return example_funnel(self.slo_s, self.startup_s)
 
 
 SCENARIOS = [
@@ -66,7 +68,7 @@ SCENARIOS = [
 
 @dataclass(frozen=True)
 class Job:
-    """A run of one policy, by its name in TUNED or "oracle", with some numbers under the trace of a seed."""
+    """A run of one policy, by its name in TUNED or "oracle", with these parameters, under the trace of a seed."""
 
     scenario: Scenario
     name: str
@@ -77,19 +79,19 @@ class Job:
 
 @cache
 def _trace(scenario: Scenario, seed: int) -> Trace:
-    return make(scenario.trace, seed, RATE, scenario.plant().step_s)
+    return make(scenario.trace, seed, RATE, scenario.funnel().step_s)
 
 
 def _run(job: Job) -> Run:
     """All policies start with the same replicas."""
-    plant, trace = job.scenario.plant(), _trace(job.scenario, job.seed)
-    policy = Oracle(trace, plant) if job.name == "oracle" else TUNED[job.name][0](plant, job.numbers)
+    funnel, trace = job.scenario.funnel(), _trace(job.scenario, job.seed)
+    policy = Oracle(trace, funnel) if job.name == "oracle" else TUNED[job.name][0](funnel, job.numbers)
     return _under(job.scenario, policy, job.seed, job.quality)
 
 
 def _under(scenario: Scenario, policy: Scaler, seed: int, quality: QualityLaw | None = None) -> Run:
-    plant, trace = replace(scenario.plant(), quality=quality), _trace(scenario, seed)
-    return simulate(trace, policy, plant, seed, base_replicas(plant, float(trace.rates[0])))
+    funnel, trace = replace(scenario.funnel(), quality=quality), _trace(scenario, seed)
+    return simulate(trace, policy, funnel, seed, base_replicas(funnel, float(trace.rates[0])))
 
 
 class Study:
@@ -97,13 +99,13 @@ class Study:
 
     def __init__(self, scenario: Scenario, budget: int, pool: Executor) -> None:
         self.scenario, self.budget, self._pool = scenario, budget, pool
-        self._judged: dict[tuple[str, int, int], tuple[float, float]] = {}
+        self._evaluated: dict[tuple[str, int, int], tuple[float, float]] = {}
         """(missed, cost) per policy, configuration and seed."""
         self._oracles = dict(zip(ALL, self.runs("oracle", {}, ALL), strict=True))
 
     @property
     def flash(self) -> bool:
-        """Whether the load leaves its base once, and comes back."""
+        """Whether the load leaves its base once, and returns."""
         return self.scenario.trace.startswith("flash")
 
     def runs(self, name: str, numbers: Numbers, seeds: Sequence[int], quality: QualityLaw | None = None) -> list[Run]:
@@ -116,41 +118,41 @@ class Study:
         return run.replica_seconds / self._oracles[seed].replica_seconds
 
     def onset_s(self, seed: int) -> float:
-        """When the load begins to rise."""
+        """Seconds until the load begins to rise."""
         return _trace(self.scenario, seed).onset_s
 
     def configurations(self, name: str) -> list[Numbers]:
-        """Those tried of a policy; its defaults are one of them."""
+        """The configurations of a policy that are tried; the first is its defaults."""
         if name == "best static":
             return [{"rate": RATE * 10 ** (step / (STATIC_STEPS - 1))} for step in range(STATIC_STEPS)]
-        sample, chance = TUNED[name][1], np.random.default_rng(12345)
-        return [{}] + [sample(chance) for _ in range(self.budget - 1)]
+        sample, rng = TUNED[name][1], np.random.default_rng(12345)
+        return [{}] + [sample(rng) for _ in range(self.budget - 1)]
 
     def best(self, name: str, goal: Goal) -> tuple[int, bool]:
-        """Of the configurations the best on the tuning seeds; whether it kept within the goal's limit there."""
+        """(index of the best configuration on the tuning seeds, whether it is within the goal's limit there)."""
         tried = range(len(self.configurations(name)))
-        means = self.judge(name, tried, TUNING[:FIRST])
+        means = self.evaluate(name, tried, TUNING[:FIRST])
         finalists = sorted(tried, key=lambda i: goal.rank(*means[i]))[:FINALISTS]
-        means = self.judge(name, finalists, TUNING)
+        means = self.evaluate(name, finalists, TUNING)
         best = min(finalists, key=lambda i: goal.rank(*means[i]))
         return best, not goal.excess(*means[best])
 
-    def judge(self, name: str, which: Sequence[int], seeds: Sequence[int]) -> dict[int, tuple[float, float]]:
+    def evaluate(self, name: str, which: Sequence[int], seeds: Sequence[int]) -> dict[int, tuple[float, float]]:
         """Mean (share missed, cost over the oracle's) of each configuration."""
-        tried, judged = self.configurations(name), self._judged
-        new = [(i, seed) for i in which for seed in seeds if (name, i, seed) not in judged]
+        tried, evaluated = self.configurations(name), self._evaluated
+        new = [(i, seed) for i in which for seed in seeds if (name, i, seed) not in evaluated]
         jobs = [Job(self.scenario, name, tried[i], seed) for i, seed in new]
         self._keep((name, i, seed, run) for (i, seed), run in zip(new, self._pool.map(_run, jobs), strict=True))
-        means = {i: np.mean([judged[name, i, seed] for seed in seeds], axis=0) for i in which}
+        means = {i: np.mean([evaluated[name, i, seed] for seed in seeds], axis=0) for i in which}
         return {i: (float(missed), float(cost)) for i, (missed, cost) in means.items()}
 
     def _keep(self, runs: Iterable[tuple[str, int, int, Run]]) -> None:
-        """Of each policy, configuration and seed, so that no run is made twice."""
+        """Keeps the result per policy, configuration and seed, so that no run is made twice."""
         for name, i, seed, run in runs:
-            self._judged[name, i, seed] = run.miss_share, self.cost(run, seed)
+            self._evaluated[name, i, seed] = run.miss_share, self.cost(run, seed)
 
     def held_out(self) -> tuple[dict[str, list[Run]], dict[str, Numbers]]:
-        """Every policy on the held-out seeds, and the numbers that tuning chose."""
+        """Every policy on the held-out seeds, and the parameters that tuning chose."""
         chosen, runs = {}, {}
         for name in TUNED:
             best, _ = self.best(name, self.scenario.goal)
@@ -165,16 +167,16 @@ class Study:
         return runs, chosen
 
     def with_quality(self, chosen: Mapping[str, Numbers]) -> dict[str, list[Run]]:
-        """The policies as tuned without it, on the held-out seeds, with the quality factor's default numbers."""
+        """The policies with the quality factor at its defaults, tuned without it, on the held-out seeds."""
         runs = {name: self.runs(name, chosen[name], HELD_OUT, QualityLaw()) for name in WITH_QUALITY}
         return runs | {"Serve, default": self.runs("Serve, tuned", {}, HELD_OUT, QualityLaw())}
 
     def _floor(self, ours: Run, seed: int) -> Run:
-        """Knows all from 1 s after the onset, with the replicas that ours had at the onset."""
+        """An oracle that starts 1 s after the onset, with the replicas that ours had at the onset."""
         trace = _trace(self.scenario, seed)
         ready = ours.ready[int(trace.onset_s * 2)]
         base = {name: int(count) for name, count in zip(ours.stages, ready, strict=True)}
-        oracle = Oracle(trace, self.scenario.plant(), knows_from_s=trace.onset_s + 1, base=base)
+        oracle = Oracle(trace, self.scenario.funnel(), active_from_s=trace.onset_s + 1, base=base)
         return _under(self.scenario, oracle, seed)
 
 
@@ -216,7 +218,7 @@ def _equal(study: Study) -> str:
         best, within = study.best(name, goal)
         if not within:
             return "none"
-        missed, cost = study.judge(name, [best], HELD_OUT)[best]
+        missed, cost = study.evaluate(name, [best], HELD_OUT)[best]
         return f"{missed:.3%} at {cost:.2f}"
 
     return "\n".join(
@@ -257,7 +259,7 @@ def _shown(numbers: Mapping[str, Any]) -> str:
 
 
 def _scenario(study: Study, head: str) -> str:
-    """The section of one scenario. `head`: what holds for all."""
+    """The section of one scenario. `head`: the text that all sections share."""
     scenario = study.scenario
     runs, chosen = study.held_out()
     table = f"{_section(study, runs, chosen)}\n{_equal(study)}"

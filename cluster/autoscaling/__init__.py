@@ -1,3 +1,4 @@
-"""The autoscaling policy: replicas of all stages from the request rate at the ingress. policy.py decides and needs
-the standard library alone; serve_adapter.py connects it to Ray Serve, and alone imports ray.
+"""The autoscaling policy. Start with policy.py: it decides when a stage gets another replica or gives one back, from
+arrival_rate, latency_model and observations (input), capacity (need), stabilization, provisioning and resource_budget
+(limits), with the standard library alone. serve_adapter.py passes the decisions to Ray Serve, and alone imports ray.
 """

@@ -1,9 +1,9 @@
-"""The law: how many replicas a stage needs for a rate of requests.
+"""Computes what one replica can serve, and how many replicas a stage needs for a rate of requests.
 
 k = ceil(max(λ / (μρ), (λ̄ + H) / μ)), λ the rate now, λ̄ the mean, μ the requests per second of a full replica. H is an
-additive burst headroom. In Kingman's approximation the wait of a queue in heavy traffic is exponential with mean
-(ca² + cs²) / (2 (kμ − λ)); that it exceeds t with probability ε at most asks for kμ ≥ λ + ln(1/ε) (ca² + cs²) / (2t),
-which is additive: it depends on neither k nor μ. (Kingman, 1961, *The single server queue in heavy traffic*.)
+additive burst headroom. In Kingman's approximation the wait in a queue in heavy traffic is exponential with mean
+(ca² + cs²) / (2 (kμ − λ)). It exceeds t with a probability of at most ε if kμ ≥ λ + ln(1/ε) (ca² + cs²) / (2t). That
+headroom is additive: it depends on neither k nor μ. (Kingman, 1961, *The single server queue in heavy traffic*.)
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from math import ceil, log
 from cluster.autoscaling.latency_model import Line
 
 PRIOR = Line(0.004, 0.0005)
-"""s(b) of a stage of which nothing is known: 4 ms per batch and 0.5 ms per request."""
+"""Default s(b) before anything is measured: 4 ms per batch and 0.5 ms per request."""
 SERVICE_CV2 = 0.25
 """Squared coefficient of variation of a batch's service time that the headroom assumes."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """What the policy is told of a stage. `prior`: s(b) before anything is measured; `slots`: batches computed at a
-    time in one replica; `num_cpus`, `num_gpus`: shares of one replica; `startup_s`: a first guess."""
+    """Configuration of a stage. `prior`: s(b) before anything is measured; `slots`: batches that one replica computes
+    at a time; `num_cpus`, `num_gpus`: of one replica; `startup_s`: a first guess of its start-up time."""
 
     min_replicas: int = 1
     max_replicas: int = 1
@@ -47,8 +47,8 @@ class StageSpec:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What one replica of a stage can do. `batch`: the size at which it works under load; `rate`: μ, requests/s;
-    `wait_s`: how long its requests may wait."""
+    """Of one replica of a stage. `batch`: batch size under load; `rate`: μ, requests/s; `wait_s`: how long its requests
+    may wait."""
 
     batch: int
     rate: float
@@ -57,8 +57,8 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What reaches a stage. `now`: λ and `mean`: λ̄, requests/s; `rise`: what a trend adds until a new replica is ready;
-    `excess`: queued requests beyond those that a stage with enough replicas would hold."""
+    """Load of a stage. `now`: λ and `mean`: λ̄, requests/s; `rise`: requests/s that a trend adds until a new replica is
+    ready; `excess`: queued requests beyond the queue of a stage with enough replicas."""
 
     now: float
     mean: float
@@ -67,10 +67,10 @@ class Demand:
 
 
 def capacities(specs: Mapping[str, StageSpec], lines: Mapping[str, Line], slo_s: float) -> dict[str, Capacity]:
-    """Per stage the largest batch that leaves half of its share of `slo_s` for waiting, and what follows from it.
+    """Per stage the largest batch that leaves half of its share of `slo_s` for waiting, and its rate and wait.
 
     A stage's share is in proportion to the time of its full batch. With natural batching a request waits for the batch
-    before its own, so that its time is up to 2·s(b).
+    before its own, so that it takes up to 2·s(b).
     """
     full = {name: max(1e-6, lines[name].seconds(spec.max_batch)) for name, spec in specs.items()}
     total = sum(full.values())
@@ -88,8 +88,8 @@ def headroom(dispersion: float, wait_s: float, tail: float) -> float:
     return log(1.0 / tail) * (dispersion + SERVICE_CV2) / (2.0 * wait_s)
 
 
-def needed(demand: Demand, rate: float, rho: float, extra: float, drain_s: float) -> float:
-    """Replicas, not rounded, for `demand` with `rate` = μ each; `extra`: H; `drain_s`: τ in which the excess must go.
+def replicas_needed(demand: Demand, rate: float, rho: float, extra: float, drain_s: float) -> float:
+    """Replicas, not rounded, for `demand` with `rate` = μ each; `extra`: H; `drain_s`: seconds to drain the excess.
 
     Grows with each part of the demand and falls with μ and ρ.
     """
@@ -97,6 +97,6 @@ def needed(demand: Demand, rate: float, rho: float, extra: float, drain_s: float
     return max(arriving / (rate * rho), (max(demand.mean, arriving) + extra + demand.excess / drain_s) / rate)
 
 
-def whole(replicas: float) -> int:
-    """Rounded up; a hair over a whole number, from floating point, is that number."""
+def round_up(replicas: float) -> int:
+    """To the next whole number, with a tolerance of 1e-6 for rounding errors."""
     return ceil(min(replicas, 1e9) - 1e-6)

@@ -1,8 +1,8 @@
 """Service time of a stage as a line in its batch size, s(b) = a + c·b, learned while it serves.
 
 Least squares over (mean batch, mean seconds) of each report interval, weighted by its batches, with exponential
-forgetting. The prior is as many imagined batches as `trust` says, so that a stage whose batches all have one size keeps
-the prior's split between a and c. A residual counts at most `CLIP` times the usual one (Huber, 1964, *Robust Estimation
+forgetting. The prior counts as `trust` batches, so that a stage whose batches all have one size keeps the prior's split
+between a and c. A residual counts at most `CLIP` times the usual one (Huber, 1964, *Robust Estimation
 of a Location Parameter*), so that a stall does not move the line.
 """
 
@@ -13,8 +13,8 @@ from math import exp, isfinite
 
 CLIP = 3.0
 
-_CREDIBLE = 1e6
-"""Requests per batch, or seconds: a report of more is a fault of the reporter, and its square might not be finite."""
+_MAX_VALID = 1e6
+"""Largest valid number of requests per batch, and of its seconds; the square of a larger one might not be finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Line:
         return batch / max(1e-9, self.seconds(batch))
 
     def largest_batch(self, seconds: float, most: int) -> int:
-        """The largest batch that is done within `seconds`, at least 1 and at most `most`."""
+        """The largest batch that takes at most `seconds`; at least 1 and at most `most`."""
         if self.c <= 0:
             return most
         return max(1, min(most, int((seconds - self.a) / self.c)))
@@ -45,14 +45,14 @@ class LatencyModel:
     def __init__(self, prior: Line, batch: float = 16.0, forget_s: float = 120.0, trust: float = 20.0) -> None:
         self._prior = prior
         self._forget_s = forget_s
-        # Two imagined kinds of batch, small and large, on the prior's line.
-        self._imagined = [(1.0, trust / 2), (max(2.0, batch), trust / 2)]
+        # The prior as batches of two sizes, small and large, on its line.
+        self._prior_batches = [(1.0, trust / 2), (max(2.0, batch), trust / 2)]
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
-        self._usual = max(1e-6, 0.25 * prior.seconds(batch))
+        self._typical = max(1e-6, 0.25 * prior.seconds(batch))
         self.line = prior
 
     def add(self, batches: float, items: float, busy_s: float, elapsed_s: float) -> None:
-        """What the stage did in `elapsed_s`: so many batches, of so many requests together, computed for `busy_s`."""
+        """The stage has computed `batches` of `items` requests together in `busy_s`, within the last `elapsed_s`."""
         if not all(map(isfinite, (batches, items, busy_s, elapsed_s))) or elapsed_s < 0:
             return
         keep = exp(-elapsed_s / self._forget_s)
@@ -61,11 +61,11 @@ class LatencyModel:
         if batches < 1 or items < batches or busy_s <= 0:
             return
         x, y, weight = items / batches, busy_s / batches, min(batches, 200.0)
-        if max(x, y) > _CREDIBLE:
+        if max(x, y) > _MAX_VALID:
             return
         residual = y - self.line.seconds(x)
-        clipped = max(-CLIP * self._usual, min(CLIP * self._usual, residual))
-        self._usual = max(1e-6, 0.95 * self._usual + 0.05 * min(abs(residual), 4 * self._usual))
+        clipped = max(-CLIP * self._typical, min(CLIP * self._typical, residual))
+        self._typical = max(1e-6, 0.95 * self._typical + 0.05 * min(abs(residual), 4 * self._typical))
         y = self.line.seconds(x) + clipped
         self._weight += weight
         self._x += weight * x
@@ -76,7 +76,7 @@ class LatencyModel:
 
     def _fit(self) -> Line:
         n, x, y, xx, xy = self._weight, self._x, self._y, self._xx, self._xy
-        for size, weight in self._imagined:
+        for size, weight in self._prior_batches:
             seconds = self._prior.seconds(size)
             n, x, y = n + weight, x + weight * size, y + weight * seconds
             xx, xy = xx + weight * size * size, xy + weight * size * seconds

@@ -1,6 +1,7 @@
-"""What the policy sees: counters that replicas report, and their differences. Plain values; knows nothing of Ray.
+"""The policy's input: the counters that replicas report, and their differences. Plain values; imports nothing of Ray.
 
-Counters only grow while a replica lives, so a lost report costs nothing: the next difference spans the gap.
+Counters only grow while a replica lives, so a lost report loses no counts: the next difference spans the gap. The names
+of `Counters` are those that deployments/pipeline/replica_stats.py reports.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from math import isfinite
 from operator import sub
 from typing import NamedTuple
 
-MOST_PER_S = 1e5
-"""Arrivals per second past which a replica's report is garbage."""
-MOST_SLOTS = 256
-"""Batches that a replica computes at a time, at most."""
-SURPRISE = 4.0
-"""A rate this many times the replica's highest so far is believed only when the next report confirms it."""
-SURPRISING_PER_S = 200.0
-"""Rates below it never surprise."""
+MAX_PER_S = 1e5
+"""Arrivals per second and replica past which a report is invalid."""
+MAX_SLOTS = 256
+"""The most batches that a replica computes at a time."""
+OUTLIER_RATIO = 4.0
+"""A rate of so many times the replica's highest so far is an outlier, which counts once the next report confirms it."""
+OUTLIER_FROM_PER_S = 200.0
+"""Requests/s; a lower rate is never an outlier."""
 _FORGET_S = 60.0
-"""A replica that has been silent for so long is forgotten."""
+"""A replica without a report for so long is dropped."""
 
 
 class Counters(NamedTuple):
@@ -36,7 +37,7 @@ class Counters(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What one replica said at `time` (Unix seconds, its own clock). `queued`: requests that wait there."""
+    """One replica's report at `time` (Unix seconds, its own clock). `queued`: requests in its queue."""
 
     time: float
     counters: Counters
@@ -45,7 +46,7 @@ class Report(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StageObservation:
-    """One stage now: `ready` replicas of `target` wanted. `ongoing`: requests that wait or are computed in all."""
+    """One stage now: `ready` replicas, and the `target`. `ongoing`: its requests, queued or computed."""
 
     ready: int
     target: int
@@ -56,7 +57,7 @@ class StageObservation:
 @dataclass(frozen=True, slots=True)
 class Observation:
     """The graph at `now` (Unix seconds). `root`: reports of the ingress replicas, where requests arrive; `queued`:
-    those that wait there, by the stage they wait for."""
+    requests queued at the ingress, by the stage they wait for."""
 
     now: float
     root: Mapping[str, Report]
@@ -65,34 +66,34 @@ class Observation:
 
 
 class Difference(NamedTuple):
-    """What a replica did between two reports."""
+    """Counters of one replica between two reports, `start` and `end` in Unix seconds."""
 
-    began: float
-    ended: float
+    start: float
+    end: float
     counters: Counters
 
     @property
     def rate(self) -> float:
         """Requests per second."""
-        return max(self.counters.arrivals, self.counters.items) / (self.ended - self.began)
+        return max(self.counters.arrivals, self.counters.items) / (self.end - self.start)
 
     @property
-    def possible(self) -> bool:
-        """Whether a replica can have done this."""
+    def plausible(self) -> bool:
+        """Whether no counter falls and no limit is exceeded."""
         return (
             min(self.counters) >= 0
-            and self.rate <= MOST_PER_S
-            and self.counters.busy_s <= MOST_SLOTS * (self.ended - self.began)
+            and self.rate <= MAX_PER_S
+            and self.counters.busy_s <= MAX_SLOTS * (self.end - self.start)
         )
 
 
 class Differences:
-    """Differences of one stage's reports. A restarted counter begins anew; garbage is left out."""
+    """Differences of one stage's reports. A counter that restarts begins anew; invalid reports are left out."""
 
     def __init__(self) -> None:
         self._last: dict[str, Report] = {}
         self._highest: dict[str, float] = {}
-        self._doubted: dict[str, Report] = {}
+        self._unconfirmed: dict[str, Report] = {}
 
     def update(self, reports: Mapping[str, Report], now: float) -> list[Difference]:
         """The differences since the last call; a replica's first report gives none."""
@@ -104,67 +105,67 @@ class Differences:
                 if seconds <= 0:
                     continue
                 highest = self._highest.get(name, 0.0)
-                if (change := _usual(last, report, seconds, highest, now)) is not None:  # the rule, and fast
+                if (change := _plausible(last, report, seconds, highest, now)) is not None:  # the usual, fast case
                     found.append(Difference(last.time, report.time, change))
                     self._highest[name] = max(change.arrivals / seconds, change.items / seconds, 0.99 * highest)
                     self._last[name] = report
-                    if self._doubted:
-                        self._doubted.pop(name, None)
+                    if self._unconfirmed:
+                        self._unconfirmed.pop(name, None)
                     continue
-            if not _sane(report, now):
+            if not _valid(report, now):
                 continue
             if last is not None:
-                difference = self._believed(name, last, report)
+                difference = self._confirmed(name, last, report)
                 if difference is None:
-                    self._doubted.setdefault(name, report)
+                    self._unconfirmed.setdefault(name, report)
                     continue
                 found.append(difference)
                 self._highest[name] = max(difference.rate, 0.99 * self._highest.get(name, 0.0))
-            self._doubted.pop(name, None)
+            self._unconfirmed.pop(name, None)
             self._last[name] = report
         if len(self._last) > len(reports):
             for name in [n for n, report in self._last.items() if n not in reports and now - report.time > _FORGET_S]:
                 del self._last[name]
                 self._highest.pop(name, None)
-                self._doubted.pop(name, None)
+                self._unconfirmed.pop(name, None)
         return found
 
-    def _believed(self, name: str, last: Report, report: Report) -> Difference | None:
-        """The difference that `report` makes; None: it is odd, and the next one must confirm it."""
-        doubted = self._doubted.get(name)
-        if doubted is None or report.time <= doubted.time:
+    def _confirmed(self, name: str, last: Report, report: Report) -> Difference | None:
+        """The difference to `report`; None: an outlier that the next report must confirm."""
+        unconfirmed = self._unconfirmed.get(name)
+        if unconfirmed is None or report.time <= unconfirmed.time:
             return None
-        calm = max(SURPRISING_PER_S, SURPRISE * self._highest.get(name, 0.0))
+        not_outlier = max(OUTLIER_FROM_PER_S, OUTLIER_RATIO * self._highest.get(name, 0.0))
         change = _difference(last, report)
-        since = _difference(doubted, report)
-        if since.possible and since.rate <= calm:
-            return since  # counts from another level since: a restart
-        if change.possible and since.possible:
-            return change  # twice in a row: so it is
-        del self._doubted[name]
+        since = _difference(unconfirmed, report)
+        if since.plausible and since.rate <= not_outlier:
+            return since  # a restart: it counts from another level since
+        if change.plausible and since.plausible:
+            return change  # the same twice in a row: confirmed
+        del self._unconfirmed[name]
         return None
 
     def latest(self, now: float) -> float:
-        """Time up to which every replica that is heard of has reported; `now` if there is none."""
+        """Time up to which all replicas that report have reported; `now` if none does."""
         return min((report.time for report in self._last.values() if now - report.time < 3.0), default=now)
 
 
 def queued(reports: Mapping[str, Report]) -> float:
-    """Requests that wait in all replicas; garbage counts as none."""
+    """Queued requests of all replicas; invalid values count as 0."""
     return sum(report.queued for report in reports.values() if isfinite(report.queued) and 0 <= report.queued < 1e6)
 
 
-def _usual(last: Report, report: Report, seconds: float, highest: float, now: float) -> Counters | None:
-    """What a replica did since `last`, if nothing about it is odd."""
+def _plausible(last: Report, report: Report, seconds: float, highest: float, now: float) -> Counters | None:
+    """The change since `last`; None if it needs a closer look."""
     change = tuple(map(sub, report.counters, last.counters))
-    most = min(MOST_PER_S, max(SURPRISING_PER_S, SURPRISE * highest)) * seconds
+    most = min(MAX_PER_S, max(OUTLIER_FROM_PER_S, OUTLIER_RATIO * highest)) * seconds
     if (
         min(change) >= 0
         and isfinite(sum(change))
         and change[0] <= most
         and change[6] <= most
-        and max(change) <= MOST_PER_S * seconds
-        and change[4] <= MOST_SLOTS * seconds
+        and max(change) <= MAX_PER_S * seconds
+        and change[4] <= MAX_SLOTS * seconds
         and now - 600 < report.time < now + 5
     ):
         return Counters._make(change)
@@ -175,7 +176,7 @@ def _difference(earlier: Report, later: Report) -> Difference:
     return Difference(earlier.time, later.time, Counters._make(map(sub, later.counters, earlier.counters)))
 
 
-def _sane(report: Report, now: float) -> bool:
+def _valid(report: Report, now: float) -> bool:
     total = sum(report.counters)  # not finite if one of them is not
     return (
         isfinite(total)

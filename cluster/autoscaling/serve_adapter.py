@@ -1,8 +1,8 @@
-"""The autoscaling policy behind Ray Serve: contexts → observation → decisions → targets. The only file of it that knows
-Ray.
+"""Connects the autoscaling policy to Ray Serve: contexts → observation → decisions → targets.
 
-Named in serve_config.yaml as the application's `autoscaling_policy`. Serve calls it in its controller, where an error
-would stop the scaling of every application: none gets out. Bounds are those of each deployment's autoscaling config.
+serve_config.yaml names it as the application's `autoscaling_policy`. Serve calls it in its controller, where an error
+would stop the scaling of every application: all errors are caught and logged. Bounds are those of each deployment's
+autoscaling config.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from cluster.autoscaling.capacity import StageSpec
 from cluster.autoscaling.latency_model import Line
 from cluster.autoscaling.observations import Counters, Observation, Report, StageObservation
 from cluster.autoscaling.policy import Decision, Policy, PolicyConfig
-from cluster.autoscaling.stability import Windows
+from cluster.autoscaling.stabilization import Windows
 
 logger = logging.getLogger("ray.serve")
 
-Answer = tuple[dict[Any, int], dict[Any, dict[str, Any]]]
+Targets = tuple[dict[Any, int], dict[Any, dict[str, Any]]]
 
-_SHOWN = ("target", "desired", "ready", "rate", "rise", "queue", "mu", "quality", "startup_s")
+_GAUGES = ("target", "desired", "ready", "rate", "rise", "queue", "mu", "quality", "startup_s")
 
 
 class AutoscalingPolicy:
     """For `policy_function: cluster.autoscaling.serve_adapter:AutoscalingPolicy`; the arguments are `policy_kwargs`.
 
-    `slo_ms`: answers should come within it; `root`: the deployment where requests arrive; `startup_s`: first guess of a
+    `slo_ms`: latency objective; `root`: the deployment where requests arrive; `startup_s`: first guess of a
     replica's start-up time; `cpus`, `gpus`: budget of all stages; `priors`: per deployment `[a_ms, c_ms]` of s(b);
     the others are those of `PolicyConfig` and `Windows`.
     """
@@ -56,19 +56,19 @@ class AutoscalingPolicy:
         self._config = PolicyConfig(slo_s=slo_ms / 1e3, cpus=cpus, gpus=gpus, windows=windows, **numbers)
         self._specs: dict[str, StageSpec] = {}
         self._policy = Policy({}, self._config)
-        self._said: dict[str, tuple[int, str]] = {}
+        self._logged: dict[str, tuple[int, str]] = {}
         self._gauges: dict[str, Any] = {}
-        self._failed = ""
+        self._last_error = ""
 
-    def __call__(self, contexts: Mapping[Any, AutoscalingContext]) -> Answer:
+    def __call__(self, contexts: Mapping[Any, AutoscalingContext]) -> Targets:
         """Targets by deployment; those left out stay as they are."""
         try:
             targets = self._decide(contexts)
-            self._failed = ""
+            self._last_error = ""
             return targets, {}
         except Exception as error:
-            if repr(error) != self._failed:  # said once, not ten times a second
-                self._failed = repr(error)
+            if repr(error) != self._last_error:  # logged once, not ten times a second
+                self._last_error = repr(error)
                 logger.exception("the autoscaling policy failed; replicas stay as they are")
             return {}, {}
 
@@ -94,7 +94,7 @@ class AutoscalingPolicy:
             self._specs, self._policy = specs, Policy(specs, self._config)
         decisions = self._policy.decide(Observation(now, root, stages))
         for name, decision in decisions.items():
-            self._tell(name, decision, stages[name].target)
+            self._publish(name, decision, stages[name].target)
         return {ids[name]: decision.target for name, decision in decisions.items()}
 
     def _spec(self, name: str, context: AutoscalingContext, raw: Mapping[str, Any]) -> StageSpec:
@@ -106,23 +106,23 @@ class AutoscalingPolicy:
             slots=int(slots) if slots >= 1 else (before.slots if before else 1),
             max_batch=int(batch) if batch >= 1 else (before.max_batch if before else 64),
             prior=self._priors.get(name, StageSpec().prior),
-            num_cpus=_share(raw, "num_cpus", before, 1.0),
-            num_gpus=_share(raw, "num_gpus", before, 0.0),
+            num_cpus=_per_replica(raw, "num_cpus", before, 1.0),
+            num_gpus=_per_replica(raw, "num_gpus", before, 0.0),
             startup_s=self._startup_s,
         )
 
-    def _tell(self, name: str, decision: Decision, before: int) -> None:
-        """A log line for every change and every new reason to want one, and gauges for Prometheus."""
+    def _publish(self, name: str, decision: Decision, before: int) -> None:
+        """A log line for every change of the target, or of whether the cluster has room; gauges for Prometheus."""
         if not self._gauges:
             self._gauges = {
                 field: Gauge(f"rayfunnel_autoscaling_{field}", f"The policy's {field}, by stage.", tag_keys=("stage",))
-                for field in (*_SHOWN, "room")
+                for field in (*_GAUGES, "room")
             }
-        for field in _SHOWN:
+        for field in _GAUGES:
             self._gauges[field].set(float(getattr(decision, field)), tags={"stage": name})
         self._gauges["room"].set(float(-1 if decision.room is None else decision.room), tags={"stage": name})
-        said = (decision.target, "no room" if decision.room is not None else "")
-        if decision.target != before or said != self._said.get(name, said):
+        state = (decision.target, "no room" if decision.room is not None else "")
+        if decision.target != before or state != self._logged.get(name, state):
             facts = {k: round(v, 5) if isinstance(v, float) else v for k, v in asdict(decision).items()}
             logger.info(
                 "autoscaling %s: %d → %d (%s) %s",
@@ -133,34 +133,34 @@ class AutoscalingPolicy:
                 " ".join(f"{key}={value}" for key, value in facts.items() if key not in ("stage", "target", "reason")),
                 extra={"ray_serve_extra_fields": _fields(facts)},
             )
-        self._said[name] = said
+        self._logged[name] = state
 
 
 def _fields(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """For Ray's JSON lines, by their names in the Elastic Common Schema."""
+    """For Ray's JSON log, by their names in the Elastic Common Schema."""
     return {"event.action": "autoscaling", **{f"rayfunnel.autoscaling.{key}": value for key, value in facts.items()}}
 
 
 def _reports(raw: Mapping[str, Any]) -> dict[str, Report]:
     """The latest report of every replica that has sent all counters."""
-    found: dict[str, Report] = {}
+    reports: dict[str, Report] = {}
     series = [raw.get(name, {}) for name in Counters._fields]
     queued = raw.get("queued", {})
     for replica in series[0]:
         points = [values[replica][-1] for values in series if values.get(replica)]
         if len(points) == len(series):
             waiting = queued.get(replica)
-            found[str(replica)] = Report(
+            reports[str(replica)] = Report(
                 points[0].timestamp, Counters(*[point.value for point in points]), waiting[-1].value if waiting else 0.0
             )
-    return found
+    return reports
 
 
-def _share(raw: Mapping[str, Any], name: str, before: StageSpec | None, usual: float) -> float:
-    """What one replica takes, as the replicas say; without any, as they said before."""
+def _per_replica(raw: Mapping[str, Any], name: str, before: StageSpec | None, default: float) -> float:
+    """CPUs or GPUs of one replica, as the replicas report; without a report, the last known number."""
     if raw.get(name):
         return _latest(raw, name)
-    return float(getattr(before, name)) if before else usual
+    return float(getattr(before, name)) if before else default
 
 
 def _latest(raw: Mapping[str, Any], name: str) -> float:

@@ -1,7 +1,7 @@
-"""Whether rises of the rate go on as their trend foretells: forecasts are held against what came, and trusted by it.
+"""Decides how far a rising trend of the rate is trusted: the mean share of the forecast growth that came true.
 
-Load that jumps and stays reads as a steep ramp for a second or two. One forecast of that kind costs little beside what
-it saves in a flash crowd; jump after jump it must be learned from.
+Load that jumps once and stays looks like a steep ramp for a second or two. One wrong forecast costs little compared
+with what a right one saves in a flash crowd; repeated wrong forecasts lower the trust.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ class TrendTrust:
     def __init__(self, doubt: float) -> None:
         self._doubt = doubt
         self._open: tuple[float, float, float] | None = None
+        """The forecast that is followed: when it ends, the rate from which it starts, its growth."""
         self.trust = 1.0
-        """Share of the foretold growth that came, in the mean of the forecasts so far; the first are believed."""
+        """Mean share of the forecast growth that came true; the first forecasts are trusted."""
 
     def update(self, now: float, level: float, rate: float, growth: float, lead_s: float) -> float:
-        """The trust. `level`: the rate now; `rate` and `growth`: a trend says that from `rate` on so many requests/s
-        will be added within `lead_s`; 0: it says nothing."""
+        """The trust. `level`: the rate now; `rate`, `growth`: a trend forecasts so many more requests/s than `rate`
+        within `lead_s`; growth 0: no forecast."""
         if self._open is not None and now >= self._open[0]:
-            _, began, foretold = self._open
-            came = min(1.0, max(0.0, (level - began) / foretold))
-            self.trust += self._doubt * (came - self.trust)
+            _, start, forecast = self._open
+            share = min(1.0, max(0.0, (level - start) / forecast))
+            self.trust += self._doubt * (share - self.trust)
             self._open = None
         if self._open is None and growth > 0 and lead_s > 0:
             self._open = now + lead_s, rate, growth

@@ -1,1 +1,3 @@
-"""How much of a GPU each stage's replica takes, and how many fit on a node. Standard library alone."""
+"""GPU sharing: how much of a GPU a replica of each stage takes, and how many replicas fit. May import the standard
+library alone. Start with gpu_plan.py; `python -m graphs plan` (graphs/commands/gpu_plan.py) prints its result.
+"""

@@ -1,9 +1,9 @@
 """How much of a GPU a replica of each stage takes, and how many replicas fit. `python -m graphs plan` prints it.
 
-Ray knows one number per replica, `num_gpus`, and puts any replicas on one GPU whose numbers add up to 1 at most. So
-the number is the larger of the replica's share of the bytes and its share of the compute, its dominant share (Ghodsi et
-al. 2011, *Dominant Resource Fairness*): whatever Ray then puts together fits in both. Where GPU types differ it is the
-share of the smallest, since Ray may choose any. Pure: standard library alone; bytes, and shares of one GPU in (0, 1].
+Ray schedules by one number per replica, `num_gpus`: replicas share a GPU if their numbers add up to at most 1. So the
+number is the larger of a replica's share of the bytes and its share of the compute, its dominant share (Ghodsi et al.
+2011, *Dominant Resource Fairness*). Then any replicas that Ray puts on one GPU fit in both. Where GPU types differ, the
+smallest one counts, since Ray may choose any. Sizes are bytes; shares are of one GPU, in (0, 1].
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ MEMORY_GIB = {
     "T4": 14.5, "V100": 15.5, "A10G": 22.0, "L4": 22.0, "L40S": 44.0, "A100-40GB": 39.0, "A100-80GB": 79.0,
     "H100": 78.0, "H200": 139.0,
 }  # fmt: skip
-"""What processes can have of each type's memory, rounded down."""
+"""Memory of each type that processes can use, rounded down."""
 
 
 class DoesNotFit(ValueError):
-    """There is no plan. `stage`: whose fault it is; `rows`: a batch limit with which one replica fits, `gpus`: how many
-    more would do; 0: that is no remedy."""
+    """There is no plan. `stage`: the one that does not fit; `rows`: a batch limit with which one replica fits; `gpus`:
+    how many more GPUs suffice; 0: no remedy of this kind."""
 
     def __init__(self, stage: str, message: str, rows: int = 0, gpus: int = 0) -> None:
         self.stage, self.rows, self.gpus = stage, rows, gpus
@@ -52,11 +52,11 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one replica of a stage needs.
+    """Needs of one replica of a stage.
 
-    `weights`, `context` (CUDA and its libraries) and `row` (activations per request of a batch, for all batches
-    computed at a time): bytes. `rows`: largest batch wanted. `compute`: share of the weakest GPU that it keeps busy.
-    `fraction`: `num_gpus` if it is given, 0: chosen here. `max_replicas` 0: as many as fit.
+    `weights`, `context` (CUDA and its libraries) and `row` (activations per request of a batch, times the batches
+    computed at a time): bytes. `rows`: largest batch wanted. `compute`: share of the weakest GPU that a replica keeps
+    busy. `fraction`: `num_gpus` if it is given, 0: chosen here. `max_replicas` 0: as many as fit.
     """
 
     stage: str
@@ -86,13 +86,13 @@ class Need:
             )
 
     def bytes(self, rows: int) -> int:
-        """Of one replica with batches of `rows`."""
+        """Bytes of one replica with batches of `rows`."""
         return self.weights + self.context + rows * self.row
 
 
 @dataclass(frozen=True, slots=True)
 class GpuLoad:
-    """One GPU and what is on it: `replicas` per stage, and the sums of their `units`, bytes (`used`) and `compute`."""
+    """One GPU and its load: `replicas` per stage, and the sums of their `units`, bytes (`used`) and `compute`."""
 
     gpu: Gpu
     replicas: Counter[str] = field(default_factory=Counter)
@@ -103,7 +103,7 @@ class GpuLoad:
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """What a stage gets. `units`: its fraction; `rows`: the largest batch; `min_replicas`, `max_replicas`: bounds."""
+    """Plan of one stage. `units`: its fraction; `rows`: the largest batch; `min_replicas`, `max_replicas`: bounds."""
 
     need: Need
     units: int
@@ -113,12 +113,12 @@ class StagePlan:
 
     @property
     def least(self) -> int:
-        """Replicas that must have room: a stage that scales to zero comes back."""
+        """Replicas that must fit: a stage that scales to zero must be able to scale up again."""
         return max(1, self.min_replicas)
 
     @property
     def fraction(self) -> float:
-        """For `num_gpus`."""
+        """The value of `num_gpus`."""
         return self.units / UNITS
 
     @property
@@ -135,7 +135,7 @@ class StagePlan:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`stages` in the order of the needs; `gpus` with all stages at their maximum. `surge`: the minima fit twice, as a
-    redeploy needs that starts new replicas before the old ones stop."""
+    redeploy needs, which starts new replicas before it stops the old ones."""
 
     stages: tuple[StagePlan, ...]
     gpus: tuple[GpuLoad, ...]
@@ -145,13 +145,13 @@ class Plan:
 def plan(needs: Sequence[Need], gpus: Sequence[Gpu]) -> Plan:
     """Fractions, bounds and batch limits for `needs` on `gpus` (one entry per GPU).
 
-    Minima are packed first, the largest fraction first, each on the fullest GPU that takes it, as Ray does. What is
-    left goes to the stages in turn. Ray places replicas as they come, so a cluster may hold fewer than planned where
-    fractions of different stages leave gaps; the autoscaling policy finds that out and stops asking.
+    Minima are packed first, the largest fraction first, each on the fullest GPU with room, as Ray does. The rest goes
+    to the stages in turn. Ray places replicas in the order of their requests, so fewer than planned may fit where
+    fractions of different stages leave gaps; the autoscaling policy then limits the stage.
 
     Raises:
-        DoesNotFit: a stage can't have its minimum.
-        ValueError: no stages or no GPUs, or too many.
+        DoesNotFit: the minimum of a stage does not fit.
+        ValueError: no stages, no GPUs, or too many.
     """
     if not needs:
         raise ValueError("no stage uses a GPU; declare what one needs")
@@ -183,7 +183,7 @@ def _sized(need: Need, smallest: Gpu, gpus: Sequence[Gpu]) -> StagePlan:
             raise _too_large(need, smallest, gpus)
         share = max(need.bytes(rows) / smallest.memory, need.compute)
         units = min(UNITS, STEP * ceil(share * UNITS / STEP - 1e-9))
-        if need.bytes(rows) * UNITS > units * smallest.memory:  # the quotient was rounded down by a hair
+        if need.bytes(rows) * UNITS > units * smallest.memory:  # the quotient was rounded down
             units += STEP
         return StagePlan(need, units, rows, need.min_replicas, need.max_replicas)
     room = units * smallest.memory // UNITS
@@ -223,10 +223,10 @@ def _larger(wanted: int, smallest: Gpu, gpus: Sequence[Gpu]) -> str:
 
 
 def _too_few(stage: str, sized: Sequence[StagePlan], gpus: Sequence[Gpu]) -> DoesNotFit:
-    """`stage` did not get its minimum; how many GPUs more would do."""
+    """The error for `stage`, whose minimum does not fit, with the number of GPUs that suffice."""
     short = next(plan for plan in sized if plan.need.stage == stage)
     smallest = min(gpus, key=lambda gpu: gpu.memory)
-    most = sum(plan.least for plan in sized)  # one GPU each always does
+    most = sum(plan.least for plan in sized)  # one GPU per replica always suffices
 
     def enough(more: int) -> bool:
         return not isinstance(_minima(sized, [*gpus, *[smallest] * more]), str)
@@ -242,7 +242,7 @@ def _too_few(stage: str, sized: Sequence[StagePlan], gpus: Sequence[Gpu]) -> Doe
 
 
 def _minima(sized: Sequence[StagePlan], gpus: Sequence[Gpu]) -> list[GpuLoad] | str:
-    """Every GPU with the minima on it; or the stage that found no room."""
+    """Every GPU with the minima on it; or the stage whose minimum does not fit."""
     loads = [GpuLoad(gpu) for gpu in gpus]
     for stage in sorted(sized, key=lambda stage: (-stage.units, stage.need.stage)):
         for _ in range(stage.least):
@@ -252,7 +252,7 @@ def _minima(sized: Sequence[StagePlan], gpus: Sequence[Gpu]) -> list[GpuLoad] | 
 
 
 def _filled(sized: Sequence[StagePlan], loads: list[GpuLoad]) -> Counter[str]:
-    """Fills `loads` up, one replica at a time, to the stage that has the fewest for its minimum; replicas by stage."""
+    """Fills `loads`, one replica at a time, for the stage with the fewest per minimum; returns replicas by stage."""
     counts = Counter({stage.need.stage: stage.least for stage in sized})
     open_stages = list(sized)
     while open_stages:
@@ -266,7 +266,7 @@ def _filled(sized: Sequence[StagePlan], loads: list[GpuLoad]) -> Counter[str]:
 
 
 def _place(stage: StagePlan, loads: list[GpuLoad]) -> bool:
-    """Puts one replica on the fullest GPU that takes it, in all three of units, bytes and compute."""
+    """Puts one replica on the fullest GPU with enough units, bytes and compute; False: there is none."""
     need = stage.need
     best: int | None = None
     for index, load in enumerate(loads):
@@ -291,7 +291,7 @@ def _place(stage: StagePlan, loads: list[GpuLoad]) -> bool:
 
 
 def size(n: int) -> str:
-    """For people."""
+    """Bytes as text."""
     if n >= GIB:
         return f"{n / GIB:.1f} GiB"
     return f"{n / MIB:.1f} MiB" if n >= MIB else f"{n / 1024:.1f} KiB"

@@ -1,6 +1,6 @@
-"""Whether the replicas of the funnel fit on the workers of a cluster: the largest first, each on the first with room.
+"""Checks whether the replicas of the funnel fit on the workers of a cluster: first fit, the largest replica first.
 
-Ray places them one by one as well and never moves one, so what does not fit here will hardly fit there.
+Ray places replicas one by one as well, and never moves one: replicas that do not fit here will hardly fit there.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """`count` equal replicas of a deployment. `where`: the key of the configuration that describes them; `num_gpus`: a
-    fraction of one GPU, or so many whole ones; `most`: how many the autoscaling policy may ask for."""
+    """`count` equal replicas of a deployment. `where`: their key in the configuration; `num_gpus`: a fraction of one
+    GPU, or whole GPUs; `most`: the autoscaling policy's upper bound."""
 
     name: str
     where: str
@@ -26,21 +26,21 @@ class Replicas:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """What a worker offers."""
+    """Resources of a worker."""
 
     cpus: int
     gpus: int = 0
 
 
 @dataclass(slots=True)
-class _Room:
-    """What is left of a worker."""
+class _FreeResources:
+    """Free resources of a worker."""
 
     cpus: float
     gpus: list[float] = field(default_factory=list)
 
     def take(self, cpus: float, gpus: float) -> bool:
-        """Takes the shares of one replica, if they are there."""
+        """Takes the resources of one replica; False: there are too few."""
         if cpus > self.cpus + _ROUNDING:
             return False
         whole = gpus >= 1
@@ -56,20 +56,20 @@ class _Room:
 
 
 def without_room(replicas: Sequence[Replicas], worker: Worker, workers: int) -> Replicas | None:
-    """The first of `replicas` that finds no room for all of its count on so many equal workers; None: all fit."""
-    rooms = [_Room(worker.cpus, [1.0] * worker.gpus) for _ in range(workers)]
-    for one in sorted(replicas, key=lambda r: (r.num_gpus, r.num_cpus), reverse=True):
-        for _ in range(one.count):
-            if not any(room.take(one.num_cpus, one.num_gpus) for room in rooms):
-                return one
+    """The first deployment whose replicas do not all fit on `workers` equal workers; None: all fit."""
+    free = [_FreeResources(worker.cpus, [1.0] * worker.gpus) for _ in range(workers)]
+    for deployment in sorted(replicas, key=lambda r: (r.num_gpus, r.num_cpus), reverse=True):
+        for _ in range(deployment.count):
+            if not any(one_worker.take(deployment.num_cpus, deployment.num_gpus) for one_worker in free):
+                return deployment
     return None
 
 
 def doubled(replicas: Iterable[Replicas]) -> list[Replicas]:
-    """What runs while a redeploy has started the new replicas and not yet stopped the old ones."""
+    """The replicas during a redeploy, which starts the new ones before it stops the old ones."""
     return [replace(one, count=2 * one.count) for one in replicas]
 
 
 def at_most(replicas: Iterable[Replicas]) -> list[Replicas]:
-    """What runs when every stage is at its upper bound."""
+    """The replicas when every stage is at its upper bound."""
     return [replace(one, count=max(one.count, one.most)) for one in replicas]

@@ -1,4 +1,4 @@
-"""The profile of a Kubernetes cluster: what `python -m graphs kuberay` needs to know beside serve_config.yaml."""
+"""The profile of a Kubernetes cluster: the input of `python -m graphs kuberay` beside serve_config.yaml."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=47)]
-"""A name of Kubernetes; KubeRay makes longer ones of it."""
+"""A Kubernetes name; short, since KubeRay appends to it."""
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$")]
 """Bytes as Kubernetes writes them: 8Gi."""
 _URL = re.compile(r"rediss?://([^:@/?#]+@)?[^:@/?#]+(:[0-9]+)?(/[0-9]+)?")
@@ -21,14 +21,14 @@ class Strict(BaseModel):
 
 
 class SecretKey(Strict):
-    """A key of a Secret that exists already; its value never enters the manifest."""
+    """A key of an existing Secret; its value never enters the manifest."""
 
     name: str = Field(min_length=1)
     key: str = Field(min_length=1)
 
 
 class RedisAt(Strict):
-    """A Redis. `redis_url`: redis://[user@]host:port/db, rediss:// with TLS; `password`, `ca`: where they are kept."""
+    """A Redis. `redis_url`: redis://[user@]host:port/db, rediss:// with TLS; `password`, `ca`: their Secrets."""
 
     redis_url: str
     password: SecretKey | None = None
@@ -43,7 +43,7 @@ class RedisAt(Strict):
 
 
 class Toleration(Strict):
-    """A taint of nodes that the pods put up with."""
+    """A taint of nodes that the pods tolerate."""
 
     key: str
     operator: Literal["Exists", "Equal"] = "Exists"
@@ -90,8 +90,8 @@ class Workers(Strict):
 
 
 class ArtifactAt(Strict):
-    """`path`: where the containers find the artifact, or any fsspec URI; `claim`: the PersistentVolumeClaim that holds
-    it, mounted read-only there; empty: it is in the image, or at the URI."""
+    """`path`: the artifact's path in the containers, or any fsspec URI; `claim`: the PersistentVolumeClaim with the
+    artifact, mounted read-only at `path`; empty: the artifact is in the image, or at the URI."""
 
     path: str = Field(min_length=1)
     claim: str = ""
@@ -104,10 +104,10 @@ class ArtifactAt(Strict):
 
 
 class Profile(Strict):
-    """`auth`: Ray's own, between all that speak to the cluster; `histories`, `gcs`: the Redis of the store and of Ray's
-    head, which may be the same; `idle_s`: how long a worker without replicas stays; `drain_s`: how long a pod that
-    ends still serves, until no load balancer sends to it; `policy`, `args`: laid over the autoscaling policy's kwargs
-    and the recommender's args of serve_config.yaml.
+    """`auth`: Ray's authentication mode; `histories`, `gcs`: the Redis of the store and of Ray's head, which may be the
+    same; `idle_s`: how long a worker without replicas is kept; `drain_s`: how long a terminating pod still serves,
+    until no load balancer sends requests to it; `policy`, `args`: merged over the autoscaling policy's kwargs and the
+    recommender's args of serve_config.yaml.
     """
 
     name: Label = "rayfunnel"

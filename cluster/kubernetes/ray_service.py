@@ -1,7 +1,7 @@
 """A RayService of KubeRay (ray.io/v1) from a profile and a Serve config.
 
-The head runs no replicas; workers come in groups, with or without GPUs. It needs KubeRay 1.5.1 or later, which knows
-labels of groups and `authOptions`.
+The head runs no replicas; workers come in groups, with or without GPUs. Needs KubeRay 1.5.1 or later, for labels of
+groups and `authOptions`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ METRICS_PORT, AGENT_PORT, DASHBOARD_PORT, GCS_PORT = 8080, 52365, 8265, 6379
 USER = 1000
 """The user of the Dockerfile."""
 STOP_S = 20
-"""What `ray stop` gives the processes of a pod."""
+"""Grace period of `ray stop` in a pod, seconds."""
 
 Manifest = dict[str, Any]
 
 
 def render(profile: Profile, serve: Mapping[str, Any], flags: Mapping[str, str], ray_version: str) -> Manifest:
-    """The manifest. `serve`: the config that Serve shall run, as it is; `flags`: environment of every Ray process."""
+    """The manifest. `serve`: the Serve config, used unchanged; `flags`: environment of every Ray process."""
     port = int(serve.get("http_options", {}).get("port", 8000))
     environment = _environment(profile, flags)
     groups = {"cpu": profile.workers.cpu} | ({"gpu": profile.workers.gpu} if profile.workers.gpu else {})
@@ -72,7 +72,7 @@ def render(profile: Profile, serve: Mapping[str, Any], flags: Mapping[str, str],
         "spec": {
             "upgradeStrategy": {"type": "NewCluster"},
             "excludeHeadPodFromServeSvc": True,
-            # The recommender's own metrics come through the serve port: one of the pods answers for all.
+            # The recommender's own metrics are served at the serve port: any pod answers for all replicas.
             "serveService": {"metadata": {"annotations": _scraped(port)}},
             "serveConfigV2": yaml.safe_dump(dict(serve), sort_keys=False, width=110),
             "rayClusterConfig": cluster,
@@ -81,7 +81,7 @@ def render(profile: Profile, serve: Mapping[str, Any], flags: Mapping[str, str],
 
 
 def _head(profile: Profile, port: int, environment: list[Manifest]) -> Manifest:
-    # An unready head would leave the service by which workers find it, so Serve's health is no part of this.
+    # An unready head would leave the service through which workers find it, so Serve's health is not checked here.
     ready = _probe("/api/gcs_healthz", DASHBOARD_PORT, period_s=5, failures=10)
     ports = {"gcs": GCS_PORT, "dashboard": DASHBOARD_PORT, "metrics": METRICS_PORT, "serve": port}
     container = _container(profile, "ray-head", profile.head, {}, ports, environment, ready)
@@ -89,7 +89,7 @@ def _head(profile: Profile, port: int, environment: list[Manifest]) -> Manifest:
 
 
 def _worker(profile: Profile, name: str, group: WorkerGroup, port: int, environment: list[Manifest]) -> Manifest:
-    # Requests come to pods that are ready: those whose proxy answers and knows a replica of the Ingress.
+    # Requests go to ready pods: those whose proxy answers and has a replica of the Ingress.
     ready = _probe("/-/healthz", port, period_s=5, failures=2)
     gpus = {"nvidia.com/gpu": group.gpus} if group.gpus else {}
     ports = {"metrics": METRICS_PORT, "serve": port}
@@ -115,7 +115,7 @@ def _worker(profile: Profile, name: str, group: WorkerGroup, port: int, environm
 
 def _pod(profile: Profile, pod: Pod, container: Manifest, more: Manifest) -> Manifest:
     spec: Manifest = {
-        "restartPolicy": "Never",  # KubeRay makes a new pod, and the autoscaler keeps count
+        "restartPolicy": "Never",  # KubeRay creates a new pod instead, which the autoscaler counts
         "terminationGracePeriodSeconds": profile.drain_s + STOP_S + 10,
         "enableServiceLinks": False,
         "securityContext": {
@@ -123,7 +123,7 @@ def _pod(profile: Profile, pod: Pod, container: Manifest, more: Manifest) -> Man
             "runAsUser": USER,
             "runAsGroup": USER,
             "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",  # not every file of the artifact, whenever a pod starts
+            "fsGroupChangePolicy": "OnRootMismatch",  # spares a change of every file of the artifact at each start
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     } | more
@@ -164,7 +164,7 @@ def _container(
 
 
 def _environment(profile: Profile, flags: Mapping[str, str]) -> list[Manifest]:
-    """The flags, and the secrets by reference."""
+    """The flags, and references to the secrets."""
     environment: list[Manifest] = [{"name": name, "value": value} for name, value in _flags(profile, flags).items()]
     if profile.histories.password:
         secret = profile.histories.password.model_dump()
@@ -175,12 +175,12 @@ def _environment(profile: Profile, flags: Mapping[str, str]) -> list[Manifest]:
 
 
 def _flags(profile: Profile, flags: Mapping[str, str]) -> dict[str, str]:
-    """KubeRay itself sets the mode of token authentication, and the token."""
+    """Without RAY_AUTH_MODE unless it is disabled: KubeRay sets the mode and the token itself."""
     return {name: value for name, value in flags.items() if name != "RAY_AUTH_MODE" or profile.auth == "disabled"}
 
 
 def _authorities(profile: Profile) -> dict[str, tuple[str, SecretKey]]:
-    """Per variable the folder and the secret of a certificate authority."""
+    """Per environment variable the folder and the Secret of a certificate authority."""
     wanted = {"RAYFUNNEL_REDIS_CA": profile.histories.ca, "RAY_REDIS_CA_CERT": profile.gcs.ca}
     return {
         variable: (f"/etc/rayfunnel/{variable.lower().replace('_', '-')}", secret)
@@ -210,7 +210,7 @@ def _mounts(profile: Profile) -> list[Manifest]:
 
 
 def _gcs(redis: RedisAt) -> Manifest:
-    """Ray takes `host:port`, with a scheme for TLS alone; the password stays in its Secret."""
+    """Ray takes `host:port`, with a scheme for TLS alone; the password is a reference to its Secret."""
     parts = urlsplit(redis.redis_url)
     scheme = "rediss://" if parts.scheme == "rediss" else ""
     options: Manifest = {"redisAddress": f"{scheme}{parts.hostname}:{parts.port or 6379}"}
@@ -226,7 +226,7 @@ def _ports() -> dict[str, str]:
 
 
 def _probe(path: str, port: int, period_s: int, failures: int) -> Manifest:
-    """These paths answer without a token too."""
+    """A probe of a path that needs no token."""
     return {
         "httpGet": {"path": path, "port": port},
         "initialDelaySeconds": 10,
@@ -237,7 +237,7 @@ def _probe(path: str, port: int, period_s: int, failures: int) -> Manifest:
 
 
 def _same(resources: Manifest) -> Manifest:
-    """Requests = limits, so that a pod is never squeezed: quality of service class Guaranteed."""
+    """Requests equal to limits: quality of service class Guaranteed."""
     return {"requests": dict(resources), "limits": dict(resources)}
 
 

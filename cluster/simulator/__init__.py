@@ -1,3 +1,4 @@
-"""Simulates the funnel under a trace of requests, with any policy. Start with simulator.py; traces.py makes the
-traffic, reference_policies.py holds the policies to compare with.
+"""Simulates the funnel under a trace of requests, with any policy. May import cluster/autoscaling, the quality law,
+numpy and numba. Start with simulator.py; funnel.py is the simulated funnel, step.py the compiled step, traces.py the
+traffic, reference_policies.py the policies to compare with.
 """

@@ -1,4 +1,4 @@
-"""Other policies for the simulator: Knative's and Kubernetes' laws, a fixed number, and oracles that know the future.
+"""Policies for the simulator: the project's own, Knative's, Kubernetes', a fixed number, and an oracle.
 
 Written from their documentation: Knative Serving "Autoscaling" (stable and panic windows on average concurrency) and
 Kubernetes "Horizontal Pod Autoscaling" (ratio to a target, tolerance, stabilization window, default scaling policies).
@@ -17,51 +17,51 @@ import numpy as np
 from cluster.autoscaling.capacity import StageSpec, capacities
 from cluster.autoscaling.observations import Observation
 from cluster.autoscaling.policy import Policy, PolicyConfig
-from cluster.autoscaling.stability import Highest
-from cluster.simulator.simulator import Plant
+from cluster.autoscaling.stabilization import SlidingMax
+from cluster.simulator.funnel import SimulatedFunnel
 from cluster.simulator.traces import RATE_STEP_S, Trace
 
 
-class Ours:
-    """The project's policy, as the simulator wants it."""
+class RayfunnelPolicy:
+    """The project's policy, with the simulator's interface."""
 
     def __init__(self, specs: Mapping[str, StageSpec], config: PolicyConfig | None = None) -> None:
         self.policy = Policy(specs, config)
 
-    def decide(self, seen: Observation) -> Mapping[str, int]:
+    def decide(self, observation: Observation) -> Mapping[str, int]:
         """The targets alone."""
-        return {name: decision.target for name, decision in self.policy.decide(seen).items()}
+        return {name: decision.target for name, decision in self.policy.decide(observation).items()}
 
 
 @dataclass(frozen=True)
-class Static:
+class FixedReplicas:
     """Always the same replicas."""
 
     replicas: Mapping[str, int]
 
-    def decide(self, seen: Observation) -> Mapping[str, int]:
-        """The same as ever."""
+    def decide(self, observation: Observation) -> Mapping[str, int]:
+        """The same at all times."""
         return self.replicas
 
 
-class Means:
-    """Ongoing requests per stage, averaged over the last seconds."""
+class OngoingMean:
+    """Mean of the ongoing requests per stage over the last seconds."""
 
     def __init__(self, longest_s: float) -> None:
         self._longest_s = longest_s
-        self._seen: dict[str, deque[tuple[float, float]]] = {}
+        self._samples: dict[str, deque[tuple[float, float]]] = {}
 
-    def add(self, seen: Observation) -> None:
-        """Remembers what is ongoing now."""
-        for name, stage in seen.stages.items():
-            kept = self._seen.setdefault(name, deque())
-            kept.append((seen.now, stage.ongoing))
-            while kept[0][0] < seen.now - self._longest_s:
-                kept.popleft()
+    def add(self, observation: Observation) -> None:
+        """Adds the number of requests that are ongoing now."""
+        for name, stage in observation.stages.items():
+            samples = self._samples.setdefault(name, deque())
+            samples.append((observation.now, stage.ongoing))
+            while samples[0][0] < observation.now - self._longest_s:
+                samples.popleft()
 
     def mean(self, name: str, since: float, until: float) -> float:
-        """Over what was seen in (since, until]; 0 if nothing was."""
-        values = [value for at, value in self._seen.get(name, ()) if since < at <= until]
+        """Over the samples in (since, until]; 0 if there is none."""
+        values = [value for at, value in self._samples.get(name, ()) if since < at <= until]
         return sum(values) / len(values) if values else 0.0
 
 
@@ -78,30 +78,31 @@ class Knative:
     tick_s: float = 2.0
 
     def __post_init__(self) -> None:
-        self._means = Means(self.stable_s)
+        self._means = OngoingMean(self.stable_s)
         self._panic_until = dict.fromkeys(self.specs, float("-inf"))
-        self._delayed = {name: Highest(self.down_delay_s) for name in self.specs}
+        self._delayed = {name: SlidingMax(self.down_delay_s) for name in self.specs}
         self._next = 0.0
-        self._wanted: dict[str, int] = {}
+        self._targets: dict[str, int] = {}
 
-    def decide(self, seen: Observation) -> Mapping[str, int]:
-        """Every two seconds: the stable window's need, in panic the larger of both windows' and never less."""
-        self._means.add(seen)
-        if seen.now < self._next:
-            return self._wanted
-        self._next = seen.now + self.tick_s
+    def decide(self, observation: Observation) -> Mapping[str, int]:
+        """Every two seconds: the stable window's need; in panic the larger of both windows' needs, never falling."""
+        now = observation.now
+        self._means.add(observation)
+        if now < self._next:
+            return self._targets
+        self._next = now + self.tick_s
         for name, spec in self.specs.items():
-            stage = seen.stages[name]
+            stage = observation.stages[name]
             ready = max(1, stage.ready)
-            stable = ceil(self._means.mean(name, seen.now - self.stable_s, seen.now) / self.target)
-            panic = ceil(self._means.mean(name, seen.now - self.stable_s * self.panic_share, seen.now) / self.target)
+            stable = ceil(self._means.mean(name, now - self.stable_s, now) / self.target)
+            panic = ceil(self._means.mean(name, now - self.stable_s * self.panic_share, now) / self.target)
             if panic / ready >= self.panic_ratio:
-                self._panic_until[name] = seen.now + self.stable_s
+                self._panic_until[name] = now + self.stable_s
             stable = max(stable, ready // 2)  # max-scale-down-rate 2
-            if seen.now < self._panic_until[name]:
+            if now < self._panic_until[name]:
                 stable = max(stable, panic, stage.target)
-            self._wanted[name] = spec.bounded(self._delayed[name].add(seen.now, max(1, stable)))
-        return self._wanted
+            self._targets[name] = spec.bounded(self._delayed[name].add(now, max(1, stable)))
+        return self._targets
 
 
 @dataclass
@@ -116,57 +117,57 @@ class Kubernetes:
     tolerance: float = 0.1
 
     def __post_init__(self) -> None:
-        self._means = Means(self.metric_s)
-        self._highest = {name: Highest(self.stabilization_s) for name in self.specs}
+        self._means = OngoingMean(self.metric_s)
+        self._highest = {name: SlidingMax(self.stabilization_s) for name in self.specs}
         self._next = 0.0
-        self._wanted: dict[str, int] = {}
+        self._targets: dict[str, int] = {}
 
-    def decide(self, seen: Observation) -> Mapping[str, int]:
+    def decide(self, observation: Observation) -> Mapping[str, int]:
         """Every 15 s: replicas × ratio; up by at most the double or four pods, down to the window's highest."""
-        self._means.add(seen)
-        if seen.now < self._next:
-            return self._wanted
-        self._next = seen.now + self.sync_s
+        now = observation.now
+        self._means.add(observation)
+        if now < self._next:
+            return self._targets
+        self._next = now + self.sync_s
         for name, spec in self.specs.items():
-            stage = seen.stages[name]
+            stage = observation.stages[name]
             ready = max(1, stage.ready)
-            ratio = self._means.mean(name, seen.now - self.metric_s, seen.now) / (self.target * ready)
+            ratio = self._means.mean(name, now - self.metric_s, now) / (self.target * ready)
             wanted = stage.target if abs(ratio - 1) <= self.tolerance else ceil(ready * ratio)
             wanted = min(wanted, max(2 * stage.target, stage.target + 4))
-            self._wanted[name] = spec.bounded(max(1, self._highest[name].add(seen.now, wanted)))
-        return self._wanted
+            self._targets[name] = spec.bounded(max(1, self._highest[name].add(now, wanted)))
+        return self._targets
 
 
 class Oracle:
-    """Knows the expected rate of all time and asks for each replica so early that it is ready when needed, no earlier.
+    """Has the expected rate of all time, and requests each replica just early enough to be ready when it is needed.
 
-    `utilisation`: of a replica's requests/s; `knows_from_s`: before that moment it keeps `base` (the onset floor: it
-    knows all, but only once the load has begun to rise).
+    `utilisation`: of a replica's requests/s; `active_from_s`: before that moment it keeps `base` (the onset floor: the
+    future is known, but only once the load has begun to rise).
     """
 
     def __init__(
         self,
         trace: Trace,
-        plant: Plant,
+        funnel: SimulatedFunnel,
         utilisation: float = 0.85,
-        knows_from_s: float = 0.0,
+        active_from_s: float = 0.0,
         base: Mapping[str, int] | None = None,
     ) -> None:
-        capacity = capacities(plant.specs, plant.lines, plant.slo_s)
-        lead = round((plant.startup_s * (1 + 3 * plant.startup_spread) + 0.5) / RATE_STEP_S)
-        visits = plant.visits or {}
+        capacity = capacities(funnel.specs, funnel.lines, funnel.slo_s)
+        lead = round((funnel.startup_s * (1 + 3 * funnel.startup_spread) + 0.5) / RATE_STEP_S)
+        visits = funnel.visits or {}
         self._plans = {}
-        for name, spec in plant.specs.items():
+        for name, spec in funnel.specs.items():
             need = np.ceil(trace.rates * visits.get(name, 1.0) / (capacity[name].rate * utilisation))
             padded = np.concatenate([need, np.full(lead, need[-1])])
             ahead = np.lib.stride_tricks.sliding_window_view(padded, lead + 1).max(axis=1)
             self._plans[name] = np.clip(ahead, spec.min_replicas, spec.max_replicas).astype(np.int64)
-        self._knows_from_s, self._base = knows_from_s, base
+        self._active_from_s, self._base = active_from_s, base
 
-    def decide(self, seen: Observation) -> Mapping[str, int]:
-        """What the plan says for now."""
-        if self._base is not None and seen.now < self._knows_from_s:
+    def decide(self, observation: Observation) -> Mapping[str, int]:
+        """The plan's replicas at this time."""
+        if self._base is not None and observation.now < self._active_from_s:
             return self._base
-        return {
-            name: int(plan[min(len(plan) - 1, round(seen.now / RATE_STEP_S))]) for name, plan in self._plans.items()
-        }
+        step = round(observation.now / RATE_STEP_S)
+        return {name: int(plan[min(len(plan) - 1, step)]) for name, plan in self._plans.items()}

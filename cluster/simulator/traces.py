@@ -1,8 +1,8 @@
 """Arrival traces for the simulator: seeded, as counts per time step.
 
-`NAMES` maps a name to what makes the rate over time; arrivals are Poisson given the rate, or a gamma renewal process
-(`gamma1`, `gamma2`, `gamma4`: the coefficient of variation of the gaps). A path to a CSV file with one count per second
-in its last column is a trace too.
+`NAMES` maps a name to the function that makes the rate over time. Arrivals are Poisson given the rate, or a gamma
+renewal process (`gamma1`, `gamma2`, `gamma4`: the coefficient of variation of the gaps). A path to a CSV file with one
+count per second in its last column is a trace too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ RATE_STEP_S = 0.1
 
 @dataclass(frozen=True)
 class Trace:
-    """`counts`: arrivals per step of `step_s`; `rates`: what was expected, requests/s, per RATE_STEP_S; `onset_s`: when
-    the load first leaves its base, 0 if it has none."""
+    """`counts`: arrivals per step of `step_s`; `rates`: expected requests/s, per RATE_STEP_S; `onset_s`: when the load
+    first leaves its base, 0 if it has none."""
 
     name: str
     step_s: float
@@ -34,7 +34,7 @@ class Trace:
 
     @property
     def seconds(self) -> float:
-        """Length."""
+        """Length of the trace."""
         return len(self.counts) * self.step_s
 
 
@@ -43,55 +43,55 @@ def _grid(seconds: float) -> Floats:
     return times
 
 
-def _ramp(times: Floats, onset: float, rise_s: float, hold_s: float, fall_s: float) -> Floats:
-    """0 → 1 in `rise_s`, holds, and back in `fall_s`."""
-    points = np.cumsum([onset, rise_s, hold_s, fall_s])
+def _ramp(times: Floats, onset: float, rise_s: float, high_s: float, fall_s: float) -> Floats:
+    """0 → 1 in `rise_s`, 1 for `high_s`, and back in `fall_s`."""
+    points = np.cumsum([onset, rise_s, high_s, fall_s])
     shape: Floats = np.interp(times, points, [0.0, 1.0, 1.0, 0.0]).astype(np.float64)
     return shape
 
 
-def _flash(times_: float) -> Callable[[np.random.Generator, float], tuple[Floats, float]]:
-    def make(chance: np.random.Generator, base: float) -> tuple[Floats, float]:
-        onset = 120 + chance.uniform(0, 30)
-        return base * (1 + (times_ - 1) * _ramp(_grid(900), onset, 10, 240, 60)), onset
+def _flash(factor: float) -> Callable[[np.random.Generator, float], tuple[Floats, float]]:
+    def make(rng: np.random.Generator, base: float) -> tuple[Floats, float]:
+        onset = 120 + rng.uniform(0, 30)
+        return base * (1 + (factor - 1) * _ramp(_grid(900), onset, 10, 240, 60)), onset
 
     return make
 
 
-def _step(chance: np.random.Generator, base: float) -> tuple[Floats, float]:
-    onset = 120 + chance.uniform(0, 30)
+def _step(rng: np.random.Generator, base: float) -> tuple[Floats, float]:
+    onset = 120 + rng.uniform(0, 30)
     return base * (1 + 3 * _ramp(_grid(900), onset, 0.1, 240, 0.1)), onset
 
 
-def _diurnal(chance: np.random.Generator, base: float) -> tuple[Floats, float]:
+def _diurnal(rng: np.random.Generator, base: float) -> tuple[Floats, float]:
     """A day in half an hour, from 1 to 4 times the base."""
-    phase = chance.uniform(0, 2 * np.pi)
+    phase = rng.uniform(0, 2 * np.pi)
     return base * (2.5 + 1.5 * np.sin(2 * np.pi * _grid(1800) / 1800 + phase)), 0.0
 
 
-def _steady(chance: np.random.Generator, base: float) -> tuple[Floats, float]:
-    return np.full(72_000, base * chance.uniform(0.9, 1.1)), 0.0
+def _steady(rng: np.random.Generator, base: float) -> tuple[Floats, float]:
+    return np.full(72_000, base * rng.uniform(0.9, 1.1)), 0.0
 
 
-def _mmpp(chance: np.random.Generator, base: float) -> tuple[Floats, float]:
+def _mmpp(rng: np.random.Generator, base: float) -> tuple[Floats, float]:
     """Two states, one and three times the base, which last 60 and 20 s on average."""
     rates, states = np.empty(0), [(base, 60.0), (3 * base, 20.0)]
-    state = int(chance.integers(2))
+    state = int(rng.integers(2))
     while len(rates) < 18_000:
         rate, mean_s = states[state]
-        rates = np.concatenate([rates, np.full(1 + int(chance.exponential(mean_s) / RATE_STEP_S), rate)])
+        rates = np.concatenate([rates, np.full(1 + int(rng.exponential(mean_s) / RATE_STEP_S), rate)])
         state = 1 - state
     return rates[:18_000], 0.0
 
 
-def _on_off(chance: np.random.Generator, base: float) -> tuple[Floats, float]:
+def _on_off(rng: np.random.Generator, base: float) -> tuple[Floats, float]:
     """Two minutes of traffic, eight idle ones."""
-    times = _grid(3600) + chance.uniform(0, 600)
+    times = _grid(3600) + rng.uniform(0, 600)
     return np.where(times % 600 < 120, base, 0.0), 0.0
 
 
 def _flat(seconds: float) -> Callable[[np.random.Generator, float], tuple[Floats, float]]:
-    return lambda chance, base: (np.full(round(seconds / RATE_STEP_S), 2 * base), 0.0)
+    return lambda rng, base: (np.full(round(seconds / RATE_STEP_S), 2 * base), 0.0)
 
 
 NAMES: dict[str, Callable[[np.random.Generator, float], tuple[Floats, float]]] = {
@@ -114,26 +114,26 @@ def make(name: str, seed: int, base: float, step_s: float) -> Trace:
     Raises:
         ValueError: there is no such trace or file, or the file has something else than counts.
     """
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     if name in NAMES:
-        rates, onset = NAMES[name](chance, base)
+        rates, onset = NAMES[name](rng, base)
     elif Path(name).is_file():
         rates, onset = np.repeat(_read(name), round(1 / RATE_STEP_S)), 0.0
     else:
         raise ValueError(f"there is no trace or file {name!r}; there are {', '.join(NAMES)}")
     steps = round(len(rates) * RATE_STEP_S / step_s)
     if name.startswith("gamma"):
-        counts = _renewal(float(rates[0]), float(name[5:]), steps, step_s, chance)
+        counts = _renewal(float(rates[0]), float(name[5:]), steps, step_s, rng)
     else:
         index = np.minimum((np.arange(steps) * step_s / RATE_STEP_S).astype(np.int64), len(rates) - 1)
-        counts = chance.poisson(rates[index] * step_s).astype(np.int64)
+        counts = rng.poisson(rates[index] * step_s).astype(np.int64)
     return Trace(name, step_s, counts, rates, onset)
 
 
-def _renewal(rate: float, cv: float, steps: int, step_s: float, chance: np.random.Generator) -> Ints:
+def _renewal(rate: float, cv: float, steps: int, step_s: float, rng: np.random.Generator) -> Ints:
     """Counts of a renewal process whose gaps are gamma distributed with this coefficient of variation."""
     shape, seconds = cv**-2, steps * step_s
-    gaps = chance.gamma(shape, 1 / (rate * shape), int(rate * seconds * 1.2) + 100)
+    gaps = rng.gamma(shape, 1 / (rate * shape), int(rate * seconds * 1.2) + 100)
     times = np.cumsum(gaps)
     return np.bincount((times[times < seconds] / step_s).astype(np.int64), minlength=steps)[:steps].astype(np.int64)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.quality_law import work_share
 from deployments.errors import StageFailed
 from deployments.messages import CandidateBatch, ScoreBatch
 from deployments.pipeline.batch import BatchState
@@ -86,12 +87,13 @@ class CachedStages:
 
     def _cut(self, batch: BatchState) -> None:
         """Leaves as many candidates as the batch's quality allows."""
-        if batch.quality >= 1:
+        share = work_share(batch.quality, self._quality.floor, cut=True, skipped=True)
+        if share >= 1:
             return
-        if batch.quality < self._quality.floor:
+        if share <= 0:
             raise StageFailed("scoring", "quality", "requests wait too long")
         assert batch.candidates is not None
-        fewer = fallbacks.keep_best(batch.requests, batch.candidates, batch.quality)
+        fewer = fallbacks.keep_best(batch.requests, batch.candidates, share)
         if fewer is not batch.candidates:
             batch.candidates = fewer
             batch.degraded.append("scoring:quality")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-NAMES = ("arrivals", "completions", "expired", "shed", "busy_s", "batches", "items")
+from cluster.autoscaling.observations import Counters
 
 
 class ReplicaStats:
@@ -12,7 +12,7 @@ class ReplicaStats:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._totals = dict.fromkeys(NAMES, 0.0)
+        self._totals = Counters()._asdict()
 
     def add(self, **amounts: float) -> None:
         """Adds to the totals named."""

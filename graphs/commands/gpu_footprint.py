@@ -1,7 +1,7 @@
-"""What a replica of the scoring stage needs of a GPU, measured from the artifact without one.
+"""GPU memory of a replica of the scoring stage, measured from the artifact without a GPU.
 
-Weights are the bytes of the model as it is served. Activations are the peak of what is alive at a time when the model
-runs on torch's meta device, which allocates nothing and knows every size. Backends that fuse operations need less.
+Weights are the bytes of the model as it is served. Activations are the peak of the tensors alive at a time while the
+model runs on torch's meta device, which computes sizes and allocates nothing. Backends that fuse operations need less.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from deployments.models.fused_dcn_v2 import FusedDCNv2
 from deployments.stages.scoring import load_ranker
 
 ROWS = 4096
-"""Candidates of the measured call; the peak grows in proportion."""
+"""Candidates of the measured call; the peak is proportional to them."""
 
 BLOCKS = 1.25
-"""torch's allocator hands out blocks larger than asked for."""
+"""Factor: torch's allocator returns larger blocks than requested."""
 
 
-class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the tensors made inside the block: alive now, and the most at a time."""
+class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the tensors made within the context: `alive` now, and their `peak`."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -57,16 +57,16 @@ class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def peak_bytes(model: nn.Module, n_features: int) -> float:
-    """Peak of the activations per row of `model`, a module on the meta device; its input [R, F] among them."""
-    with torch.inference_mode(), Peak() as peak:
+    """Peak bytes of the activations per row of `model`, a module on the meta device; the input [R, F] included."""
+    with torch.inference_mode(), PeakMemory() as memory:
         model(torch.empty(ROWS, n_features, device="meta"))
-    return float(peak.peak) / ROWS
+    return float(memory.peak) / ROWS
 
 
 def scorer(artifact: Artifact, precision: AnyPrecision, candidates: int, concurrency: int) -> tuple[int, int]:
-    """Bytes of the weights, and of the activations per request of `candidates`, for `concurrency` batches at a time."""
+    """(bytes of weights, bytes of activations per request of `candidates`) for `concurrency` batches at a time."""
     model = FusedDCNv2(load_ranker(artifact))
-    # int8 is for the CPU alone, auto takes fp32 at worst.
+    # int8 is for the CPU alone; auto takes fp32 at worst.
     served = in_precision(model, precision if precision == "bf16" or precision == "fp16" else "fp32", "meta")
     weights = sum(part.numel() * part.element_size() for part in served.parameters())
     per_candidate = BLOCKS * peak_bytes(served, model.first.in_features)

@@ -1,11 +1,10 @@
 """`python -m graphs plan`: how stages share the GPUs of a cluster; a table, and an overlay for serve_config.yaml.
 
-config + artifact + what is declared → needs → cluster/gpus/gpu_plan.py → table, overlay
+config + artifact + declared needs → needs → cluster/gpus/gpu_plan.py → table, overlay
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,17 @@ from deployments.replicas.gpu_share import CONTEXT_BYTES
 from graphs.commands import gpu_footprint
 from graphs.config import STAGES, RecommenderArgs, StageArgs, Strict, parse_args
 from graphs.config_file import RECOMMENDER, load, recommender_args
+from monitoring.deep_merge import deep_merge
 
 ASSUMED_COMPUTE = 0.25
-"""Of a GPU, for a stage of which nothing is declared."""
+"""Share of a GPU, for a stage without a declared one."""
 
 
 class StageNeeds(Strict):
-    """What is known of a stage better than from its artifact; what is left out is measured, or taken from the config.
+    """Declared needs of a stage; a value that is left out is measured, or taken from the config.
 
     `row_kib`: activations per request of a batch; `compute`: share of the weakest GPU that a replica keeps busy;
-    `fraction`: `num_gpus`, if it is not to be chosen. `max_replicas` 0: as many as fit.
+    `fraction`: `num_gpus`; left out, it is chosen. `max_replicas` 0: as many as fit.
     """
 
     weights_mib: float | None = Field(None, ge=0, le=1e9, allow_inf_nan=False)
@@ -54,8 +54,8 @@ class NodesOfGpus(Strict):
 
 
 class Declared(Strict):
-    """The file given as `--needs`. `context_mib`: what CUDA takes in every process outside torch's allocator;
-    replicas leave 512."""
+    """The file of `--needs`. `context_mib`: memory of CUDA in every process outside torch's allocator; replicas leave
+    512."""
 
     gpus: tuple[NodesOfGpus, ...] = ()
     context_mib: float = Field(CONTEXT_BYTES / MIB, ge=CONTEXT_BYTES / MIB, le=1e6, allow_inf_nan=False)
@@ -66,7 +66,7 @@ def report(config_path: str, gpus: list[str], needs_path: str, out: str, merged:
     """Prints the plan and the overlay. `gpus`: TYPE:NODES or TYPE:NODESxGPUS; `out`, `merged`: files, '': none.
 
     Raises:
-        ConfigError: an input that can't be used, or no plan exists: which stage, and what would make it fit.
+        ConfigError: an input is wrong, or there is no plan; the text names the stage and the remedy.
     """
     config = load(config_path)
     args = recommender_args(config)
@@ -82,11 +82,11 @@ def report(config_path: str, gpus: list[str], needs_path: str, out: str, merged:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     over = overlay(config, args, made)
-    whole = merge(config, over)
-    recommender = recommender_args(whole)  # what is printed is what the deployment takes
+    merged_config = apply_overlay(config, over)
+    recommender = recommender_args(merged_config)  # checks that the result can be deployed
     assert recommender.artifact == args.artifact
     console = Console()
-    console.print(_table(made, {need.stage: how for need, how in known}))
+    console.print(_table(made, {need.stage: origin for need, origin in known}))
     console.print(_gpus(made))
     if not made.surge:
         console.print(
@@ -96,14 +96,14 @@ def report(config_path: str, gpus: list[str], needs_path: str, out: str, merged:
     text = yaml.safe_dump(over, sort_keys=False)
     print(f"\n# overlay for {config_path}\n{text}")
     _write(out, text)
-    _write(merged, yaml.safe_dump(whole, sort_keys=False))
+    _write(merged, yaml.safe_dump(merged_config, sort_keys=False))
 
 
 def needs(args: RecommenderArgs, declared: Declared) -> list[tuple[Need, str]]:
-    """What the scoring stage needs, and every other stage that is declared or has `num_gpus`; with where it is from.
+    """Needs of the scoring stage, and of every other stage that is declared or has `num_gpus`; with their origin.
 
     Raises:
-        ConfigError: a stage that is unknown, or runs in the ingress, or of which nothing is known.
+        ConfigError: a stage is unknown, runs in the ingress, or has no known size.
     """
     if unknown := sorted(set(declared.stages) - set(STAGES)):
         raise ConfigError(f"stages.{unknown[0]} is no stage; there are {', '.join(STAGES)}")
@@ -120,18 +120,18 @@ def needs(args: RecommenderArgs, declared: Declared) -> list[tuple[Need, str]]:
 
 def _need(name: str, stage: StageArgs, own: StageNeeds, args: RecommenderArgs, context_mib: float) -> tuple[Need, str]:
     weights, row = own.weights_mib, own.row_kib
-    how = "declared"
+    origin = "declared"
     if weights is None or row is None:
         if name != "scoring":
             raise ConfigError(f"stages.{name}: its size is not known; declare weights_mib and row_kib, or num_gpus: 0")
         measured_weights, measured_row = _measured(args)
-        how = "measured" if weights is None and row is None else "measured, declared"
+        origin = "measured" if weights is None and row is None else "measured, declared"
         weights = measured_weights / MIB if weights is None else weights
         row = measured_row / 1024 if row is None else row
     compute = own.compute
     if compute is None:
         compute = min(ASSUMED_COMPUTE, own.fraction or 1.0)
-        how += "; compute assumed"
+        origin += "; compute assumed"
     most = own.max_replicas if own.max_replicas is not None else 0
     least = own.min_replicas if own.min_replicas is not None else stage.min_replicas
     if most and most < max(1, least):
@@ -147,18 +147,18 @@ def _need(name: str, stage: StageArgs, own: StageNeeds, args: RecommenderArgs, c
         min_replicas=least,
         max_replicas=most,
     )
-    return need, how
+    return need, origin
 
 
 def _measured(args: RecommenderArgs) -> tuple[int, int]:
-    """Bytes of the Scorer: weights, and a request with as many candidates as one can have."""
+    """Bytes of the scorer: its weights, and a request with the most candidates."""
     scoring = args.stages.scoring
     candidates = max(args.stages.candidates.config.n_candidates, MOST_GIVEN)
     return gpu_footprint.scorer(Artifact.open(args.artifact), scoring.config.precision, candidates, scoring.concurrency)
 
 
 def overlay(config: Mapping[str, Any], args: RecommenderArgs, made: Plan) -> dict[str, Any]:
-    """What to change in the config file: `applications` are merged by name, everything else by key."""
+    """The changes of the config file, for `apply_overlay`."""
     stages: dict[str, Any] = {}
     largest = args.batcher.max_batch
     for stage in made.stages:
@@ -170,7 +170,7 @@ def overlay(config: Mapping[str, Any], args: RecommenderArgs, made: Plan) -> dic
             "max_replicas": most,
             "max_rows": stage.rows,
         }
-        largest = min(largest, stage.rows)  # a batch of one caller is never cut before it is computed
+        largest = min(largest, stage.rows)  # a stage never splits the batch of one caller
     changes: dict[str, Any] = {"stages": stages}
     if largest < args.batcher.max_batch:
         changes["batcher"] = {"max_batch": largest}
@@ -178,16 +178,10 @@ def overlay(config: Mapping[str, Any], args: RecommenderArgs, made: Plan) -> dic
     return {"applications": [{"name": name, "args": changes}]}
 
 
-def merge(config: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with `over` in it: mappings by key, applications by name."""
-
-    def into(base: Any, change: Any) -> Any:
-        if isinstance(base, Mapping) and isinstance(change, Mapping):
-            return dict(base) | {key: into(base.get(key), value) for key, value in change.items()}
-        return copy.deepcopy(change)
-
+def apply_overlay(config: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with the overlay `over` merged into it: applications by name, everything else by key."""
     changes = {app["name"]: app for app in over["applications"]}
-    applications = [into(app, changes.get(app.get("name"), {})) for app in config["applications"]]
+    applications = [deep_merge(app, changes.get(app.get("name"), {})) for app in config["applications"]]
     return dict(config) | {"applications": applications}
 
 
@@ -228,7 +222,7 @@ def _cards(nodes: NodesOfGpus) -> list[Gpu]:
     return [Gpu(nodes.type, round(gib * GIB))] * (nodes.nodes * nodes.per_node)
 
 
-def _table(made: Plan, how: Mapping[str, str]) -> Table:
+def _table(made: Plan, origins: Mapping[str, str]) -> Table:
     """A column per stage."""
     table = Table(title="GPU plan")
     table.add_column("a replica of")
@@ -240,7 +234,7 @@ def _table(made: Plan, how: Mapping[str, str]) -> Table:
         "context": lambda stage: size(stage.need.context),
         "memory": lambda stage: size(stage.used),
         "compute": lambda stage: f"{stage.need.compute:.0%}",
-        "known from": lambda stage: how[stage.need.stage],
+        "known from": lambda stage: origins[stage.need.stage],
         "num_gpus": lambda stage: f"{stage.fraction:g}",
         "per GPU": lambda stage: str(stage.per_gpu),
         "replicas": lambda stage: f"{stage.min_replicas} to {stage.max_replicas}",
@@ -252,7 +246,7 @@ def _table(made: Plan, how: Mapping[str, str]) -> Table:
 
 
 def _gpus(made: Plan) -> Table:
-    """GPUs that hold the same are one line."""
+    """One line for all GPUs with the same load."""
     lines: dict[tuple[str, ...], int] = {}
     for card in made.gpus:
         on_it = ", ".join(f"{count} {name}" for name, count in sorted(card.replicas.items())) or "-"

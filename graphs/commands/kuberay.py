@@ -1,6 +1,6 @@
 """`python -m graphs kuberay`: serve_config.yaml and a profile → a RayService for Kubernetes.
 
-profile → laid over the config → every key checked → room for every replica → manifest
+profile → merged over the config → keys checked → room for every replica checked → manifest
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from deployments.errors import ConfigError
 from graphs.commands.serve import flags
 from graphs.config import STAGES, RecommenderArgs, parse_args
 from graphs.config_file import RECOMMENDER, STORE, checked, load, read, recommender_args
+from monitoring.deep_merge import deep_merge
 
 Config = dict[str, Any]
 
 
 def write(profile: str, config: str, out: str) -> None:
-    """Writes the manifest to the file `out`, or to standard output (`-`); what may become a nuisance to stderr.
+    """Writes the manifest to the file `out`, or to standard output (`-`); notes go to stderr.
 
     Raises:
-        ConfigError: a key or value is wrong, or a replica finds no room.
+        ConfigError: a key or value is wrong, or the workers have no room for a replica.
     """
     chosen = load_profile(profile)
     manifest = manifest_of(chosen, load(config))
@@ -47,7 +48,7 @@ def write(profile: str, config: str, out: str) -> None:
 
 
 def load_profile(name: str) -> Profile:
-    """A profile of this repository by its name, or a file.
+    """The profile of this name in cluster/kubernetes/profiles, or in the file `name`.
 
     Raises:
         ConfigError: there is no such file, or a key or value in it is wrong.
@@ -61,10 +62,10 @@ def load_profile(name: str) -> Profile:
 
 
 def manifest_of(profile: Profile, config: Mapping[str, Any]) -> Manifest:
-    """The RayService that serves `config` where `profile` says.
+    """The RayService that serves `config` on the cluster of `profile`.
 
     Raises:
-        ConfigError: both together can't work.
+        ConfigError: `config` can't run on that cluster.
     """
     serve = serve_config(profile, config)
     _check_room(profile, serve)
@@ -72,11 +73,11 @@ def manifest_of(profile: Profile, config: Mapping[str, Any]) -> Manifest:
 
 
 def serve_config(profile: Profile, config: Mapping[str, Any]) -> Config:
-    """`config` for the cluster: reachable from other pods, on a Redis of one's own instead of the application `store`,
+    """`config` for the cluster: reachable from other pods, with the profile's Redis instead of the application `store`,
     every deployment in its group of workers.
 
     Raises:
-        ConfigError: it has no recommender, or the profile lays something wrong over it.
+        ConfigError: it has no recommender, or a key or value of the profile's args is wrong.
     """
     served: Config = copy.deepcopy(dict(config))
     served["http_options"] = served.get("http_options", {}) | {"host": "0.0.0.0"}  # noqa: S104 - in the pod
@@ -92,7 +93,7 @@ def serve_config(profile: Profile, config: Mapping[str, Any]) -> Config:
 
 
 def _args(profile: Profile, args: Config) -> Config:
-    args = _over(args, profile.args)
+    args = deep_merge(args, profile.args)
     args["artifact"] = profile.artifact.path
     store = {key: value for key, value in args.get("store", {}).items() if key not in ("host", "port")}
     args["store"] = store | {"redis_url": profile.histories.redis_url}
@@ -106,17 +107,8 @@ def _args(profile: Profile, args: Config) -> Config:
     return args
 
 
-def _over(below: Config, above: Mapping[str, Any]) -> Config:
-    """`above` laid over `below`, key by key."""
-    laid = dict(below)
-    for key, value in above.items():
-        under = laid.get(key)
-        laid[key] = _over(under, value) if isinstance(under, dict) and isinstance(value, Mapping) else value
-    return laid
-
-
 def _parts(args: RecommenderArgs) -> Iterator[tuple[str, Any]]:
-    """What runs in deployments of its own: its key in the config, and its args."""
+    """Per deployment its key in the config, and its args."""
     yield "args.ingress", args.ingress
     for name in STAGES:
         stage = getattr(args.stages, name)
@@ -129,7 +121,7 @@ def _group(num_gpus: float) -> str:
 
 
 def replicas(args: RecommenderArgs) -> list[Replicas]:
-    """What every deployment starts with, and may grow to."""
+    """Per deployment its replicas at the start and at most."""
     found = []
     for where, part in _parts(args):
         times = getattr(part, "shards", 1)
@@ -177,7 +169,7 @@ def _check_room(profile: Profile, serve: Mapping[str, Any]) -> None:
 
 
 def notes(profile: Profile, manifest: Manifest) -> list[str]:
-    """What will work, and may disappoint."""
+    """Limits of a manifest that works: sentences for the user."""
     found = []
     for name, group, wanted in _by_group(profile, yaml.safe_load(manifest["spec"]["serveConfigV2"])):
         if group is None or not wanted:
@@ -197,7 +189,7 @@ def notes(profile: Profile, manifest: Manifest) -> list[str]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """No anchors, and a text of several lines as it reads."""
+    """No anchors; a text of several lines as a literal block."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -13,55 +13,57 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cluster.autoscaling.capacity import StageSpec, capacities, whole
+from cluster.autoscaling.capacity import StageSpec, capacities, round_up
 from cluster.autoscaling.latency_model import Line
 from cluster.autoscaling.policy import PolicyConfig
-from cluster.simulator.quality_law import QualityLaw
-from cluster.simulator.reference_policies import Knative, Kubernetes, Oracle, Ours
-from cluster.simulator.simulator import TICK_S, Plant, Run, Scaler, simulate
+from cluster.simulator.funnel import TICK_S, QualityLaw, SimulatedFunnel
+from cluster.simulator.reference_policies import Knative, Kubernetes, Oracle, RayfunnelPolicy
+from cluster.simulator.results import Run
+from cluster.simulator.simulator import Scaler, simulate
 from cluster.simulator.traces import Trace, make
 from deployments.errors import ConfigError
 
-Maker = Callable[[Plant, Trace], Scaler]
+Maker = Callable[[SimulatedFunnel, Trace], Scaler]
 
 STAGES = {
     "candidates": (Line(0.004, 0.001), 16),
     "scoring": (Line(0.006, 0.005), 10),
     "ranking": (Line(0.001, 0.0002), 32),
 }
-"""The simulated funnel: s(b) and the largest batch of each stage. Two full batches of every stage fit into 200 ms."""
+"""s(b) and the largest batch of each simulated stage. Two full batches of every stage fit into 200 ms."""
 
 POLICIES: dict[str, Maker] = {
-    "ours": lambda plant, trace: Ours(plant.specs, PolicyConfig(slo_s=plant.slo_s)),
-    "knative": lambda plant, trace: Knative(plant.specs),
-    "kubernetes": lambda plant, trace: Kubernetes(plant.specs),
-    "oracle": lambda plant, trace: Oracle(trace, plant),
+    "ours": lambda funnel, trace: RayfunnelPolicy(funnel.specs, PolicyConfig(slo_s=funnel.slo_s)),
+    "knative": lambda funnel, trace: Knative(funnel.specs),
+    "kubernetes": lambda funnel, trace: Kubernetes(funnel.specs),
+    "oracle": lambda funnel, trace: Oracle(trace, funnel),
 }
 
 
-def funnel(slo_s: float = 0.2, startup_s: float = 5.0, most: int = 200) -> Plant:
-    """The simulated funnel with at most `most` replicas per stage. A tighter objective has smaller batches and faster
-    stages, in proportion."""
+def example_funnel(slo_s: float = 0.2, startup_s: float = 5.0, most: int = 200) -> SimulatedFunnel:
+    """The simulated funnel with at most `most` replicas per stage. The stages' times are proportional to `slo_s`."""
     scale = slo_s / 0.2
     lines = {name: Line(line.a * scale, line.c * scale) for name, (line, _) in STAGES.items()}
     specs = {
         name: StageSpec(1, most, max_batch=batch, prior=lines[name], startup_s=startup_s)
         for name, (_, batch) in STAGES.items()
     }
-    return Plant(specs, lines, slo_s=slo_s, startup_s=startup_s)
+    return SimulatedFunnel(specs, lines, slo_s=slo_s, startup_s=startup_s)
 
 
-def base_replicas(plant: Plant, rate: float, utilisation: float = 0.7) -> dict[str, int]:
-    """What carries `rate`: where every policy starts."""
-    capacity = capacities(plant.specs, plant.lines, plant.slo_s)
-    return {name: spec.bounded(whole(rate / (utilisation * capacity[name].rate))) for name, spec in plant.specs.items()}
+def base_replicas(funnel: SimulatedFunnel, rate: float, utilisation: float = 0.7) -> dict[str, int]:
+    """Replicas for `rate`, with which every policy starts."""
+    capacity = capacities(funnel.specs, funnel.lines, funnel.slo_s)
+    return {
+        name: spec.bounded(round_up(rate / (utilisation * capacity[name].rate))) for name, spec in funnel.specs.items()
+    }
 
 
 def maker(name: str) -> Maker:
-    """A policy by name, or by import path (`module:attribute`, called with the plant and the trace).
+    """A policy by name, or by import path (`module:attribute`, called with the funnel and the trace).
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no policy of that name.
     """
     if name in POLICIES:
         return POLICIES[name]
@@ -82,17 +84,17 @@ def report(
     quality factor, at its default numbers.
 
     Raises:
-        ConfigError: a trace or policy that is not there, or no matplotlib to plot with.
+        ConfigError: there is no such trace or policy, or no matplotlib for the plot.
     """
     makers = {name: maker(name) for name in policies}
-    plant = replace(funnel(startup_s=startup_s, most=1000), quality=QualityLaw() if quality else None)
+    funnel = replace(example_funnel(startup_s=startup_s, most=1000), quality=QualityLaw() if quality else None)
     try:
-        load = make(trace, seed, rate, plant.step_s)
+        load = make(trace, seed, rate, funnel.step_s)
     except ValueError as error:
         raise ConfigError(f"--trace: {error}") from None
-    start = base_replicas(plant, float(load.rates[0]))
-    runs = {name: simulate(load, make_(plant, load), plant, seed, start) for name, make_ in makers.items()}
-    least = runs.get("oracle") or simulate(load, Oracle(load, plant), plant, seed, start)
+    start = base_replicas(funnel, float(load.rates[0]))
+    runs = {name: simulate(load, make_(funnel, load), funnel, seed, start) for name, make_ in makers.items()}
+    least = runs.get("oracle") or simulate(load, Oracle(load, funnel), funnel, seed, start)
     Console().print(_table(load, runs, least, quality))
     if out:
         _plot(load, runs, out)
@@ -100,9 +102,9 @@ def report(
 
 def _table(load: Trace, runs: Mapping[str, Run], oracle: Run, quality: bool) -> Table:
     table = Table(title=f"{load.name}: {load.counts.sum():,} requests in {load.seconds:.0f} s")
-    # Shed ones are among the missed: with quality, which is there so that none is shed, the degraded take their column.
-    given = "degraded" if quality else "shed"
-    titles = ("policy", "missed", given, "p99", "replica-s", "/ oracle", "recovered", "turns/h")
+    # Missed includes shed. The quality factor avoids shedding, so with it the column shows the degraded.
+    unserved = "degraded" if quality else "shed"
+    titles = ("policy", "missed", unserved, "p99", "replica-s", "/ oracle", "recovered", "turns/h")
     for title in titles:
         table.add_column(title, justify="left" if title == "policy" else "right")
     for name, run in runs.items():

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from monitoring.deep_merge import deep_merge
 from monitoring.metrics.declarations import SECONDS
 
 DEFAULTS = Path(__file__).with_name("values.yaml")
@@ -268,10 +269,4 @@ def load(own: Mapping[str, Any] | str | Path | None = None) -> AlertValues:
     """
     if isinstance(own, str | Path):
         own = yaml.safe_load(Path(own).read_text("utf-8")) or {}
-    return AlertValues.model_validate(_over(yaml.safe_load(DEFAULTS.read_text("utf-8")), own or {}))
-
-
-def _over(below: Any, above: Any) -> Any:
-    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
-        return above
-    return {**below, **{key: _over(below.get(key), value) for key, value in above.items()}}
+    return AlertValues.model_validate(deep_merge(yaml.safe_load(DEFAULTS.read_text("utf-8")), own or {}))

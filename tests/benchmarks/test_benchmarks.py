@@ -111,8 +111,8 @@ async def test_connections_are_kept_and_a_lost_one_is_an_error_of_its_own_reques
     assert len(peers) == 2, "one until it was lost, one since"
 
 
-class _Known(Study):
-    """Configurations whose (missed, cost) are known: on the first tuning seeds, and on all."""
+class _FixedResults(Study):
+    """Configurations with given (missed, cost): on the first tuning seeds, and on all."""
 
     def __init__(self, first: list[tuple[float, float]], tuning: list[tuple[float, float]]) -> None:
         self._first, self._tuning = first, tuning
@@ -120,14 +120,14 @@ class _Known(Study):
     def configurations(self, name: str) -> list[dict[str, float]]:
         return [{"which": float(i)} for i in range(len(self._first))]
 
-    def judge(self, name: str, which: Sequence[int], seeds: Sequence[int]) -> dict[int, tuple[float, float]]:
-        assert not set(seeds) & set(HELD_OUT), "tuning never sees them"
+    def evaluate(self, name: str, which: Sequence[int], seeds: Sequence[int]) -> dict[int, tuple[float, float]]:
+        assert not set(seeds) & set(HELD_OUT), "tuning never uses them"
         return {i: (self._tuning if tuple(seeds) == TUNING else self._first)[i] for i in which}
 
 
 def test_tuning_takes_the_cheapest_within_the_misses_or_the_fewest_misses_within_the_cost() -> None:
     means = [(0.02, 1.0), (0.008, 1.2), (0.0005, 1.5), (0.0, 3.0)]
-    study = _Known(means, means)
+    study = _FixedResults(means, means)
     assert study.best("ours", Goal(most_missed=0.01)) == (1, True)
     assert study.best("ours", Goal(most_missed=0.001)) == (2, True)
     assert study.best("ours", Goal(most_cost=1.4)) == (1, True)
@@ -136,7 +136,7 @@ def test_tuning_takes_the_cheapest_within_the_misses_or_the_fewest_misses_within
 
 
 def test_a_configuration_that_was_lucky_on_the_first_seeds_loses_on_the_others() -> None:
-    study = _Known([(0.0, 1.0), (0.0, 1.1)], [(0.05, 1.0), (0.0, 1.1)])
+    study = _FixedResults([(0.0, 1.0), (0.0, 1.1)], [(0.05, 1.0), (0.0, 1.1)])
     assert study.best("ours", Goal(most_missed=0.001)) == (1, True)
 
 

@@ -1,4 +1,4 @@
-"""The embedded server: adopted, brought back, never doubled, stopped."""
+"""The embedded server: adopted, restarted, never started twice, stopped."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def wait_until_back(client: redis.Redis, within_s: float = 2.0) -> None:
 
 
 @pytest.mark.parametrize(("appendfsync", "servers"), [("everysec", "no"), ("always", "always")])
-def test_a_killed_server_is_back_within_two_seconds_with_all_it_acknowledged(
+def test_a_killed_server_restarts_within_two_seconds_with_all_acknowledged_writes(
     supervise: Supervise, client: redis.Redis, appendfsync: str, servers: str
 ) -> None:
     supervise(appendfsync=appendfsync).start()
@@ -94,7 +94,7 @@ int fdatasync(int file) { return slow(); }
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="a slow disk is made with a C compiler")
-def test_what_was_acknowledged_outlives_a_killed_server_whose_disk_is_slow(
+def test_acknowledged_writes_survive_a_killed_server_with_a_slow_disk(
     supervise: Supervise, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = tmp_path / "slow.so"
@@ -111,7 +111,7 @@ def test_what_was_acknowledged_outlives_a_killed_server_whose_disk_is_slow(
     assert client.llen("acknowledged") == acknowledged
 
 
-def test_what_was_written_reaches_the_disk_within_seconds(
+def test_writes_reach_the_disk_within_seconds(
     supervise: Supervise, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
@@ -175,7 +175,7 @@ def test_supervisors_that_start_together_share_one_server(
 
 
 def test_one_folder_is_not_served_on_two_ports(supervise: Supervise, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.valkey._PATIENCE_S", 0.2)
+    monkeypatch.setattr("cluster.valkey._TIMEOUT_S", 0.2)
     supervise().start()
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -191,12 +191,12 @@ def test_a_port_that_serves_another_folder_is_taken(supervise: Supervise, tmp_pa
         ValkeySupervisor(ValkeyConfig(port=supervise()._config.port, data_dir=str(tmp_path / "other"))).start()
 
 
-def test_a_port_that_something_else_holds_is_taken(port: int, tmp_path: Path) -> None:
+def test_a_port_of_another_program_is_taken(port: int, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", port)), pytest.raises(ValkeyError, match=rf"port {port} .* is taken"):
         ValkeySupervisor(ValkeyConfig(port=port, data_dir=str(tmp_path))).start()
 
 
-def test_a_port_that_a_web_server_holds_is_taken(port: int, tmp_path: Path) -> None:
+def test_a_port_of_a_web_server_is_taken(port: int, tmp_path: Path) -> None:
     with http.server.HTTPServer(("127.0.0.1", port), http.server.BaseHTTPRequestHandler) as web:
         thread = threading.Thread(target=web.serve_forever)
         thread.start()
@@ -226,7 +226,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, port: int) -> Non
         ValkeySupervisor(ValkeyConfig(port=port, data_dir=str(tmp_path / "file" / "store"))).start()
 
 
-def test_others_are_let_in_only_with_a_password(supervise: Supervise) -> None:
+def test_another_host_needs_a_password(supervise: Supervise) -> None:
     with pytest.raises(ValkeyError, match=r"host 0\.0\.0\.0 is reachable by others: set a password"):
         supervise(host="0.0.0.0").start()
 

@@ -2,7 +2,8 @@
 
 A number in [0, 1] per ingress replica, from the share of its time that a request has spent in the queue. Below 1 fewer
 candidates are scored and ranked. Below `floor` none are scored (retrieval order). At 0 no stage but the profile is
-called (popular items). The factor falls at once and rises by `recovery_per_s`.
+called (popular items). The factor falls at once and rises by `recovery_per_s`. The
+law itself is cluster/quality_law.py, which the simulator calls too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cluster.quality_law import factor_at, recovered
 
 
 class QualityConfig(BaseModel):
@@ -42,7 +45,7 @@ class QualityFactor:
 
     def __init__(self, config: QualityConfig) -> None:
         self._config = config
-        self._at = float("-inf")
+        self._updated_at = float("-inf")
         self.factor = 1.0
 
     def update(self, now: float, waited_s: float, allowed_s: float) -> float:
@@ -50,9 +53,8 @@ class QualityFactor:
         config = self._config
         if not config.enabled:
             return 1.0
-        share = waited_s / allowed_s if allowed_s > 0 else 1.0
-        fitting = min(1.0, max(0.0, (config.to_wait - share) / (config.to_wait - config.from_wait)))
-        risen = self.factor + config.recovery_per_s * max(0.0, now - self._at)
-        self._at = now
-        self.factor = min(fitting, max(0.0, risen))
+        wait_share = waited_s / allowed_s if allowed_s > 0 else 1.0
+        allowed = factor_at(wait_share, config.from_wait, config.to_wait)
+        self.factor = min(allowed, recovered(self.factor, now - self._updated_at, config.recovery_per_s))
+        self._updated_at = now
         return self.factor

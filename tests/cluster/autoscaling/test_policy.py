@@ -1,4 +1,4 @@
-"""The policy as a whole: what holds for every load and for reports that make no sense."""
+"""The policy as a whole: properties for every load, and for invalid reports."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.autoscaling.budget import cost
 from cluster.autoscaling.capacity import StageSpec
 from cluster.autoscaling.latency_model import Line
 from cluster.autoscaling.observations import Counters, Observation, Report, StageObservation
 from cluster.autoscaling.policy import Decision, Policy, PolicyConfig
-from cluster.autoscaling.stability import Windows
+from cluster.autoscaling.resource_budget import resources
+from cluster.autoscaling.stabilization import Windows
 
 SPECS = {
     "candidates": StageSpec(1, 40, prior=Line(0.005, 0.001), max_batch=32, num_cpus=0.5, startup_s=5),
@@ -24,23 +24,23 @@ SPECS = {
 }
 
 
-class Plant:
-    """Feeds a policy with the counters of replicas that carry `rate` requests/s; a replica is ready in 5 s."""
+class FakeCluster:
+    """Replicas that serve `rate` requests/s and report to a policy; a replica is ready after 5 s."""
 
     def __init__(self, policy: Policy, rate: Callable[[float], float], seed: int = 1, queue: float = 0.0) -> None:
         self.policy, self.rate, self.queue = policy, rate, queue
-        self.chance = random.Random(seed)
+        self.rng = random.Random(seed)
         self.now = 1e9
         self.root = Counters()
         self.stages = {name: Counters() for name in SPECS}
         self.target = {name: max(1, spec.min_replicas) for name, spec in SPECS.items()}
-        self.asked: dict[str, list[tuple[float, int]]] = {name: [] for name in SPECS}
+        self.pending: dict[str, list[tuple[float, int]]] = {name: [] for name in SPECS}
         self.ready = dict(self.target)
 
-    def tick(self, garbage: Report | None = None) -> dict[str, Decision]:
+    def tick(self, invalid: Report | None = None) -> dict[str, Decision]:
         self.now += 0.5
         expected = max(0.0, self.rate(self.now - 1e9)) / 2
-        count = max(0, round(self.chance.gauss(expected, expected**0.5)))
+        count = max(0, round(self.rng.gauss(expected, expected**0.5)))
         self.root = _plus(self.root, arrivals=count, completions=count)
         for name, spec in SPECS.items():
             batches = -(-count // 8)
@@ -48,26 +48,26 @@ class Plant:
             self.stages[name] = _plus(
                 self.stages[name], arrivals=count, completions=count, busy_s=busy_s, batches=batches, items=count
             )
-            while self.asked[name] and self.asked[name][0][0] <= self.now - 5:
-                self.ready[name] = max(self.ready[name], self.asked[name].pop(0)[1])
+            while self.pending[name] and self.pending[name][0][0] <= self.now - 5:
+                self.ready[name] = max(self.ready[name], self.pending[name].pop(0)[1])
             self.ready[name] = min(self.ready[name], self.target[name])
-        decisions = self.policy.decide(self.observation(garbage))
+        decisions = self.policy.decide(self.observation(invalid))
         for name, decision in decisions.items():
             if decision.target > self.target[name]:
-                self.asked[name].append((self.now, decision.target))
+                self.pending[name].append((self.now, decision.target))
             self.target[name] = decision.target
         return decisions
 
-    def observation(self, garbage: Report | None) -> Observation:
+    def observation(self, invalid: Report | None) -> Observation:
         stages = {
             name: StageObservation(
                 self.ready[name],
                 self.target[name],
-                {"r": garbage or Report(self.now, self.stages[name], self.queue / 3)},
+                {"r": invalid or Report(self.now, self.stages[name], self.queue / 3)},
             )
             for name in SPECS
         }
-        return Observation(self.now, {"i": garbage or Report(self.now, self.root)}, stages)
+        return Observation(self.now, {"i": invalid or Report(self.now, self.root)}, stages)
 
 
 def _plus(counters: Counters, **more: float) -> Counters:
@@ -77,9 +77,9 @@ def _plus(counters: Counters, **more: float) -> Counters:
 def settled(
     rate: float, queue: float = 0.0, config: PolicyConfig | None = None, ticks: int = 60
 ) -> dict[str, Decision]:
-    plant = Plant(Policy(SPECS, config), lambda _: rate, queue=queue)
+    fake = FakeCluster(Policy(SPECS, config), lambda _: rate, queue=queue)
     for _ in range(ticks):
-        decisions = plant.tick()
+        decisions = fake.tick()
     return decisions
 
 
@@ -89,11 +89,11 @@ rates = st.floats(0, 20_000)
 @settings(max_examples=25, deadline=None)
 @given(rates, st.floats(0, 5000), st.floats(3, 100), st.floats(0.25, 20))
 def test_targets_are_always_within_bounds_and_budget(rate: float, queue: float, cpus: float, gpus: float) -> None:
-    plant = Plant(Policy(SPECS, PolicyConfig(cpus=cpus, gpus=gpus)), lambda t: rate if t > 5 else 0, queue=queue)
+    fake = FakeCluster(Policy(SPECS, PolicyConfig(cpus=cpus, gpus=gpus)), lambda t: rate if t > 5 else 0, queue=queue)
     for _ in range(40):
-        targets = {name: decision.target for name, decision in plant.tick().items()}
+        targets = {name: decision.target for name, decision in fake.tick().items()}
         assert all(spec.min_replicas <= targets[name] <= spec.max_replicas for name, spec in SPECS.items())
-        used_cpus, used_gpus = cost(targets, SPECS)
+        used_cpus, used_gpus = resources(targets, SPECS)
         assert used_cpus <= cpus + 1e-6
         assert used_gpus <= gpus + 1e-6
 
@@ -113,13 +113,13 @@ def test_a_longer_queue_never_means_fewer_replicas(rate: float, queue: float, lo
 
 
 @pytest.mark.parametrize("rate", [20.0, 300.0, 1500.0, 2500.0])
-def test_constant_load_makes_no_oscillation(rate: float) -> None:
-    plant = Plant(Policy(SPECS), lambda _: rate)
+def test_constant_load_causes_no_oscillation(rate: float) -> None:
+    fake = FakeCluster(Policy(SPECS), lambda _: rate)
     changes = dict.fromkeys(SPECS, 0)
     direction = dict.fromkeys(SPECS, 0)
-    before = dict(plant.target)
+    before = dict(fake.target)
     for tick in range(2 * 3600 * 2):
-        for name, decision in plant.tick().items():
+        for name, decision in fake.tick().items():
             moved = (decision.target > before[name]) - (decision.target < before[name])
             if moved and tick > 1200:
                 changes[name] += moved == -direction[name]
@@ -133,70 +133,70 @@ number = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.sampled_fr
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.builds(Report, number, st.builds(Counters, *[number] * 7), number), min_size=1, max_size=4))
-def test_garbage_never_crashes_it_nor_moves_it_wildly(garbage: list[Report]) -> None:
-    plant = Plant(Policy(SPECS), lambda _: 800.0)
+def test_invalid_reports_cause_no_error_and_no_large_change(invalid: list[Report]) -> None:
+    fake = FakeCluster(Policy(SPECS), lambda _: 800.0)
     for _ in range(60):
-        plant.tick()
-    before = dict(plant.target)
-    for report in garbage:
-        plant.tick(report)
-        plant.tick()
+        fake.tick()
+    before = dict(fake.target)
+    for report in invalid:
+        fake.tick(report)
+        fake.tick()
     for name, spec in SPECS.items():
-        assert spec.min_replicas <= plant.target[name] <= spec.max_replicas
-        assert before[name] <= plant.target[name] <= max(before[name] + 2, 1.5 * before[name]), name
+        assert spec.min_replicas <= fake.target[name] <= spec.max_replicas
+        assert before[name] <= fake.target[name] <= max(before[name] + 2, 1.5 * before[name]), name
 
 
 @pytest.mark.parametrize("times", [0.0, 0.01, 30.0])
-def test_a_counter_that_lies_once_moves_nothing_wildly(times: float) -> None:
-    plant = Plant(Policy(SPECS), lambda _: 800.0)
+def test_one_wrong_counter_causes_no_large_change(times: float) -> None:
+    fake = FakeCluster(Policy(SPECS), lambda _: 800.0)
     for _ in range(60):
-        plant.tick()
-    before = dict(plant.target)
-    plant.tick(Report(plant.now + 0.5, Counters(*[times * value for value in plant.root])))
+        fake.tick()
+    before = dict(fake.target)
+    fake.tick(Report(fake.now + 0.5, Counters(*[times * value for value in fake.root])))
     for _ in range(10):
-        plant.tick()
-    assert all(before[name] <= plant.target[name] <= max(before[name] + 2, 1.5 * before[name]) for name in SPECS)
+        fake.tick()
+    assert all(before[name] <= fake.target[name] <= max(before[name] + 2, 1.5 * before[name]) for name in SPECS)
 
 
 def test_missing_reports_keep_the_targets() -> None:
-    plant = Plant(Policy(SPECS), lambda _: 800.0)
+    fake = FakeCluster(Policy(SPECS), lambda _: 800.0)
     for _ in range(60):
-        before = plant.tick()
-    seen = plant.observation(None)
+        before = fake.tick()
+    seen = fake.observation(None)
     blind = {name: StageObservation(view.ready, view.target) for name, view in seen.stages.items()}
     for second in range(1, 60):
-        decisions = plant.policy.decide(Observation(plant.now + second, {}, blind))
+        decisions = fake.policy.decide(Observation(fake.now + second, {}, blind))
     assert {n: d.target for n, d in decisions.items()} == {n: d.target for n, d in before.items()}
 
 
 def test_all_stages_move_together_when_a_flash_crowd_comes() -> None:
-    plant = Plant(Policy(SPECS), lambda t: 300 + 270 * min(10, max(0.0, t - 60)))
+    fake = FakeCluster(Policy(SPECS), lambda t: 300 + 270 * min(10, max(0.0, t - 60)))
     for _ in range(120):
-        plant.tick()
-    before = dict(plant.target)
+        fake.tick()
+    before = dict(fake.target)
     asked_at: dict[str, float] = {}
     for tick in range(20):
-        for name, decision in plant.tick().items():
+        for name, decision in fake.tick().items():
             if decision.target > before[name]:
                 asked_at.setdefault(name, tick / 2)
     assert asked_at["candidates"] <= 2
     assert asked_at["scoring"] <= 2
 
 
-def test_an_idle_stage_that_may_goes_to_zero_and_wakes_on_the_first_request() -> None:
+def test_an_idle_stage_with_minimum_zero_scales_to_zero_and_back_on_the_first_request() -> None:
     config = PolicyConfig(windows=Windows(stable_s=60))
-    plant = Plant(Policy(SPECS, config), lambda t: 50.0 if t < 30 or t > 160 else 0.0)
+    fake = FakeCluster(Policy(SPECS, config), lambda t: 50.0 if t < 30 or t > 160 else 0.0)
     for _ in range(320):
-        decisions = plant.tick()
+        decisions = fake.tick()
     assert decisions["ranking"].target == 0
     assert decisions["ranking"].reason == "idle"
     assert decisions["scoring"].target == 1
     for _ in range(4):
-        decisions = plant.tick()
+        decisions = fake.tick()
     assert decisions["ranking"].target >= 1
 
 
-def test_cache_hits_lower_what_a_stage_is_given() -> None:
+def test_cache_hits_lower_the_rate_of_a_stage() -> None:
     policy = Policy(SPECS)
     root, candidates = Counters(), Counters()
     for tick in range(1200):
@@ -208,7 +208,7 @@ def test_cache_hits_lower_what_a_stage_is_given() -> None:
     assert decision.rate == pytest.approx(400, rel=0.1)
 
 
-def test_an_overload_before_a_stage_does_not_look_like_a_cache() -> None:
+def test_requests_dropped_before_a_stage_do_not_count_as_cache_hits() -> None:
     policy = Policy(SPECS)
     root, scoring = Counters(), Counters()
     for tick in range(1200):
@@ -220,7 +220,7 @@ def test_an_overload_before_a_stage_does_not_look_like_a_cache() -> None:
     assert decision.rate == pytest.approx(1000, rel=0.01)
 
 
-def test_a_decision_says_why() -> None:
+def test_a_decision_has_its_reason_and_inputs() -> None:
     decision = settled(800.0)["scoring"]
     assert decision.mu > 0
     assert decision.desired * decision.mu * decision.rho >= decision.rate
@@ -231,6 +231,6 @@ def test_a_decision_says_why() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"slo_s": 0.0}, {"tail": 1.0}, {"utilisation": 1.2}, {"sigmas": nan}])
-def test_numbers_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
+def test_invalid_parameters_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PolicyConfig(**wrong)  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ def totals(requests: float, busy_s: float = 0.0) -> dict[str, float]:
     return {**counters._asdict(), "queued": 0.0, "slots": 2.0, "max_batch": 64.0}
 
 
-def test_load_at_the_root_asks_for_replicas_of_a_stage() -> None:
+def test_load_at_the_ingress_requests_replicas_of_a_stage() -> None:
     policy = AutoscalingPolicy(slo_ms=200, priors={"Scorer": [10, 5]})
     targets = {}
     for tick in range(60):
@@ -60,12 +60,12 @@ def test_load_at_the_root_asks_for_replicas_of_a_stage() -> None:
     assert 3 <= targets[SCORER] <= 8
 
 
-def test_the_budget_counts_what_replicas_take() -> None:
+def test_the_budget_counts_the_reported_cpus_of_replicas() -> None:
     policy = AutoscalingPolicy(slo_ms=200, priors={"Scorer": [10, 5]}, cpus=1.0)
     found = []
     for tick in range(60):
         now, sent = 1e9 + tick / 2, 500.0 * tick
-        taken = {"num_cpus": 0.25, "num_gpus": 0.0} if tick < 59 else {}  # none there to say it
+        taken = {"num_cpus": 0.25, "num_gpus": 0.0} if tick < 59 else {}  # no replica reports it
         contexts = {
             INGRESS: context(INGRESS, now, totals(sent)),
             SCORER: context(SCORER, now, totals(sent, busy_s=0.05 * sent / 8) | taken),
@@ -74,7 +74,7 @@ def test_the_budget_counts_what_replicas_take() -> None:
     assert max(found) == found[-1] == 4
 
 
-def test_no_error_gets_out_and_nothing_changes() -> None:
+def test_an_error_is_caught_and_changes_nothing() -> None:
     def broken() -> Any:
         raise RuntimeError("no metrics")
 
@@ -88,6 +88,6 @@ def test_a_replica_that_has_not_reported_yet_is_no_error() -> None:
     assert policy({SCORER: context(SCORER, 1e9, {"arrivals": 1.0})})[0] == {SCORER: 1}
 
 
-def test_an_argument_that_is_none_is_refused() -> None:
+def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(TypeError, match="utilization"):
         AutoscalingPolicy(utilization=0.8)

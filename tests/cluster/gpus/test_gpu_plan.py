@@ -86,7 +86,7 @@ def test_whatever_ray_puts_on_a_gpu_by_the_fractions_alone_fits_in_bytes_and_com
 
 @settings(max_examples=150, deadline=None)
 @given(needs, gpus)
-def test_what_a_refusal_proposes_makes_the_stage_fit(needs: list[Need], gpus: list[Gpu]) -> None:
+def test_the_remedy_of_a_refusal_makes_the_stage_fit(needs: list[Need], gpus: list[Gpu]) -> None:
     refusal = planned(needs, gpus)
     assume(isinstance(refusal, DoesNotFit))
     assert isinstance(refusal, DoesNotFit)
@@ -124,7 +124,7 @@ def test_a_redeploy_has_room_only_where_the_minima_fit_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ([Need("scoring", 20 * GIB, 0, 0, 1, 0.1)], r"scoring: a replica needs 20.0 GiB .* use GPUs of 20.0 GiB"),
         ([Need("scoring", GIB, 64 * MIB, 0, 512, 0.1)], r"scoring: .* lower the batch limit to 224, or use GPUs of"),
@@ -137,8 +137,8 @@ def test_a_redeploy_has_room_only_where_the_minima_fit_twice() -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_refusal_names_the_stage_and_the_remedy(wrong: list[Need], said: str) -> None:
-    with pytest.raises(DoesNotFit, match=said):
+def test_a_refusal_names_the_stage_and_the_remedy(wrong: list[Need], message: str) -> None:
+    with pytest.raises(DoesNotFit, match=message):
         plan(wrong, [SMALL])
 
 
@@ -159,7 +159,7 @@ def test_a_refusal_names_the_stage_and_the_remedy(wrong: list[Need], said: str) 
         {"min_replicas": 3, "max_replicas": 2},
     ],
 )
-def test_a_need_that_makes_no_sense_is_refused(values: dict[str, float]) -> None:
+def test_an_invalid_need_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"scoring: .* must be"):
         Need(**({"stage": "scoring", "weights": 1, "row": 1, "context": 1, "rows": 1, "compute": 0.5} | values))  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""The simulator against what is known without it, and the policies it drives."""
+"""The simulator against queueing theory, and the policies that it runs."""
 
 from __future__ import annotations
 
@@ -14,103 +14,104 @@ from cluster.autoscaling.capacity import StageSpec
 from cluster.autoscaling.latency_model import Line
 from cluster.autoscaling.observations import Observation
 from cluster.autoscaling.policy import PolicyConfig
-from cluster.simulator.quality_law import QualityLaw
-from cluster.simulator.reference_policies import Knative, Kubernetes, Oracle, Ours, Static
-from cluster.simulator.simulator import TICK_S, Plant, Run, simulate
+from cluster.simulator.funnel import TICK_S, QualityLaw, SimulatedFunnel
+from cluster.simulator.reference_policies import FixedReplicas, Knative, Kubernetes, Oracle, RayfunnelPolicy
+from cluster.simulator.results import Run
+from cluster.simulator.simulator import simulate
 from cluster.simulator.traces import Trace, make
 from deployments.errors import ConfigError
-from graphs.commands.simulate import base_replicas, funnel, maker
+from graphs.commands.simulate import base_replicas, example_funnel, maker
 
 
-def one_stage(line: Line, max_batch: int = 1, slo_s: float = 0.5, most: int = 1000) -> Plant:
-    return Plant({"s": StageSpec(1, most, max_batch=max_batch, prior=line)}, {"s": line}, slo_s=slo_s)
+def one_stage(line: Line, max_batch: int = 1, slo_s: float = 0.5, most: int = 1000) -> SimulatedFunnel:
+    return SimulatedFunnel({"s": StageSpec(1, most, max_batch=max_batch, prior=line)}, {"s": line}, slo_s=slo_s)
 
 
-def constant(plant: Plant, rate: float, seconds: float, seed: int = 1) -> Trace:
-    steps = round(seconds / plant.step_s)
-    counts = np.random.default_rng(seed).poisson(rate * plant.step_s, steps)
-    return Trace("constant", plant.step_s, counts, np.full(round(seconds * 10), rate))
+def constant(funnel: SimulatedFunnel, rate: float, seconds: float, seed: int = 1) -> Trace:
+    steps = round(seconds / funnel.step_s)
+    counts = np.random.default_rng(seed).poisson(rate * funnel.step_s, steps)
+    return Trace("constant", funnel.step_s, counts, np.full(round(seconds * 10), rate))
 
 
 def test_every_request_is_answered_late_shed_or_still_there() -> None:
-    plant = funnel()
-    trace = make("flash5", 1, 300, plant.step_s)
-    run = simulate(trace, Static(base_replicas(plant, 300)), plant, 1, base_replicas(plant, 300), warm_up_s=0)
+    funnel = example_funnel()
+    trace = make("flash5", 1, 300, funnel.step_s)
+    run = simulate(trace, FixedReplicas(base_replicas(funnel, 300)), funnel, 1, base_replicas(funnel, 300), warm_up_s=0)
     assert run.arrived.sum() == trace.counts.sum()
     assert 0.3 < run.miss_share < 0.9, "five times the load that there is capacity for"
 
 
 def test_a_saturated_replica_answers_most_of_what_its_batches_allow_and_no_more() -> None:
-    plant = one_stage(Line(0.010, 0.002), max_batch=20)
-    trace = constant(plant, 2000, 120)
-    run = simulate(trace, Static({"s": 1}), plant, 1, {"s": 1}, warm_up_s=10)
-    # The rest is computed in vain: it began in time for a batch of usual length, and its batch took longer.
+    funnel = one_stage(Line(0.010, 0.002), max_batch=20)
+    trace = constant(funnel, 2000, 120)
+    run = simulate(trace, FixedReplicas({"s": 1}), funnel, 1, {"s": 1}, warm_up_s=10)
+    # The rest is computed in vain: it began in time for a batch of mean length, and its batch took longer.
     assert 0.6 * 400 < (1 - run.miss_share) * 2000 < 1.02 * 400
 
 
 def test_a_lone_server_waits_as_queueing_theory_says() -> None:
     # M/G/1 in heavy traffic: P(wait > t) = ρ exp(−t / m), m = s (1 + cv²) / (2 (1 − ρ)), and the service itself.
-    plant = one_stage(Line(0.050, 0.0), slo_s=0.6)
-    run = simulate(constant(plant, 14, 20_000), Static({"s": 1}), plant, 1, {"s": 1})
+    funnel = one_stage(Line(0.050, 0.0), slo_s=0.6)
+    run = simulate(constant(funnel, 14, 20_000), FixedReplicas({"s": 1}), funnel, 1, {"s": 1})
     mean_s = 0.050 * 1.04 / (2 * 0.3)
     assert run.p99_s == pytest.approx(mean_s * log(70) + 0.050, rel=0.1)
 
 
 def test_replicas_count_from_the_request_and_serve_after_the_start_up() -> None:
-    plant = one_stage(Line(0.010, 0.0))
-    run = simulate(constant(plant, 50, 60), Static({"s": 5}), plant, 1, {"s": 1}, warm_up_s=0)
+    funnel = one_stage(Line(0.010, 0.0))
+    run = simulate(constant(funnel, 50, 60), FixedReplicas({"s": 5}), funnel, 1, {"s": 1}, warm_up_s=0)
     assert run.billed[:, 0].min() == 5
     ready_at = np.nonzero(run.ready[:, 0] == 5)[0][0] / 2
     assert 4 < ready_at < 9
 
 
-def test_the_policy_notices_that_there_is_no_room_and_stops_asking() -> None:
-    plant = funnel(most=100)
-    limited = Plant(plant.specs, plant.lines, placeable={"candidates": 5, "scoring": 12, "ranking": 5})
-    trace = make("flash10", 1, 500, plant.step_s)
+def test_the_policy_requests_no_more_than_the_cluster_has_room_for() -> None:
+    funnel = example_funnel(most=100)
+    limited = SimulatedFunnel(funnel.specs, funnel.lines, placeable={"candidates": 5, "scoring": 12, "ranking": 5})
+    trace = make("flash10", 1, 500, funnel.step_s)
     rooms = []
 
-    class Watched(Ours):
-        def decide(self, seen: Observation) -> Mapping[str, int]:
-            decision = self.policy.decide(seen)["scoring"]
+    class Recorded(RayfunnelPolicy):
+        def decide(self, observation: Observation) -> Mapping[str, int]:
+            decision = self.policy.decide(observation)["scoring"]
             rooms.append((decision.room, decision.target))
-            return super().decide(seen)
+            return super().decide(observation)
 
-    run = simulate(trace, Watched(limited.specs), limited, 1, base_replicas(plant, 500))
+    run = simulate(trace, Recorded(limited.specs), limited, 1, base_replicas(funnel, 500))
     assert run.ready[:, 1].max() == 12
-    found = [target for room, target in rooms if room == 12]
-    assert found, "the policy has not noticed"
-    assert max(found) <= 13, "it may try one more"
+    limited_targets = [target for room, target in rooms if room == 12]
+    assert limited_targets, "the limit was not found"
+    assert max(limited_targets) <= 13, "it may try one more"
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
-    plant = funnel()
-    trace = make("mmpp", 3, 200, plant.step_s)
-    runs = [simulate(trace, Ours(plant.specs), plant, 3, base_replicas(plant, 200)) for _ in range(2)]
+    funnel = example_funnel()
+    trace = make("mmpp", 3, 200, funnel.step_s)
+    runs = [simulate(trace, RayfunnelPolicy(funnel.specs), funnel, 3, base_replicas(funnel, 200)) for _ in range(2)]
     assert (runs[0].ready == runs[1].ready).all()
     assert runs[0].missed.sum() == runs[1].missed.sum()
 
 
-def test_ours_misses_less_in_a_flash_crowd_than_the_laws_that_only_look_back() -> None:
-    plant = funnel()
-    trace = make("flash10", 2, 500, plant.step_s)
-    start = base_replicas(plant, 500)
+def test_ours_misses_less_in_a_flash_crowd_than_policies_without_a_forecast() -> None:
+    funnel = example_funnel()
+    trace = make("flash10", 2, 500, funnel.step_s)
+    start = base_replicas(funnel, 500)
     ours, knative, kubernetes = (
-        simulate(trace, policy, plant, 2, start)
-        for policy in (Ours(plant.specs), Knative(plant.specs), Kubernetes(plant.specs))
+        simulate(trace, policy, funnel, 2, start)
+        for policy in (RayfunnelPolicy(funnel.specs), Knative(funnel.specs), Kubernetes(funnel.specs))
     )
     assert ours.miss_share < knative.miss_share / 3
     assert ours.miss_share < kubernetes.miss_share / 3
 
 
-def test_the_clairvoyant_misses_nothing_that_can_be_met() -> None:
-    plant = funnel()
-    trace = make("flash10", 2, 500, plant.step_s)
-    run = simulate(trace, Oracle(trace, plant), plant, 2, base_replicas(plant, 500))
+def test_the_oracle_misses_almost_nothing() -> None:
+    funnel = example_funnel()
+    trace = make("flash10", 2, 500, funnel.step_s)
+    run = simulate(trace, Oracle(trace, funnel), funnel, 2, base_replicas(funnel, 500))
     assert run.miss_share < 1e-3
 
 
-def test_gaps_have_the_variation_they_are_named_for() -> None:
+def test_gaps_have_the_coefficient_of_variation_in_the_name_of_the_trace() -> None:
     for cv in (1, 2, 4):
         trace = make(f"gamma{cv}", 1, 250, 0.004)
         per_second = trace.counts[: len(trace.counts) // 250 * 250].reshape(-1, 250).sum(axis=1)
@@ -129,19 +130,19 @@ def test_a_csv_of_counts_is_a_trace(tmp_path: Path) -> None:
         make(str(path), 1, 0, 0.004)
 
 
-def test_what_is_not_there_is_named() -> None:
+def test_an_unknown_trace_or_policy_is_named_in_the_error() -> None:
     with pytest.raises(ValueError, match="no trace or file 'flash11'"):
         make("flash11", 1, 500, 0.004)
     with pytest.raises(ConfigError, match="no policy 'best'"):
         maker("best")
 
 
-def test_jump_after_jump_costs_less_once_forecasts_are_doubted() -> None:
-    plant = funnel()
-    trace = make("mmpp", 1, 300, plant.step_s)
-    start = base_replicas(plant, float(trace.rates[0]))
+def test_repeated_jumps_cost_less_once_forecasts_are_trusted_less() -> None:
+    funnel = example_funnel()
+    trace = make("mmpp", 1, 300, funnel.step_s)
+    start = base_replicas(funnel, float(trace.rates[0]))
     trusting, doubting = (
-        simulate(trace, Ours(plant.specs, PolicyConfig(slo_s=plant.slo_s, doubt=doubt)), plant, 1, start)
+        simulate(trace, RayfunnelPolicy(funnel.specs, PolicyConfig(slo_s=funnel.slo_s, doubt=doubt)), funnel, 1, start)
         for doubt in (0.0, 0.3)
     )
     assert doubting.replica_seconds < 0.8 * trusting.replica_seconds
@@ -150,23 +151,23 @@ def test_jump_after_jump_costs_less_once_forecasts_are_doubted() -> None:
 
 def crowd(quality: QualityLaw | None) -> Run:
     """A crowd five times the load, and no replicas for it."""
-    plant = replace(funnel(), quality=quality)
-    start = base_replicas(plant, 300)
-    return simulate(make("flash5", 1, 300, plant.step_s), Static(start), plant, 1, start, warm_up_s=0)
+    funnel = replace(example_funnel(), quality=quality)
+    start = base_replicas(funnel, 300)
+    return simulate(make("flash5", 1, 300, funnel.step_s), FixedReplicas(start), funnel, 1, start, warm_up_s=0)
 
 
-def test_a_quality_factor_that_never_gives_way_changes_nothing() -> None:
-    plain, patient = crowd(None), crowd(QualityLaw(from_wait=1e6, to_wait=1e6 + 1))
-    assert (plain.missed == patient.missed).all()
-    assert (plain.queue == patient.queue).all()
-    assert plain.p99_s == patient.p99_s
-    assert plain.degraded.sum() == patient.degraded.sum() == 0
+def test_a_quality_law_that_never_cuts_changes_nothing() -> None:
+    plain, never_cut = crowd(None), crowd(QualityLaw(from_wait=1e6, to_wait=1e6 + 1))
+    assert (plain.missed == never_cut.missed).all()
+    assert (plain.queue == never_cut.queue).all()
+    assert plain.p99_s == never_cut.p99_s
+    assert plain.degraded.sum() == never_cut.degraded.sum() == 0
 
 
-def test_under_overload_quality_is_given_up_before_answers_are() -> None:
-    plain, giving = crowd(None), crowd(QualityLaw())
-    assert giving.miss_share < plain.miss_share / 100
-    assert 0 < giving.degraded_share < 1
+def test_under_overload_quality_is_cut_before_requests_are_missed() -> None:
+    plain, cut = crowd(None), crowd(QualityLaw())
+    assert cut.miss_share < plain.miss_share / 100
+    assert 0 < cut.degraded_share < 1
 
 
 def test_quality_returns_when_the_crowd_has_gone() -> None:
@@ -177,22 +178,22 @@ def test_quality_returns_when_the_crowd_has_gone() -> None:
 
 
 def test_no_answer_is_both_full_and_degraded() -> None:
-    seen: list[Observation] = []
+    observations: list[Observation] = []
 
-    class Watched(Static):
+    class Recorded(FixedReplicas):
         def decide(self, observation: Observation) -> Mapping[str, int]:
-            seen.append(observation)
+            observations.append(observation)
             return super().decide(observation)
 
-    plant = replace(funnel(), quality=QualityLaw())
-    start = base_replicas(plant, 300)
-    run = simulate(make("flash5", 1, 300, plant.step_s), Watched(start), plant, 1, start, warm_up_s=0)
-    last = seen[-1]
+    funnel = replace(example_funnel(), quality=QualityLaw())
+    start = base_replicas(funnel, 300)
+    run = simulate(make("flash5", 1, 300, funnel.step_s), Recorded(start), funnel, 1, start, warm_up_s=0)
+    last = observations[-1]
     arrived, full, lost, shed = last.root["ingress"].counters[:4]
     there = sum(stage.ongoing for stage in last.stages.values())
     assert full + lost + shed + there == arrived
     assert lost == run.missed[:-2].sum() - shed + run.degraded[:-2].sum()
     scoring = last.stages["scoring"].reports["all"].counters
     ranking = last.stages["ranking"].reports["all"].counters
-    assert scoring.arrivals < ranking.arrivals, "what is not scored does not reach the scorer"
+    assert scoring.arrivals < ranking.arrivals, "skipped requests do not reach the scorer"
     assert scoring.items < scoring.completions, "a request with a share of its candidates counts for that share"

@@ -15,7 +15,7 @@ from deployments.models.fused_dcn_v2 import FusedDCNv2
 from deployments.stages.scoring import load_ranker
 from graphs.__main__ import main
 from graphs.commands import gpu_footprint
-from graphs.commands.gpu_plan import merge
+from graphs.commands.gpu_plan import apply_overlay
 from graphs.config import RecommenderArgs
 from graphs.config_file import load, recommender_args
 from tests.support.paths import ROOT
@@ -86,7 +86,7 @@ def test_the_merged_config_is_one_that_can_be_deployed(run: Any, tmp_path: Path,
         16,
         256,
     )
-    assert yaml.safe_load(merged.read_text()) == merge(load(config_path), yaml.safe_load(overlay.read_text()))
+    assert yaml.safe_load(merged.read_text()) == apply_overlay(load(config_path), yaml.safe_load(overlay.read_text()))
     unchanged = args.model_copy(update={"stages": recommender_args(load(config_path)).stages})
     assert unchanged == recommender_args(load(config_path)), "nothing else is touched"
 
@@ -117,7 +117,7 @@ def test_stages_share_gpus_of_a_type_of_ones_own(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "needs", "said"),
+    ("arguments", "needs", "message"),
     [
         ((), None, "no GPUs to plan for; name them"),
         (("--gpus", "B9000:1"), None, "the memory of a 'B9000' is not known; the types are T4"),
@@ -143,11 +143,11 @@ def test_stages_share_gpus_of_a_type_of_ones_own(run: Any) -> None:
         (("--gpus", "T4:1", "--needs", "/nowhere/needs.yaml"), None, "/nowhere/needs.yaml: No such file"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_planned_is_said_in_one_line_with_the_remedy(
-    run: Any, arguments: tuple[str, ...], needs: object, said: str
+def test_an_error_is_one_line_with_the_remedy(
+    run: Any, arguments: tuple[str, ...], needs: object, message: str
 ) -> None:
     status, _, err = run(*arguments, needs=needs)
     assert status == 1
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err

@@ -99,7 +99,7 @@ def closed(schema: Any) -> Any:
 
 
 @pytest.mark.skipif(not SCHEMA.is_file(), reason=f"the schema of RayService is not at {SCHEMA}")
-def test_kubernetes_knows_every_key_and_takes_every_value(manifest: Manifest) -> None:
+def test_kubernetes_accepts_every_key_and_value(manifest: Manifest) -> None:
     schema = closed(json.loads(SCHEMA.read_text("utf-8")))
     validator = jsonschema.Draft202012Validator(schema)
     assert [f"{error.json_path}: {error.message}" for error in validator.iter_errors(manifest)] == []
@@ -108,7 +108,7 @@ def test_kubernetes_knows_every_key_and_takes_every_value(manifest: Manifest) ->
     assert [error.validator for error in validator.iter_errors(wrong)] == ["additionalProperties"]
 
 
-def test_serve_takes_the_config_and_so_do_we(manifest: Manifest) -> None:
+def test_serve_and_the_application_accept_the_config(manifest: Manifest) -> None:
     config = serve_of(manifest)
     ServeDeploySchema.model_validate(config)
     checked(config, "serveConfigV2")
@@ -144,7 +144,7 @@ def test_other_pods_reach_it_nobody_sees_the_demo_and_no_store_is_embedded(manif
     assert args.artifact == containers(manifest)["head"]["volumeMounts"][0]["mountPath"]
 
 
-def test_the_profile_is_laid_over_the_args_and_the_policy() -> None:
+def test_the_profile_is_merged_over_the_args_and_the_policy() -> None:
     made = manifest_of(profile("gpu", args__stages__scoring__max_replicas=7), load("serve_config.yaml"))
     (app,) = serve_of(made)["applications"]
     scoring = app["args"]["stages"]["scoring"]
@@ -154,7 +154,7 @@ def test_the_profile_is_laid_over_the_args_and_the_policy() -> None:
     assert app["autoscaling_policy"]["policy_kwargs"]["slo_ms"] == 500
 
 
-def test_a_replica_asks_for_the_workers_that_have_what_it_needs() -> None:
+def test_a_replica_has_the_labels_of_the_workers_it_needs() -> None:
     made = manifest_of(profile("gpu"), load("serve_config.yaml"))
     args = recommender_args(serve_of(made))
     groups = {group["groupName"]: group["labels"] for group in cluster_of(made)["workerGroupSpecs"]}
@@ -268,7 +268,7 @@ def test_pods_are_guaranteed_unprivileged_and_end_after_the_load_balancers_left(
         ("cpu", {"heads": 1}, "profile.heads is not a known key"),
     ],
 )
-def test_what_can_not_work_is_refused_in_a_sentence(name: str, changes: dict[str, Any], sentence: str) -> None:
+def test_a_config_that_can_not_work_is_refused_in_a_sentence(name: str, changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as wrong:
         manifest_of(profile(name, **changes), load("serve_config.yaml"))
     assert sentence in str(wrong.value)
@@ -306,7 +306,7 @@ def test_replicas_share_a_gpu_only_if_their_fractions_fit_on_it(
     assert (without_room(wanted, worker, workers) is None) == fits
 
 
-def test_the_command_writes_the_file_and_says_where_it_is_from(tmp_path: Path) -> None:
+def test_the_command_writes_the_file_with_its_origin(tmp_path: Path) -> None:
     out = tmp_path / "rayservice.yaml"
     write("gpu", "serve_config.yaml", str(out))
     text = out.read_text()
@@ -316,6 +316,6 @@ def test_the_command_writes_the_file_and_says_where_it_is_from(tmp_path: Path) -
     assert yaml.safe_load(text) == made(load_profile("gpu"))
 
 
-def test_a_profile_that_is_not_there_is_named() -> None:
+def test_a_missing_profile_is_named() -> None:
     with pytest.raises(ConfigError, match=r"tpu: No such file"):
         load_profile("tpu")

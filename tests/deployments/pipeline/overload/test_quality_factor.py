@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cluster.simulator import quality_law as simulator
 from deployments.api.operations import Recommender
 from deployments.assembly import FunnelConfig
 from deployments.messages import CandidateBatch
@@ -131,9 +130,3 @@ def test_the_best_by_retrieval_are_kept_in_their_order() -> None:
         assert kept.item_ids_BK[row].tolist() == sorted(np.argsort(-scores_BK[row])[:10].tolist())
     assert kept.mask_BK[1].sum() == 5, "padding goes first"
     assert fallbacks.keep_best(requests, candidates, 1.0) is candidates
-
-
-def test_the_simulator_gives_way_where_the_funnel_does() -> None:
-    live, simulated = QualityConfig(), simulator.QualityLaw()
-    for name in ("from_wait", "to_wait", "floor", "recovery_per_s"):
-        assert getattr(live, name) == getattr(simulated, name), name

@@ -1,12 +1,12 @@
-"""The root arrival rate: over windows, its dispersion, and whether it rises.
+"""Measures the arrival rate at the ingress: over windows, its dispersion, and whether it rises.
 
 Differences of counters are spread over the time they span into bins of 0.25 s; a rate over a window is the mean of its
 bins. Dispersion is the index of dispersion of counts, variance/mean (1: Poisson), from successive differences of
-half-second counts without the largest quarter, so that a step or a ramp does not move it. (The three quarters that are
-least of the squared differences of two normals have a mean of 0.3685 · 2 σ².)
+half-second counts without the largest quarter, so that a step or a ramp does not change it. (The smallest three
+quarters of the squared differences of two normal variates have a mean of 0.3685 · 2 σ².)
 
-A rise shows in two ways: against the level before it, which is the sooner sign of one that has just begun, and as the
-slope of a line through the latest bins, which holds for one that goes on.
+A rise is detected in two ways: against the level before it, which is faster for a rise that has just begun, and as the
+slope of a line through the latest bins, for a rise that continues.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ KEPT_S = 60.0
 _BINS = int(KEPT_S / BIN_S)
 WINDOWS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 ONSET_S, BEFORE_S = 4.0, 20.0
-"""A rise that began at most so long ago is looked for, against the mean of so long before it, or of all that is kept of
-the time before it if that is more."""
-_CALM = 2 * 0.3685
+"""A rise that began at most ONSET_S ago is compared with the mean of BEFORE_S before it, or of all bins before it if
+that mean is higher."""
+_TRIMMED = 2 * 0.3685
 
 
 class Trend(NamedTuple):
@@ -32,8 +32,8 @@ class Trend(NamedTuple):
     slope: float
 
 
-class Arrivals:
-    """Counts per bin of the last `KEPT_S` seconds. `sigmas`: how far from chance a rise must be to be believed."""
+class ArrivalRate:
+    """Counts per bin of the last `KEPT_S` seconds. `sigmas`: standard deviations of noise that a rise must exceed."""
 
     def __init__(self, sigmas: float = 4.1) -> None:
         self._sigmas = sigmas
@@ -43,31 +43,31 @@ class Arrivals:
         self._dispersion = 1.0
         self._measured, self._measured_at = 0, -1.0
 
-    def add(self, began: float, ended: float, count: float) -> None:
+    def add(self, start: float, end: float, count: float) -> None:
         """`count` requests arrived between the two times."""
-        if not (isfinite(began) and isfinite(ended) and isfinite(count)) or count < 0 or ended <= began:
+        if not (isfinite(start) and isfinite(end) and isfinite(count)) or count < 0 or end <= start:
             return
-        first, last = floor(began / BIN_S), floor((ended - 1e-9) / BIN_S)
-        self._reach(last)
+        first, last = floor(start / BIN_S), floor((end - 1e-9) / BIN_S)
+        self._extend(last)
         for number in range(max(first, self._first), last + 1):
-            overlap = min(ended, (number + 1) * BIN_S) - max(began, number * BIN_S)
-            self._bins[number - self._first] += count * max(0.0, overlap) / (ended - began)
+            overlap = min(end, (number + 1) * BIN_S) - max(start, number * BIN_S)
+            self._bins[number - self._first] += count * max(0.0, overlap) / (end - start)
 
     def rate(self, window_s: float, end: float) -> float:
-        """Requests per second over the `window_s` before `end`, or over what is known of it."""
+        """Requests per second over the `window_s` before `end`, or over the part of it that has counts."""
         bins = self._before(end, window_s)
         return sum(bins) / (len(bins) * BIN_S) if bins else 0.0
 
     def level(self, end: float, slow_s: float = 10.0) -> float:
-        """The rate to plan for: the mean of `slow_s`, or a shorter window's by as much as chance does not explain."""
+        """The rate to plan for: the mean of `slow_s`, or a shorter window's mean less its noise, if that is higher."""
         slow = self.rate(slow_s, end)
         level = slow
         for window_s in WINDOWS_S:
             if window_s >= slow_s:
                 break
             rate = self.rate(window_s, end)
-            chance = self._sigmas * sqrt(self.dispersion(end) * max(slow, 1.0) / window_s)
-            level = max(level, rate - chance)
+            noise = self._sigmas * sqrt(self.dispersion(end) * max(slow, 1.0) / window_s)
+            level = max(level, rate - noise)
         return level
 
     def trend(self, end: float, windows_s: tuple[float, ...] = (2.0, 4.0, 8.0)) -> Trend:
@@ -83,15 +83,15 @@ class Arrivals:
             mean, middle = sum(bins) / n, (n - 1) / 2
             spread = n * (n * n - 1) / 12
             slope = sum((i - middle) * (count - mean) for i, count in enumerate(bins)) / spread
-            chance = sqrt(dispersion * max(self.rate(KEPT_S, end - window_s) * BIN_S, mean, 0.25) / spread)
-            if slope > self._sigmas * chance:
+            noise = sqrt(dispersion * max(self.rate(KEPT_S, end - window_s) * BIN_S, mean, 0.25) / spread)
+            if slope > self._sigmas * noise:
                 rise = Trend((mean + slope * (n - 1) / 2) / BIN_S, slope / BIN_S / BIN_S)
                 if rise.slope > best.slope:
                     best = rise
         return best
 
     def _onset(self, end: float, dispersion: float) -> Trend | None:
-        """The ramp that began at the likeliest moment of the last `ONSET_S`, if chance does not explain it.
+        """The ramp that began at the likeliest moment of the last `ONSET_S`, if it is significant.
 
         Gain: log-likelihood of Poisson counts around the ramp over that around the level before it, divided by the
         dispersion (quasi-likelihood: McCullagh and Nelder, 1989, *Generalized Linear Models*, 9.2). A normal variate
@@ -111,26 +111,26 @@ class Arrivals:
             gain = sum(count * log1p(slope * (i + 0.5) / level) for i, count in enumerate(counts)) - slope * n * n / 2
             if gain > best:
                 best, length, found = gain, n, Trend((level + slope * n) / BIN_S, slope / BIN_S / BIN_S)
-        return found if length < longest else None  # a longer rise has no onset here, and its slope would be too steep
+        return found if length < longest else None  # for a longer rise this slope is too steep
 
     def dispersion(self, end: float) -> float:
-        """Variance/mean of half-second counts, at least 1; measured once a second, the mean of all so far and later
-        smoothed over a minute."""
+        """Variance/mean of half-second counts, at least 1. Measured once a second: the mean of all measurements at
+        first, later smoothed over a minute."""
         if 0 <= end - self._measured_at < 1.0:
             return max(1.0, self._dispersion)
         bins = self._before(end, KEPT_S)
         halves = [bins[i] + bins[i + 1] for i in range(len(bins) % 2, len(bins) - 1, 2)]
         if len(halves) >= 10 and (mean := sum(halves) / len(halves)) > 0:
             squares = sorted((later - earlier) ** 2 for earlier, later in pairwise(halves))
-            calm = squares[: 3 * len(squares) // 4]
-            measured = min(1000.0, sum(calm) / len(calm) / _CALM / max(mean, 1.0))
+            trimmed = squares[: 3 * len(squares) // 4]
+            measured = min(1000.0, sum(trimmed) / len(trimmed) / _TRIMMED / max(mean, 1.0))
             self._measured += 1
             self._dispersion += max(0.02, 1 / self._measured) * (measured - self._dispersion)
             self._measured_at = end
         return max(1.0, self._dispersion)
 
-    def _reach(self, number: int) -> None:
-        """Makes room up to bin `number`."""
+    def _extend(self, number: int) -> None:
+        """Adds empty bins up to `number`, and drops the oldest."""
         if not self._bins or number - self._first > 2 * _BINS:
             self._bins, self._first = [0.0], number
         while self._first + len(self._bins) <= number:

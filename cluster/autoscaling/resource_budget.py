@@ -1,7 +1,7 @@
-"""Joint capacity: when the cluster's CPUs or GPUs cannot hold what all stages want, they share by need.
+"""Divides the CPUs and GPUs among the stages when they do not suffice for the replicas that all stages need.
 
-Water-filling: every stage gets its minimum, then the same fraction of its further need, the largest that fits; what
-rounding leaves over goes to the stage that is shortest of its need.
+Water-filling: every stage gets its minimum, then the same fraction of its further need, the largest that fits. What
+rounding leaves over goes to the stage that has the smallest share of its need.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from cluster.autoscaling.capacity import StageSpec
 _EPS = 1e-9
 
 
-def cost(replicas: Mapping[str, int], specs: Mapping[str, StageSpec]) -> tuple[float, float]:
-    """(CPUs, GPUs) that they take."""
+def resources(replicas: Mapping[str, int], specs: Mapping[str, StageSpec]) -> tuple[float, float]:
+    """(CPUs, GPUs) of so many replicas per stage."""
     return (
         sum(count * specs[name].num_cpus for name, count in replicas.items()),
         sum(count * specs[name].num_gpus for name, count in replicas.items()),
     )
 
 
-def share(wanted: Mapping[str, int], specs: Mapping[str, StageSpec], cpus: float, gpus: float) -> dict[str, int]:
-    """`wanted` where it fits into `cpus` and `gpus` (infinite: no limit), else less, never under the minimum."""
+def fit_to_budget(
+    wanted: Mapping[str, int], specs: Mapping[str, StageSpec], cpus: float, gpus: float
+) -> dict[str, int]:
+    """`wanted` where it fits into `cpus` and `gpus` (infinite: no limit), else fewer, never under the minimum."""
 
     def fits(replicas: Mapping[str, int]) -> bool:
-        used_cpus, used_gpus = cost(replicas, specs)
+        used_cpus, used_gpus = resources(replicas, specs)
         return used_cpus <= cpus + _EPS and used_gpus <= gpus + _EPS
 
     if fits(wanted):
@@ -41,12 +43,12 @@ def share(wanted: Mapping[str, int], specs: Mapping[str, StageSpec], cpus: float
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if fits(filled(middle)) else (low, middle)
-    given = filled(low)
+    granted = filled(low)
     while True:
-        short = sorted((given[name] / wanted[name], name) for name in given if given[name] < wanted[name])
+        short = sorted((granted[name] / wanted[name], name) for name in granted if granted[name] < wanted[name])
         for _, name in short:
-            if fits({**given, name: given[name] + 1}):
-                given[name] += 1
+            if fits({**granted, name: granted[name] + 1}):
+                granted[name] += 1
                 break
         else:
-            return given
+            return granted
