@@ -34,9 +34,9 @@ from deployments.store.base import Store
 from deployments.store.events import Event
 from deployments.telemetry.drift_client import DriftClient
 from deployments.telemetry.metrics_reporter import MetricsReporter
-from monitoring.logs.ecs import bound
-from monitoring.logs.request_log import RequestLog, RequestRecord, current_request
-from monitoring.metrics.replica_metrics import FunnelMetrics
+from monitoring.logs.context import RequestLogContext, current_request, log_context
+from monitoring.logs.request_log import RequestLog
+from monitoring.metrics.replica_metrics import ReplicaMetrics
 
 log = logging.getLogger("rayfunnel.service")
 
@@ -50,7 +50,7 @@ Operation = Callable[["Recommender", Body], Awaitable[dict[str, Any]]]
 def _counted(success: int) -> Callable[[Operation], Operation]:
     """Reports the operation's status (`success`, or the error's) and its time to the metrics and to the log.
 
-    The request stays bound: whatever else is logged on its way out belongs to it.
+    The request stays the log context: later lines on its way out carry its ids too.
     """
 
     def decorate(operation: Operation) -> Operation:
@@ -58,8 +58,8 @@ def _counted(success: int) -> Callable[[Operation], Operation]:
         async def counted(self: Recommender, body: Body) -> dict[str, Any]:
             began, status = time.perf_counter() - max(0.0, time.time() - arrival()), 500
             failure: BaseException | None = None
-            request = RequestRecord(operation.__name__)
-            bound.set(request)
+            request = RequestLogContext(operation.__name__)
+            log_context.set(request)
             try:
                 response = await operation(self, body)
                 status = success
@@ -96,7 +96,7 @@ class Recommender:
         store: Store,
         deadline_ms: int,
         model_version: str,
-        metrics: FunnelMetrics,
+        metrics: ReplicaMetrics,
         reporter: MetricsReporter,
         request_log: RequestLog,
         rule_names: Sequence[str] = (),
@@ -187,7 +187,7 @@ class Recommender:
         """A request was refused at the gate."""
         self._pipeline.refused()
         self._metrics.refused(operation)
-        self._request_log.ended(RequestRecord(operation), Overloaded.status, 0.0, Overloaded(self.limit))
+        self._request_log.ended(RequestLogContext(operation), Overloaded.status, 0.0, Overloaded(self.limit))
 
     @_counted(202)
     async def record_events(self, body: Body) -> dict[str, Any]:
@@ -282,7 +282,7 @@ class Recommender:
     def _deadline(self, deadline_ms: int | None) -> float:
         return arrival() + (deadline_ms or self._deadline_ms) / 1e3
 
-    def _response(self, asked: RequestRecord, request: Ranking, answer: Answer) -> dict[str, Any]:
+    def _response(self, asked: RequestLogContext, request: Ranking, answer: Answer) -> dict[str, Any]:
         self._metrics.answer(answer.degraded)
         asked.degraded, asked.batch = answer.degraded, answer.batch
         response: dict[str, Any] = {
@@ -302,7 +302,7 @@ class Recommender:
         return response
 
 
-def _asked_by(user_id: str) -> RequestRecord:
+def _asked_by(user_id: str) -> RequestLogContext:
     """What is known of the request that is answered here, now that its body is."""
     request = current_request()
     assert request is not None, "operations are wrapped in _counted"

@@ -30,9 +30,8 @@ from deployments.pipeline.request import Query, request_batch
 from deployments.pipeline.result_cache import ResultCache
 from deployments.pipeline.stage_client import StageClient
 from deployments.stages import fallbacks
-from monitoring.logs.ecs import bound
-from monitoring.logs.request_log import BatchRecord, new_batch_id
-from monitoring.metrics.replica_metrics import FunnelMetrics
+from monitoring.logs.context import BatchLogContext, log_context, new_batch_id
+from monitoring.metrics.replica_metrics import ReplicaMetrics
 
 log = logging.getLogger("rayfunnel.pipeline")
 
@@ -90,7 +89,7 @@ class Pipeline:
         cold_profiles: Callable[[RequestBatch], ProfileBatch],
         config: PipelineConfig,
         batching: BatcherConfig,
-        metrics: FunnelMetrics,
+        metrics: ReplicaMetrics,
         cache: ResultCache | None = None,
         answered: Callable[[BatchState], None] = lambda _: None,
     ) -> None:
@@ -184,7 +183,7 @@ class Pipeline:
         try:
             requests = request_batch([t.query for t in pending_requests], self._popular.model_version)
             batch = BatchState(list(pending_requests), requests, len(pending_requests), new_batch_id())
-            bound.set(BatchRecord.of(batch.batch_id, (pending.request for pending in pending_requests)))
+            log_context.set(BatchLogContext.of(batch.batch_id, (pending.request for pending in pending_requests)))
             # Against the usual deadline, or a later one: one caller's impatience must not cut the others' answers.
             usual = pending_requests[len(pending_requests) // 2]
             allowed_s = max(self._config.deadline_ms / 1e3, usual.query.deadline - usual.arrived)
@@ -289,7 +288,7 @@ class Pipeline:
             log.warning("scoring: %s", scores.instead)
         self.stand_in = scores.instead
         if scores.instead:
-            self._metrics.stood_in("scoring", scores.ran_on)
+            self._metrics.backend_fallback("scoring", scores.ran_on)
 
     async def _candidates(self, batch: BatchState, deadline: float) -> CandidateBatch:
         """The stage's for the rows that the cache has nothing for."""

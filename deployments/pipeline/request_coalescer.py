@@ -19,9 +19,7 @@ from deployments.pipeline.batcher import Batcher, BatcherConfig
 from deployments.pipeline.executor import StageExecutor
 from deployments.pipeline.overload.service_time import ServiceTime
 from deployments.pipeline.stage_client import run_before
-from monitoring.logs.ecs import bound
-from monitoring.logs.request_log import BatchRecord as BatchLines
-from monitoring.logs.request_log import current_batch
+from monitoring.logs.context import BatchLogContext, current_batch, log_context
 
 Method = Callable[..., Batch]
 
@@ -31,7 +29,7 @@ class _Call:
     method: Method
     deadline: float
     batches: tuple[Batch, ...]
-    lines: BatchLines = field(default_factory=current_batch)
+    lines: BatchLogContext = field(default_factory=current_batch)
     """What those that are logged meanwhile belong to."""
     answer: asyncio.Future[Batch] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -99,7 +97,7 @@ def _compute(group: Sequence[_Call], pace: ServiceTime) -> list[Batch | Exceptio
     began, now = time.monotonic(), time.time()
     needed_s = pace.needed_s(began)
     alive = [call for call in group if call.deadline >= now + needed_s]
-    bound.set(BatchLines.joined([call.lines for call in group]))
+    log_context.set(BatchLogContext.joined([call.lines for call in group]))
     joined: dict[int, Batch] = {}
     if len(alive) > 1:
         try:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from deployments.replicas.replica_logs import actor_logs
-from deployments.telemetry import drift_service
-from monitoring.logs.ecs import LogConfig
+from deployments.telemetry import drift_server
+from monitoring.logs.setup import LogConfig
 
 
-class DriftActor(drift_service.DriftService):
+class DriftActor(drift_server.DriftServer):
     """See there. `logs`: a LogConfig as a dict."""
 
     def __init__(self, artifact: str, settings: Mapping[str, Any], logs: Mapping[str, Any]) -> None:

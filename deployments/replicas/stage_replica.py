@@ -28,12 +28,11 @@ from deployments.replicas.replica_logs import replica_logs
 from deployments.stages.contract import Stage
 from deployments.stages.oom_guard import OomGuard
 from deployments.stages.warm_up import warm_up
-from deployments.telemetry.hub_keeper import MetricsConfig
+from deployments.telemetry.durable_aggregator import MetricsConfig
 from deployments.telemetry.metrics_reporter import MetricsReporter
-from monitoring.logs.ecs import LogConfig, bound
-from monitoring.logs.request_log import BatchRecord as BatchLines
-from monitoring.logs.request_log import current_batch
-from monitoring.metrics.replica_metrics import FunnelMetrics
+from monitoring.logs.context import BatchLogContext, current_batch, log_context
+from monitoring.logs.setup import LogConfig
+from monitoring.metrics.replica_metrics import ReplicaMetrics
 
 HUNG_S = 60.0
 """A call that computes for longer than any deadline has hung."""
@@ -102,20 +101,20 @@ class StageReplica:
         self._shares = {"num_cpus": assigned("CPU"), "num_gpus": assigned("GPU")}
         self._waiting = 0
         context = serve.get_replica_context()
-        self._metrics = FunnelMetrics(context.replica_tag, context.deployment)
+        self._metrics = ReplicaMetrics(context.replica_tag, context.deployment)
         torch = torch_here()
         gpu = torch is not None and torch.cuda.is_available()
         self._reporter = MetricsReporter(self._metrics, hub_call(hub), metrics, lambda: self._waiting, gpu)
         self._reporter.start()
         loaded()
 
-    async def run(self, method: str, deadline: float, lines: BatchLines, *batches: Batch) -> Batch:
+    async def run(self, method: str, deadline: float, lines: BatchLogContext, *batches: Batch) -> Batch:
         """Calls `method` of the stage. `deadline`: Unix seconds; `lines`: what those about it carry.
 
         Raises:
             DeadlineExceeded: it passed before the call's turn came.
         """
-        bound.set(lines)
+        log_context.set(lines)
         rows = len(batches[0])
         self._totals.add(arrivals=rows)
         self._waiting += rows

@@ -133,19 +133,19 @@ class StoreContract:
         store = open_store()
         users = ["u1", "u2", "nobody", "u1"]
         await store.record([event("a", user_id="u1"), event("b", user_id="u2"), event("c", user_id="u2")])
-        first = await store.histories(users, held=[b""] * 4)
+        first = await store.histories(users, caller_versions=[b""] * 4)
         assert (list(first.rows), first.count_B.tolist()) == ([0, 1, 2, 3], [1, 2, 0, 1])
         assert [bool(version) for version in first.versions] == [True, True, False, True]
         held = [first.versions[0], first.versions[1], b"", b""]
         again = await store.histories(users, ["", "", "", ""], held)
         assert (sorted(again.rows), list(again.versions)) == ([2, 3], list(first.versions))
         await store.record([event("d", user_id="u1")])
-        changed = await store.histories(users, held=held)
+        changed = await store.histories(users, caller_versions=held)
         by_row = dict(zip(changed.rows, changed.count_B.tolist(), strict=True))
         assert by_row == {0: 2, 2: 0, 3: 2}
         assert (changed.versions[1], changed.versions[0] != first.versions[0]) == (first.versions[1], True)
         assert dict(zip(changed.rows, changed.user_ids, strict=True))[0] == "u1"
-        assert list((await store.histories([], held=[])).rows) == []
+        assert list((await store.histories([], caller_versions=[])).rows) == []
 
     async def test_cache_entries_come_with_the_histories_until_they_expire(self, open_store: OpenStore) -> None:
         store = open_store()
@@ -163,11 +163,11 @@ class StoreContract:
         self, open_store: OpenStore
     ) -> None:
         old, new = open_store(), open_store()
-        assert await old.keep("n", "old", b"lost"), "nobody had claimed it"
+        assert await old.save_owned("n", "old", b"lost"), "nobody had claimed it"
         assert await old.claim("n", "old") == b"lost"
-        assert await old.keep("n", "old", b"\x00one")
+        assert await old.save_owned("n", "old", b"\x00one")
         assert await new.claim("n", "new") == b"\x00one"
-        assert not await old.keep("n", "old", b"two")
-        assert await new.keep("n", "new", b"three")
+        assert not await old.save_owned("n", "old", b"two")
+        assert await new.save_owned("n", "new", b"three")
         assert await old.claim("n", "old") == b"three"
         assert await old.claim("another", "old") is None

@@ -38,7 +38,7 @@ from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker
 from graphs.__main__ import main
 from graphs.commands import package
 from graphs.data.dataset import load
-from monitoring.logs.ecs import LogConfig
+from monitoring.logs.setup import LogConfig
 from tests.conftest import small_args
 from tests.contracts.stage_contract import StageContract
 from tests.deployments.stages.test_model_stages import histories, requests

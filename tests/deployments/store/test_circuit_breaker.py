@@ -51,7 +51,10 @@ def test_it_opens_after_so_many_failures_in_a_row(breaker: CircuitBreaker) -> No
 
 def test_a_refusal_names_the_last_failure(breaker: CircuitBreaker) -> None:
     fail(breaker, 3)
-    with pytest.raises(StoreUnavailable, match="not asked: 3 failures in a row, the last: no answer"), breaker.guard():
+    with (
+        pytest.raises(StoreUnavailable, match="open: 3 failures in a row, the last: no answer"),
+        breaker.guard(),
+    ):
         pass
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.messages import HistoryBatch
-from deployments.store.events import Event, Histories, history_batch, read
+from deployments.store.events import Event, Histories, history_batch, user_histories
 
 CATALOGUE = {"a": 0, "b": 1, "c": 2}
 
@@ -31,7 +31,7 @@ def histories(*users: Sequence[Event]) -> Histories:
 
 
 def batch(*users: Sequence[Event]) -> HistoryBatch:
-    rows = read(histories(*users), positions, {"like": 1.0}, 0.25)
+    rows = user_histories(histories(*users), positions, {"like": 1.0}, 0.25)
     return history_batch(rows, "v1", np.zeros((len(users), 0), np.float32))
 
 

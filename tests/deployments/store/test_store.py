@@ -65,7 +65,7 @@ class TestMemoryStore(StoreContract):
     async def test_it_fails_and_heals_when_told(self) -> None:
         store = MemoryStore(StoreConfig(timeout_ms=10))
         store.failing = True
-        with pytest.raises(StoreUnavailable, match="told to fail"):
+        with pytest.raises(StoreUnavailable, match="set to fail"):
             await store.record([event("a")])
         store.failing, store.delay_s = False, 1.0
         with pytest.raises(StoreUnavailable, match="did not answer in 10 ms"):
@@ -173,7 +173,7 @@ class TestRedisStore(StoreContract):
         for _ in range(2):
             with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{port}.* failed"):
                 await store.ping()
-        with pytest.raises(StoreUnavailable, match="not asked: 2 failures in a row"):
+        with pytest.raises(StoreUnavailable, match="circuit breaker open: 2 failures in a row"):
             await store.ping()
         supervisor = ValkeySupervisor(ValkeyConfig(port=port, data_dir=str(tmp_path)))
         await asyncio.to_thread(supervisor.start)

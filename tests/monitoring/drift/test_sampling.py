@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.drift.sampling import Row, Sampler, SamplingConfig, shared_out
+from monitoring.drift.sampling import Sampler, SamplingConfig, StratumAndUser, allocate
 
 Batch = list[tuple[str, str]]
 
 
 def sampler(seed: int | None = None, **config: float) -> Sampler[Batch]:
-    def describe(batch: Batch) -> list[Row | None]:
+    def describe(batch: Batch) -> list[StratumAndUser | None]:
         return [row if row[1] else None for row in batch]
 
     return Sampler(describe, len, SamplingConfig.model_validate(config), seed)
@@ -63,8 +63,8 @@ def test_a_weighted_mean_is_that_of_all_users() -> None:
 
 
 @given(st.dictionaries(st.text(min_size=1), st.integers(1, 500), min_size=1, max_size=6), st.integers(10, 300))
-def test_places_are_never_more_than_there_are_or_can_be_filled(sizes: dict[str, int], places: int) -> None:
-    got = shared_out(sizes, places)
-    assert got.keys() == sizes.keys()
-    assert all(0 < got[name] <= sizes[name] for name in sizes)
-    assert sum(got.values()) <= places + len(sizes)
+def test_no_stratum_gets_more_rows_than_it_has_or_than_there_are_in_all(sizes: dict[str, int], total: int) -> None:
+    quotas = allocate(sizes, total)
+    assert quotas.keys() == sizes.keys()
+    assert all(0 < quotas[name] <= sizes[name] for name in sizes)
+    assert sum(quotas.values()) <= total + len(sizes)

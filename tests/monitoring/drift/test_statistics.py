@@ -41,7 +41,7 @@ def test_merging_is_associative_commutative_and_counts_as_if_all_came_at_once(
     x, y, z = (cells.count(columns(part)) for part in (a, b, c))
     same(x.merge(y).merge(z), x.merge(y.merge(z)))
     same(x.merge(y), y.merge(x))
-    same(x.merge(cells.none()), x)
+    same(x.merge(cells.empty()), x)
     same(x.merge(y).merge(z), cells.count(concat([columns(a), columns(b), columns(c)])))
 
 

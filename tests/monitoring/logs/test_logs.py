@@ -21,8 +21,11 @@ from deployments.assembly import FunnelConfig
 from deployments.errors import FunnelError, InvalidRequest, StoreUnavailable
 from deployments.pipeline.stage_client import StageClient, scattered
 from deployments.store.memory import MemoryStore
-from monitoring.logs.ecs import FIELDS, EcsFormatter, LogConfig, bound, install, replica_fields
-from monitoring.logs.request_log import KEY_VARIABLE, BatchRecord, Pseudonyms, RequestLog, RequestRecord, trace_of
+from monitoring.logs.context import BatchLogContext, RequestLogContext, log_context, trace_of
+from monitoring.logs.ecs import FIELDS, EcsFormatter, replica_fields
+from monitoring.logs.pseudonyms import KEY_VARIABLE, Pseudonyms
+from monitoring.logs.request_log import RequestLog
+from monitoring.logs.setup import LogConfig, install
 from tests.support.ecs_fields import flat, problems
 
 CANARY = "canary-7f3a"
@@ -135,9 +138,9 @@ def test_installing_takes_over_rays_file_past_its_buffer_and_writes_to_stderr_as
     try:
         install(LogConfig(stderr="warnings"), REPLICA)
         logging.captureWarnings(False)
-        bound.set(BatchRecord("b1"))
+        log_context.set(BatchLogContext("b1"))
         ray.info("Started")
-        bound.set(None)
+        log_context.set(None)
         ours.getChild("x").info("ours")
         ours.getChild("x").warning("ours too")
         written = [json.loads(line) for line in (tmp_path / "replica.log").read_text().splitlines()]
@@ -241,7 +244,7 @@ def kept() -> Iterator[list[dict[str, Any]]]:
 def test_the_share_of_successes_is_kept(kept: list[dict[str, Any]]) -> None:
     lines = RequestLog(LogConfig(success_share=0.25, most_per_s=0), Pseudonyms.random(), "m")
     for _ in range(4000):
-        lines.ended(RequestRecord("recommend"), 200, 0.001)
+        lines.ended(RequestLogContext("recommend"), 200, 0.001)
     assert 850 < len(kept) < 1150  # 1000 ± 5.5 standard deviations
     assert {fields["rayfunnel.share"] for fields in kept} == {0.25}
 
@@ -253,18 +256,18 @@ def test_a_flood_of_each_kind_of_requests_has_a_bounded_number_of_lines_which_co
     monkeypatch.setattr("monitoring.logs.request_log.time.monotonic", lambda: now[0])
     lines = RequestLog(LogConfig(success_share=1.0, most_per_s=3), Pseudonyms.random(), "m")
     for _ in range(10):
-        lines.ended(RequestRecord("recommend"), 200, 60.0)
-        lines.ended(RequestRecord("recommend"), 503, 0.001)
-        lines.ended(RequestRecord("recommend"), 200, 0.001)
-        lines.ended(RequestRecord("recommend"), 500, 0.001)
+        lines.ended(RequestLogContext("recommend"), 200, 60.0)
+        lines.ended(RequestLogContext("recommend"), 503, 0.001)
+        lines.ended(RequestLogContext("recommend"), 200, 0.001)
+        lines.ended(RequestLogContext("recommend"), 500, 0.001)
     slow, refused, well, failed = (
         [fields for fields in kept if (fields["http.response.status_code"], fields["event.duration"]) == kind]
         for kind in ((200, int(60e9)), (503, int(1e6)), (200, int(1e6)), (500, int(1e6)))
     )
     assert (len(slow), len(refused), len(well), len(failed)) == (2, 1, 3, 10)
     now[0] = 8.0
-    lines.ended(RequestRecord("recommend"), 200, 60.0)
-    lines.ended(RequestRecord("recommend"), 200, 0.001)
+    lines.ended(RequestLogContext("recommend"), 200, 60.0)
+    lines.ended(RequestLogContext("recommend"), 200, 0.001)
     assert sum(fields.get("rayfunnel.left_out", 0) for fields in kept) == 17 + 7
 
 

@@ -19,7 +19,7 @@ from deployments.api.fast_path import connection
 from deployments.api.fast_path.connection import LONGEST_DELAY_S, REFUSALS_AT_ONCE, REFUSALS_PER_S, FastPath
 from deployments.api.fast_path.listener import accept_all
 from deployments.pipeline.request import came_at
-from monitoring.logs.request_log import incoming_trace
+from monitoring.logs.context import incoming_trace
 from tests.deployments.api.fast_path.test_listener import listening
 
 BODY = b'{"user_id": "u1"}'
