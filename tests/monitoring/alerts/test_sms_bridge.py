@@ -1,4 +1,4 @@
-"""The SMS bridge between real HTTP servers: a text for each notification, refusals, and what the provider refuses."""
+"""The SMS bridge between real HTTP servers: a text for each notification, and errors of callers and of the provider."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 import httpx
 
-from monitoring.alerts.sms_bridge import LONGEST, Provider, server, text_of
+from monitoring.alerts.sms_bridge import LONGEST, SmsProvider, server, text_of
 from tests.support.sinks import http_server, serving
 
 
@@ -23,7 +23,7 @@ def test_a_notification_becomes_one_text_at_the_provider_with_its_fields_and_sec
     secret = tmp_path / "secret"
     secret.write_text("account:pass\n")
     with http_server() as calls:
-        provider = Provider(calls.url, {"to": "+4712345678"}, secret_file=secret)
+        provider = SmsProvider(calls.url, {"to": "+4712345678"}, secret_file=secret)
         with serving(server(provider, "127.0.0.1", 0, token="t")) as port:
             bridge = f"http://127.0.0.1:{port}/"
             assert httpx.post(bridge, json=notification()).status_code == 401
@@ -43,7 +43,7 @@ def test_a_token_is_sent_as_bearer_and_the_text_as_json_where_the_provider_wants
     secret = tmp_path / "secret"
     secret.write_text("abc")
     with http_server() as calls:
-        Provider(calls.url, {"to": "1"}, "text", as_json=True, secret_file=secret).send("hello")
+        SmsProvider(calls.url, {"to": "1"}, "text", as_json=True, secret_file=secret).send("hello")
     assert calls.bodies == [{"to": "1", "text": "hello"}]
     assert calls.posts[0][0]["Authorization"] == "Bearer abc"
 
