@@ -52,7 +52,7 @@ class Pools:
 
 def pools(artifact: Artifact, dataset: Dataset, args: RecommenderArgs) -> Pools:
     """Runs the stages over every user, once per change."""
-    funnel, measures = OfflineFunnel(artifact, args), DriftSignals.load(artifact)
+    funnel, signals = OfflineFunnel(artifact, args), DriftSignals.load(artifact)
     users = np.unique(dataset.interactions.user_E)
     short_args = args.model_copy(update={"store": args.store.model_copy(update={"history_limit": 10})})
 
@@ -61,11 +61,11 @@ def pools(artifact: Artifact, dataset: Dataset, args: RecommenderArgs) -> Pools:
         return replace(dataset, interactions=replace(events, weight_E=(events.weight_E * (1 - share)).astype("f4")))
 
     return Pools(
-        known=measure(funnel, measures, dataset, users),
-        new=measure(funnel, measures, dataset, np.full(200, -1, np.int32)),
-        short=measure(OfflineFunnel(artifact, short_args), measures, dataset, users),
-        twenty=measure(funnel, measures, dataset, users, answers=20),
-        weaker={share: measure(funnel, measures, weaker(share), users) for share in SHIFTS},
+        known=measure(funnel, signals, dataset, users),
+        new=measure(funnel, signals, dataset, np.full(200, -1, np.int32)),
+        short=measure(OfflineFunnel(artifact, short_args), signals, dataset, users),
+        twenty=measure(funnel, signals, dataset, users, answers=20),
+        weaker={share: measure(funnel, signals, weaker(share), users) for share in SHIFTS},
     )
 
 

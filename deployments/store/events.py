@@ -148,15 +148,15 @@ def user_histories(
     """
     rows, item_E = len(histories.user_ids), positions(histories.item_ids).astype(np.int32)
     row_E = np.repeat(np.arange(rows), histories.count_B)
-    known = item_E >= 0
+    kept_E = item_E >= 0
     # An event may be stored twice: as it was posted, and with the histories of an artifact trained on it.
     time_E = histories.timestamp_E
-    known[1:] &= (row_E[1:] != row_E[:-1]) | (item_E[1:] != item_E[:-1]) | (time_E[1:] != time_E[:-1])
+    kept_E[1:] &= (row_E[1:] != row_E[:-1]) | (item_E[1:] != item_E[:-1]) | (time_E[1:] != time_E[:-1])
     weight_of = _EventWeights(event_weights, default_weight)
     kind_E = zip(histories.weights, histories.event_types, strict=True)
     weight_E = np.fromiter(map(weight_of.__getitem__, kind_E), np.float32, len(item_E))
-    ends = np.bincount(row_E[known], minlength=rows).cumsum().tolist()
-    item_E, time_E, weight_E = item_E[known], time_E[known], weight_E[known]
+    ends = np.bincount(row_E[kept_E], minlength=rows).cumsum().tolist()
+    item_E, time_E, weight_E = item_E[kept_E], time_E[kept_E], weight_E[kept_E]
     return [
         UserHistory(item_E[start:end].copy(), time_E[start:end].copy(), weight_E[start:end].copy())
         for start, end in pairwise([0, *ends])

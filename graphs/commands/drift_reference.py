@@ -66,12 +66,12 @@ def write_reference(writer: ArtifactWriter, dataset: Dataset, config: Recommende
 
 
 def measure(
-    funnel: OfflineFunnel, measures: DriftSignals, dataset: Dataset, users: Ints, answers: int = ANSWERS
+    funnel: OfflineFunnel, signals: DriftSignals, dataset: Dataset, users: Ints, answers: int = ANSWERS
 ) -> Columns:
     """A row per user, as if all asked for `answers` items at the time of the newest event. `users` [U]: positions, -1 a
     new one."""
     now = float(dataset.interactions.timestamp_E.max())
-    return concat([measures(batch) for batch in funnel.served(dataset, users, now, answers)])
+    return concat([signals(batch) for batch in funnel.served(dataset, users, now, answers)])
 
 
 def from_live(artifact: str, live: str, out: str) -> Artifact:

@@ -43,12 +43,12 @@ def frames(reference: Columns, current: Columns, rows: int) -> tuple[Any, Any, d
     picks = [_pick(side, rows, rng) for side in (reference, current)]
     for name in reference.numbers:
         values = [pick.numbers.get(name, np.empty(0, np.float32)) for pick in picks]
-        known = [value[np.isfinite(value)] for value in values]
-        if min(map(len, known)) < MIN_VALUES:
+        present = [value[np.isfinite(value)] for value in values]
+        if min(map(len, present)) < MIN_VALUES:
             left_out[name] = "too few values"
-        elif len(np.unique(np.concatenate(known))) == 1:
+        elif len(np.unique(np.concatenate(present))) == 1:
             left_out[name] = "constant on both sides"
-        elif len(np.unique(known[0])) == 1 or len(np.unique(known[1])) == 1:
+        elif len(np.unique(present[0])) == 1 or len(np.unique(present[1])) == 1:
             methods[name] = LABELS
             for side, value in zip(sides, values, strict=True):
                 side[name] = [f"{number:.6g}" for number in value]

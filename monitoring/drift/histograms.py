@@ -89,9 +89,9 @@ class Cells:
         """The cells of `reference`; a signal without any value is left out."""
         numbers = {}
         for name, value_B in reference.numbers.items():
-            known = value_B[np.isfinite(value_B)].astype(np.float64)
-            if len(known):
-                numbers[name] = _cuts(known)
+            present = value_B[np.isfinite(value_B)].astype(np.float64)
+            if len(present):
+                numbers[name] = _cuts(present)
         labels = {
             name: tuple(n for n, total in zip(column.names, column.share_BL.sum(axis=0), strict=True) if total > 0)
             for name, column in reference.labels.items()
@@ -108,8 +108,8 @@ class Cells:
             if name not in columns.numbers:
                 continue
             value_B = columns.numbers[name].astype(np.float64)
-            known_B = np.isfinite(value_B)
-            value, weight = value_B[known_B], weight_B[known_B]
+            present_B = np.isfinite(value_B)
+            value, weight = value_B[present_B], weight_B[present_B]
             cell = np.searchsorted(cuts, value, side="left")
             counts_SM[s] = np.bincount(cell, weight, self.shape[1])
             sums_SM[s] = np.bincount(cell, weight * value, self.shape[1])
@@ -122,9 +122,9 @@ class Cells:
             cell_of = {label: m for m, label in enumerate(names)}
             for label, share_B in zip(column.names, column.share_BL.T.astype(np.float64), strict=True):
                 counts_SM[s, cell_of.get(label, len(names))] += weight_B @ share_B
-            known_B = np.asarray(column.share_BL.any(axis=1))
-            squares_S[s] = weight_B[known_B] @ weight_B[known_B]
-            missing_S[s] = weight_B[~known_B].sum()
+            present_B = np.asarray(column.share_BL.any(axis=1))
+            squares_S[s] = weight_B[present_B] @ weight_B[present_B]
+            missing_S[s] = weight_B[~present_B].sum()
         return Histograms(counts_SM, sums_SM, squares_S, missing_S)
 
     def empty(self) -> Histograms:
@@ -171,11 +171,11 @@ class Histograms:
         return effective_S
 
 
-def _cuts(known: Doubles) -> Doubles:
+def _cuts(values: Doubles) -> Doubles:
     """Upper ends of all cells except the last; a cell is (lower, upper]."""
-    quantiles = np.quantile(known, np.linspace(0, 1, CELLS + 1), method="inverted_cdf")
-    values, times = np.unique(quantiles, return_counts=True)
-    tied = values[times > 1]
+    quantiles = np.quantile(values, np.linspace(0, 1, CELLS + 1), method="inverted_cdf")
+    unique, times = np.unique(quantiles, return_counts=True)
+    tied = unique[times > 1]
     inner = quantiles[1:-1] if len(quantiles) > 2 else quantiles
     # The columns are float32, so the next smaller number must be a float32 too.
     below = np.nextafter(tied.astype(np.float32), np.float32(-np.inf)).astype(np.float64)

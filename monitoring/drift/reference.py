@@ -58,10 +58,10 @@ def from_table(table: pa.Table) -> Columns:
             return found
 
         labels = {}
-        for name, known in signals["labels"].items():
-            shares = [column(f"{name}|{label}") for label in known]
+        for name, names in signals["labels"].items():
+            shares = [column(f"{name}|{label}") for label in names]
             share_BL = np.stack(shares, axis=1) if shares else np.zeros((len(table), 0))
-            labels[name] = Labels(tuple(known), share_BL.astype(np.float32))
+            labels[name] = Labels(tuple(names), share_BL.astype(np.float32))
         return Columns(
             weight_B=column("weight").astype(np.float64),
             numbers={name: column(name).astype(np.float32) for name in signals["numbers"]},

@@ -41,8 +41,8 @@ class Resources:
         if not self._gpu or torch is None or not torch.cuda.is_initialized():
             return None
         devices = range(torch.cuda.device_count())
-        held = float(sum(torch.cuda.memory_reserved(device) for device in devices))
-        return held, self._used(torch, devices)
+        reserved = float(sum(torch.cuda.memory_reserved(device) for device in devices))
+        return reserved, self._used(torch, devices)
 
     def _used(self, torch: Any, devices: range) -> float | None:
         if self._utilization:

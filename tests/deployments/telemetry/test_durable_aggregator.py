@@ -43,7 +43,7 @@ class Hub:
         return totals.counters
 
 
-async def test_on_a_rollout_the_new_hub_has_all_counts_and_the_old_one_sends_its_callers_away() -> None:
+async def test_on_a_rollout_the_new_hub_has_all_counts_and_the_old_one_refuses_calls() -> None:
     store, gone, lives = MemoryStore(StoreConfig()), counted("gone", 3), counted("lives", 5)
     old = Hub(store, fold_after_s=1e-6)
     assert old.aggregator.report(gone.snapshot())
@@ -62,7 +62,7 @@ async def test_on_a_rollout_the_new_hub_has_all_counts_and_the_old_one_sends_its
     assert (await new.counters())[series(m.FOLDED)] == 1
 
 
-async def test_a_killed_hub_comes_back_with_everything_it_ever_showed() -> None:
+async def test_the_successor_of_a_killed_hub_has_every_total_that_was_shown() -> None:
     store = MemoryStore(StoreConfig())
     first = Hub(store)
     first.aggregator.report(counted("dies too", 4).snapshot())
@@ -88,7 +88,7 @@ async def test_what_is_reported_during_a_save_is_not_shown_before_it_is_saved_to
     assert (await second.counters())[ANSWERS] == 4
 
 
-async def test_without_the_store_a_new_hub_shows_no_totals_that_would_fall_and_adds_up_once_it_is_back() -> None:
+async def test_without_the_store_a_new_hub_shows_no_counters_until_it_has_read_the_state() -> None:
     store, lives = MemoryStore(StoreConfig()), counted("lives", 2)
     first = Hub(store)
     first.aggregator.report(lives.snapshot())
@@ -106,7 +106,7 @@ async def test_without_the_store_a_new_hub_shows_no_totals_that_would_fall_and_a
     assert (await second.counters())[ANSWERS] == 6
 
 
-async def test_a_stuck_or_dead_hub_leaves_a_scrape_with_the_last_totals_and_the_replicas_own_counts() -> None:
+async def test_without_the_hub_a_scrape_shows_the_last_totals_and_the_replicas_own_counts() -> None:
     store, own = MemoryStore(StoreConfig()), counted("own", 5)
     hub = Hub(store)
     hub.aggregator.report(counted("other", 7).snapshot())
@@ -126,7 +126,7 @@ async def test_a_stuck_or_dead_hub_leaves_a_scrape_with_the_last_totals_and_the_
     assert shown(await reporter.scrape()) == (15, 1)
 
 
-async def test_a_reporter_sends_by_itself_and_a_last_time_when_it_is_closed() -> None:
+async def test_a_reporter_sends_regularly_and_once_more_when_it_is_closed() -> None:
     hub, own = Hub(MemoryStore(StoreConfig())), counted("own", 1)
     reporter = MetricsReporter(own, hub.call, MetricsConfig(every_s=0.05), lambda: 0)
     reporter.start()

@@ -19,7 +19,7 @@ def notification(summary: str = "The store does not answer", alerts: int = 1) ->
     return {"version": "4", "status": "firing", "commonLabels": labels, "alerts": [one] * alerts}
 
 
-def test_a_notification_becomes_one_text_at_the_provider_with_its_fields_and_secret(tmp_path: Path) -> None:
+def test_a_notification_becomes_one_sms_with_the_providers_fields_and_secret(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("account:pass\n")
     with http_server() as calls:
@@ -39,7 +39,7 @@ def test_a_notification_becomes_one_text_at_the_provider_with_its_fields_and_sec
     assert got["Authorization"] == "Basic " + base64.b64encode(b"account:pass").decode()
 
 
-def test_a_token_is_sent_as_bearer_and_the_text_as_json_where_the_provider_wants_it(tmp_path: Path) -> None:
+def test_a_token_is_sent_as_bearer_and_the_text_as_json_if_configured(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("abc")
     with http_server() as calls:

@@ -52,7 +52,7 @@ def test_a_user_counts_once_per_window_and_rows_of_another_model_not_at_all(arti
     assert (report["open_window"]["users"], report["other_model"]) == (len(rows), len(rows))
 
 
-def test_rows_survive_their_table(artifact: Artifact) -> None:
+def test_rows_are_read_back_from_their_table(artifact: Artifact) -> None:
     rows = from_table(artifact.table("reference.parquet"))
     again = from_table(to_table(replace(rows, weight_B=rows.weight_B * 2)))
     assert (again.weight_B == 2).all()

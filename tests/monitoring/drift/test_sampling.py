@@ -1,4 +1,4 @@
-"""The sampler: bounded, one row per user, and fair to what it left out."""
+"""The sampler: bounded, one row per user, and weights that make up for rows not drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sampler(seed: int | None = None, **config: float) -> Sampler[Batch]:
     return Sampler(describe, len, SamplingConfig.model_validate(config), seed)
 
 
-def test_a_full_buffer_drops_and_counts_and_an_emptied_one_takes_again() -> None:
+def test_a_full_buffer_drops_and_counts_until_it_is_emptied() -> None:
     full = sampler(buffer_rows=10)
     for n in range(5):
         full.offer([("known", f"{n}-{m}") for m in range(4)])
@@ -29,7 +29,7 @@ def test_a_full_buffer_drops_and_counts_and_an_emptied_one_takes_again() -> None
     assert full.dropped == 12
 
 
-def test_a_user_has_one_row_however_often_they_asked_and_rows_without_user_none() -> None:
+def test_a_user_has_one_row_per_draw_and_rows_without_user_are_never_drawn() -> None:
     some = sampler()
     for _ in range(20):
         some.offer([("known", "busy"), ("known", "other"), ("known", "")])
@@ -38,7 +38,7 @@ def test_a_user_has_one_row_however_often_they_asked_and_rows_without_user_none(
     assert all(part.batch[row][1] == user for part in drawn for row, user in zip(part.rows, part.users, strict=True))
 
 
-def test_weights_stand_for_all_users_of_a_stratum() -> None:
+def test_weights_of_a_stratum_sum_to_its_number_of_users() -> None:
     some = sampler(rows_per_draw=50)
     some.offer([("known", f"k{n}") for n in range(900)] + [("new", f"n{n}") for n in range(10)])
     drawn = some.draw()

@@ -21,9 +21,9 @@ COUNT = ("rayfunnel_request_seconds_count", (("operation", "recommend"),))
 
 
 class Churn(RuleBasedStateMachine):
-    """Three names of replicas behind which processes come and go, and a hub that is replaced now and then.
+    """Three replica ids whose processes start and end, and a hub that is replaced from time to time.
 
-    What is promised only holds as far as a process tells the hub of its last requests before it ends.
+    Totals are exact only if a process reports its last requests before it ends, as it does here.
     """
 
     names = st.integers(0, 2)
@@ -52,7 +52,7 @@ class Churn(RuleBasedStateMachine):
     def every_process_sends(self, gets_lost: bool) -> None:
         for metrics in self.running.values():
             if gets_lost:
-                self.sent.append(metrics.snapshot())  # or comes later
+                self.sent.append(metrics.snapshot())  # or delivered later
             else:
                 self.deliver(metrics.snapshot())
 
@@ -80,7 +80,7 @@ class Churn(RuleBasedStateMachine):
 
     @precondition(lambda self: self.sent)
     @rule(choice=st.integers(0, 1000), seconds=st.sampled_from([1, 11]))
-    def the_hub_is_killed_and_hears_replicas_before_the_store(self, choice: int, seconds: int) -> None:
+    def the_hub_is_killed_and_receives_snapshots_before_the_state(self, choice: int, seconds: int) -> None:
         self.hub = MetricsAggregator(fresh_s=4, fold_after_s=10)
         self.an_old_one_arrives_again(choice)
         self.the_controller_is_asked(seconds)
@@ -110,21 +110,21 @@ Churn.TestCase.settings = settings(max_examples=300, stateful_step_count=20, dea
 TestChurn = Churn.TestCase
 
 
-def test_an_ended_replica_is_folded_once_and_a_snapshot_that_comes_after_that_counts_no_more() -> None:
+def test_an_ended_replica_is_folded_once_and_its_later_snapshots_are_not_counted() -> None:
     hub, metrics = MetricsAggregator(fresh_s=4, fold_after_s=10), counted("a", 3)
     hub.restore(b"")
     hub.report(metrics.snapshot(), 0.0)
     hub.fold_ended(set(), 9.0)
     assert hub.totals(9.0, {}).counters[series(m.FOLDED)] == 0, "silent, but not for long"
     hub.fold_ended({"a"}, 11.0)
-    assert hub.totals(11.0, {}).counters[series(m.FOLDED)] == 0, "the controller says that it lives"
+    assert hub.totals(11.0, {}).counters[series(m.FOLDED)] == 0, "the controller lists it as alive"
     hub.fold_ended(set(), 11.0)
     hub.report(metrics.snapshot(), 12.0)
     counters = hub.totals(12.0, {}).counters
     assert (counters[series(m.FOLDED)], counters[ANSWERS]) == (1, 3)
 
 
-def test_gauges_are_those_of_fresh_replicas_joined_as_declared() -> None:
+def test_gauges_of_fresh_replicas_are_merged_as_declared() -> None:
     hub, replicas = MetricsAggregator(fresh_s=4, fold_after_s=10), [counted(name, 0) for name in "abc"]
     for number, metrics in enumerate(replicas):
         metrics.resources(cpu_s=2.0, memory_bytes=100.0 * (number + 1), gpu=(10.0, 0.25 * number), lag_s=0.1 * number)
@@ -145,7 +145,7 @@ def test_gauges_are_those_of_fresh_replicas_joined_as_declared() -> None:
     assert hub.totals(7.0, {}).counters[series(m.CPU, **own)] == 6
 
 
-def test_the_verdict_shown_is_of_the_replica_to_which_the_actor_spoke_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_verdict_is_that_of_the_replica_which_the_actor_answered_last(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = MetricsAggregator(fresh_s=4, fold_after_s=10)
     for name, verdict in (("b", "DRIFT"), ("a", "OK")):
         metrics = counted(name, 0)
@@ -155,7 +155,7 @@ def test_the_verdict_shown_is_of_the_replica_to_which_the_actor_spoke_last(monke
     assert hub.totals(0.0, {}).gauges[series(m.DRIFT_VERDICT, signal="score.mean")] == m.VERDICTS["OK"]
 
 
-def test_the_text_is_what_prometheus_reads_with_help_and_buckets_in_order() -> None:
+def test_prometheus_parser_reads_the_text_with_help_and_ordered_buckets() -> None:
     metrics = counted("a", 4)
     metrics.resources(1.5, 1e8, None, 0.0)
     snapshot = metrics.snapshot()
