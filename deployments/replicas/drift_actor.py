@@ -1,4 +1,4 @@
-"""The drift actor in a process of its own: its lines are ECS like those of the replicas."""
+"""The drift actor: a `DriftServer` in a process of its own, with ECS log lines like those of the replicas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monitoring.logs.setup import LogConfig
 
 
 class DriftActor(drift_server.DriftServer):
-    """See there. `logs`: a LogConfig as a dict."""
+    """See `DriftServer`. `logs`: a LogConfig as a dict."""
 
     def __init__(self, artifact: str, settings: Mapping[str, Any], logs: Mapping[str, Any]) -> None:
         actor_logs(LogConfig.model_validate(logs), "drift")

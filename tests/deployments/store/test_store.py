@@ -97,7 +97,7 @@ class TestRedisStore(StoreContract):
         assert await ids(open_store(app="two")) == []
 
     async def test_a_batch_is_one_round_trip(self, open_store: OpenStore, admin: redis.Redis) -> None:
-        """The server counts the reads of all clients, also of its supervisor, so the least of some attempts is taken."""
+        """The server counts the reads of all clients, its supervisor among them; so take the least of some attempts."""
         store = open_store()
         await store.ping()
         reads = []
