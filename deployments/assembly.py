@@ -27,15 +27,15 @@ from deployments.pipeline.time_budget import PipelineConfig
 from deployments.stages.fallbacks import PopularItems, cold_profiles
 from deployments.store.base import Store, StoreConfig
 from deployments.store.events import Event
-from deployments.telemetry.drift_client import Call, DriftClient
+from deployments.telemetry.drift_client import DriftCall, DriftClient
 from deployments.telemetry.drift_signals import DriftSignals
-from deployments.telemetry.hub_keeper import MetricsConfig
-from deployments.telemetry.metrics_reporter import Call as HubCall
-from deployments.telemetry.metrics_reporter import MetricsReporter
-from monitoring.drift.monitor import DriftConfig
-from monitoring.logs.ecs import LogConfig
-from monitoring.logs.request_log import Pseudonyms, RequestLog
-from monitoring.metrics.replica_metrics import FunnelMetrics
+from deployments.telemetry.durable_aggregator import MetricsConfig
+from deployments.telemetry.metrics_reporter import HubCall, MetricsReporter
+from monitoring.drift.config import DriftConfig
+from monitoring.logs.pseudonyms import Pseudonyms
+from monitoring.logs.request_log import RequestLog
+from monitoring.logs.setup import LogConfig
+from monitoring.metrics.replica_metrics import ReplicaMetrics
 
 log = logging.getLogger("rayfunnel.funnel")
 
@@ -65,7 +65,7 @@ def assemble(
     rule_names: Sequence[str] = (),
     replica: str = "local",
     cache_scope: str = "",
-    drift: tuple[DriftConfig, Call] | None = None,
+    drift: tuple[DriftConfig, DriftCall] | None = None,
     hub: tuple[MetricsConfig, HubCall | None] = (MetricsConfig(), None),
     pseudonyms: Pseudonyms | None = None,
 ) -> Recommender:
@@ -79,7 +79,7 @@ def assemble(
         pseudonyms: the names of users in logs and samples.
     """
     pseudonyms = pseudonyms or Pseudonyms.random()
-    metrics = FunnelMetrics(replica)
+    metrics = ReplicaMetrics(replica)
     catalogue, user_features = Catalogue.load(artifact), UserFeatures(artifact)
     clients = {name: StageClient(name, start, slots[name]) for name, start in starts.items()}
 

@@ -1,6 +1,6 @@
-"""Every error a user can meet. Each owns its HTTP status and says what is wrong, with which value, and the remedy.
+"""Every error that a user can get. Each has its HTTP status, and a message with the problem, the value and the remedy.
 
-Requests are answered with RFC 9457 problem documents (`Problem`); configuration errors stop the deployment.
+Errors of requests become RFC 9457 problem documents; configuration errors stop the deployment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class FunnelError(Exception):
     status = 500
     title = "Internal error"
     loggable = False
-    """Whether its text never holds what a caller sent, and so may stand in a log."""
+    """True if its message never contains values of a caller, so that it may be logged."""
 
     def problem(self) -> dict[str, Any]:
         """The RFC 9457 document."""
@@ -23,7 +23,7 @@ class FunnelError(Exception):
 
 
 class InvalidRequest(FunnelError, ValueError):
-    """A request that can't be answered as it stands. `errors`: (field, what is wrong with it and the remedy)."""
+    """A request that is not valid. `errors`: (field, problem and remedy)."""
 
     status = 422
     title = "Invalid request"
@@ -40,7 +40,7 @@ class InvalidRequest(FunnelError, ValueError):
 
 
 class BodyTooLarge(InvalidRequest):
-    """The body is over the configured limit; refused before it is read."""
+    """The body exceeds the configured limit; refused before it is read."""
 
     status = 413
     title = "Body too large"
@@ -54,7 +54,7 @@ class BodyTooLarge(InvalidRequest):
 
 
 class UnknownItem(InvalidRequest):
-    """An item id that is not in the catalogue, where the answer depends on it."""
+    """An item id that is not in the catalogue, in a request that depends on it."""
 
     status = 404
     title = "Unknown item"
@@ -68,14 +68,14 @@ class UnknownItem(InvalidRequest):
 
 
 class NoSuchReport(FunnelError):
-    """A deep drift report that is not kept, or never was."""
+    """An Evidently report that does not exist, or is no longer kept."""
 
     status = 404
     title = "No such report"
 
 
 class Unavailable(FunnelError):
-    """Cannot be done now; worth a retry after `retry_after_s` seconds."""
+    """Temporarily not possible; the caller may retry after `retry_after_s` seconds."""
 
     status = 503
     title = "Unavailable"
@@ -97,14 +97,14 @@ class Overloaded(Unavailable):
 
 
 class StoreUnavailable(Unavailable):
-    """The store did not take or give what was asked, in time."""
+    """The store failed or did not answer in time."""
 
     title = "Store unavailable"
     loggable = True
 
 
 class DeadlineExceeded(FunnelError):
-    """Work that reached its place after its deadline and was not started."""
+    """The work arrived after its deadline and was not started."""
 
     status = 504
     title = "Deadline exceeded"
@@ -112,7 +112,7 @@ class DeadlineExceeded(FunnelError):
 
 
 class StageFailed(FunnelError):
-    """A stage raised; the pipeline falls back. `reason` is one word for metrics and `degraded`."""
+    """A stage failed; the pipeline uses its fallback. `reason`: one word, for metrics and `degraded`."""
 
     def __init__(self, stage: str, reason: str, detail: str) -> None:
         self.stage, self.reason, self.detail = stage, reason, detail
@@ -123,7 +123,7 @@ class StageFailed(FunnelError):
 
 
 class VersionMismatch(FunnelError):
-    """Messages made with different models met in one stage."""
+    """A stage received messages made with different models."""
 
     loggable = True
 
@@ -136,7 +136,7 @@ class VersionMismatch(FunnelError):
 
 
 class ConfigError(FunnelError, ValueError):
-    """The configuration can't work. One sentence: the field, its value, the remedy."""
+    """The configuration is not valid. One sentence: the field, its value, the remedy."""
 
     loggable = True
 
@@ -146,4 +146,4 @@ class ArtifactError(ConfigError):
 
 
 class DataError(FunnelError, ValueError):
-    """Training data that can't be used: names the file, the column and what it should be."""
+    """Training data is not valid: names the file, the column and the expected content."""

@@ -1,7 +1,7 @@
-"""Time limits for callers whose event loop may have been busy: what came in time is taken before it is given up.
+"""Timeouts that do not drop a reply that arrived in time while the event loop was busy.
 
-A loop that was busy runs the timers that are due before it reads its sockets, and a reply passes some turns from there
-to whom it is for. `asyncio.timeout` alone takes such a reply for one that is late.
+After a busy phase the event loop runs due timers before it reads its sockets, and a reply then needs some iterations to
+reach its caller. `asyncio.timeout` alone would treat such a reply as late.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-_TURNS = 5
-"""Of the event loop, from a reply in the socket to whom it is for."""
+_ITERATIONS = 5
+"""Iterations of the event loop from a reply in the socket to its caller."""
 
 
 async def catch_up() -> None:
-    """Lets what is there be taken."""
-    for _ in range(_TURNS):
+    """Lets the event loop deliver the replies that have arrived."""
+    for _ in range(_ITERATIONS):
         await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
 async def timeout(seconds: float) -> AsyncIterator[None]:
-    """`asyncio.timeout`, once the loop has caught up.
+    """`asyncio.timeout`, which expires only after the event loop has caught up.
 
     Raises:
         TimeoutError: the body took longer.
@@ -30,14 +30,14 @@ async def timeout(seconds: float) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     inside = True
 
-    def expire(limit: asyncio.Timeout, turns: int) -> None:
-        if inside and turns:
-            loop.call_soon(expire, limit, turns - 1)
+    def expire(limit: asyncio.Timeout, iterations: int) -> None:
+        if inside and iterations:
+            loop.call_soon(expire, limit, iterations - 1)
         elif inside:
             limit.reschedule(loop.time())
 
     async with asyncio.timeout(None) as limit:
-        timer = loop.call_later(seconds, expire, limit, _TURNS)
+        timer = loop.call_later(seconds, expire, limit, _ITERATIONS)
         try:
             yield
         finally:

@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("config", nargs="?", default="serve_config.yaml")
 
     kuberay = commands.add_parser("kuberay", help="a RayService for Kubernetes, from serve_config.yaml and a profile")
-    kuberay.add_argument("--profile", default="cpu", help="cpu, gpu (cluster/kubernetes/profiles/), or a file like them")
+    kuberay.add_argument("--profile", default="cpu", help="cpu, gpu (cluster/kubernetes/profiles/), or a file")
     kuberay.add_argument("--config", default="serve_config.yaml")
     kuberay.add_argument("--out", default="-", help="file to write; -: standard output")
     plan = commands.add_parser("plan", help="how the stages share GPUs, as a table and an overlay for the config file")

@@ -14,8 +14,8 @@ from deployments.stages.candidates import CandidateConfig, CandidateGenerator
 from deployments.stages.profile import ProfileConfig, Profiles
 from deployments.stages.ranking import Ranker, RankerConfig
 from deployments.stages.scoring import Scorer, ScorerConfig
-from deployments.telemetry.hub_keeper import MetricsConfig
-from monitoring.drift.monitor import DriftConfig
+from deployments.telemetry.durable_aggregator import MetricsConfig
+from monitoring.drift.config import DriftConfig
 
 STAGES: dict[str, tuple[str, type[Any]]] = {
     "profile": ("Profiles", Profiles),

@@ -27,7 +27,7 @@ from deployments.stages.shards import CandidateShard, ShardConfig
 from deployments.store.redis import RedisStore
 from graphs.builder_errors import in_one_sentence
 from graphs.config import STAGES, IngressArgs, RecommenderArgs, StageArgs, parse_args
-from monitoring.drift.reference import BASIS
+from monitoring.drift.reference import BASIS_FILE
 
 ROUTER = RequestRouterConfig(request_router_class="deployments.replicas.router:LeastOutstanding")  # type: ignore[arg-type]
 INGRESS_METRICS_S, STAGE_METRICS_S = 0.25, 0.5
@@ -140,8 +140,10 @@ def check(config: RecommenderArgs) -> None:
     for name, (_, stage) in STAGES.items():
         own = getattr(config.stages, name).config
         stage(artifact, own.model_copy(update={"device": "cpu"}) if name == "scoring" else own)
-    if config.drift.enabled and BASIS not in artifact.manifest.files:
-        raise ArtifactError(f"artifact {config.artifact} has no {BASIS}; train it again, or set drift.enabled: false")
+    if config.drift.enabled and BASIS_FILE not in artifact.manifest.files:
+        raise ArtifactError(
+            f"artifact {config.artifact} has no {BASIS_FILE}; train it again, or set drift.enabled: false"
+        )
     if config.store.redis_url:
         asyncio.run(_reach(RedisStore(config.store.model_copy(update={"timeout_ms": 5000}))))
 

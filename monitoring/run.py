@@ -21,7 +21,7 @@ class NotInstalled(RuntimeError):
 
 
 def prometheus(port: int) -> list[str]:
-    """The command, for the folder that holds its configuration."""
+    """The command, to run in the folder of its configuration."""
     return [
         _program("prometheus"),
         "--config.file=prometheus.yaml",
@@ -31,7 +31,7 @@ def prometheus(port: int) -> list[str]:
 
 
 def alertmanager(port: int) -> list[str]:
-    """The command, for the folder that holds its configuration; one Alertmanager, no cluster of them."""
+    """The command, to run in the folder of its configuration; a single Alertmanager, without a cluster."""
     return [
         _program("prometheus-alertmanager", "alertmanager"),
         "--config.file=alertmanager.yaml",
@@ -42,7 +42,7 @@ def alertmanager(port: int) -> list[str]:
 
 
 def _program(*names: str) -> str:
-    """The first of `names` that is installed: Debian's name may be another than the project's own."""
+    """The first of `names` that is installed; Debian's name of a program may differ from upstream's."""
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
         raise NotInstalled(f"{names[0]} is not installed. {INSTALL}")
@@ -50,7 +50,7 @@ def _program(*names: str) -> str:
 
 
 def run(values: str | None, folder: Path, prometheus_port: int, alertmanager_port: int) -> int:
-    """Renders the files into `folder` and runs both until one ends or a signal comes.
+    """Renders the files into `folder` and runs both programs until one ends or a signal arrives.
 
     Raises:
         NotInstalled: one of them is missing.

@@ -16,10 +16,10 @@ from deployments.assembly import FunnelConfig, assemble, seed
 from deployments.pipeline.stage_client import Start, local
 from deployments.store.base import Store, StoreConfig
 from deployments.store.memory import MemoryStore
-from deployments.telemetry.drift_client import Call
+from deployments.telemetry.drift_client import DriftCall
 from graphs.config import STAGES, RecommenderArgs
 from graphs.training import train
-from monitoring.drift.monitor import DriftConfig
+from monitoring.drift.config import DriftConfig
 
 GENRES = ("Action", "Comedy", "Drama", "Horror")
 USERS, ITEMS, EVENTS = 80, 240, 40
@@ -98,7 +98,7 @@ def in_process(artifact: Artifact) -> Callable[..., Recommender]:
         store: Store | None = None,
         config: FunnelConfig | None = None,
         starts: dict[str, Start] | None = None,
-        drift: tuple[DriftConfig, Call] | None = None,
+        drift: tuple[DriftConfig, DriftCall] | None = None,
     ) -> Recommender:
         config = config or FunnelConfig()
         used = plain | (starts or {})

@@ -23,9 +23,10 @@ from graphs.config_file import load, recommender_args
 from graphs.data.dataset import Dataset
 from graphs.data.dataset import load as load_data
 from graphs.evaluation.results_file import write_section
+from monitoring.drift.config import DriftConfig
+from monitoring.drift.detector import DriftDetector, DriftSample
 from monitoring.drift.histograms import Columns, concat
-from monitoring.drift.monitor import DriftConfig, DriftMonitor, Sample
-from monitoring.drift.reference import FILE, Reference, from_table
+from monitoring.drift.reference import REFERENCE_FILE, Reference, from_table
 
 WINDOW_USERS = 300
 NORMAL, SHIFTED, REPEATS = 20, 40, 25
@@ -51,7 +52,7 @@ class Pools:
 
 def pools(artifact: Artifact, dataset: Dataset, args: RecommenderArgs) -> Pools:
     """Runs the stages over every user, once per change."""
-    funnel, measures = OfflineFunnel(artifact, args), DriftSignals.load(artifact)
+    funnel, signals = OfflineFunnel(artifact, args), DriftSignals.load(artifact)
     users = np.unique(dataset.interactions.user_E)
     short_args = args.model_copy(update={"store": args.store.model_copy(update={"history_limit": 10})})
 
@@ -60,11 +61,11 @@ def pools(artifact: Artifact, dataset: Dataset, args: RecommenderArgs) -> Pools:
         return replace(dataset, interactions=replace(events, weight_E=(events.weight_E * (1 - share)).astype("f4")))
 
     return Pools(
-        known=measure(funnel, measures, dataset, users),
-        new=measure(funnel, measures, dataset, np.full(200, -1, np.int32)),
-        short=measure(OfflineFunnel(artifact, short_args), measures, dataset, users),
-        twenty=measure(funnel, measures, dataset, users, answers=20),
-        weaker={share: measure(funnel, measures, weaker(share), users) for share in SHIFTS},
+        known=measure(funnel, signals, dataset, users),
+        new=measure(funnel, signals, dataset, np.full(200, -1, np.int32)),
+        short=measure(OfflineFunnel(artifact, short_args), signals, dataset, users),
+        twenty=measure(funnel, signals, dataset, users, answers=20),
+        weaker={share: measure(funnel, signals, weaker(share), users) for share in SHIFTS},
     )
 
 
@@ -73,13 +74,13 @@ class Traffic:
 
     def __init__(self, reference: Columns, config: DriftConfig, version: str, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.monitor = DriftMonitor(Reference.of(reference), config, version, 1, now=0.0)
+        self.monitor = DriftDetector(Reference.of(reference), config, version, 1, now=0.0)
         self._version, self._step_s, self._now = version, config.window_s, 0.0
 
     def window(self, rows: Columns) -> set[str]:
         """Sends a window and closes it; the signals that drift."""
         users = np.arange(len(rows), dtype=np.uint64)
-        self.monitor.add(Sample("simulated", self._version, rows, users, []), self._now)
+        self.monitor.add(DriftSample("simulated", self._version, rows, users, []), self._now)
         self._now += self._step_s
         self.monitor.tick(self._now)
         return {name for name, verdict in self.monitor.verdicts().items() if verdict == DRIFT}
@@ -152,7 +153,7 @@ def calibrate(config_path: str, out: str, data: str, days: float) -> None:
     config = args.drift
     artifact, dataset = Artifact.open(args.artifact), load_data(data, args.store)
     version = artifact.model_version
-    reference = from_table(artifact.table(FILE))
+    reference = from_table(artifact.table(REFERENCE_FILE))
     found = pools(artifact, dataset, args)
     without = {name: v for name, v in found.known.numbers.items() if name in reference.numbers}
     assert without.keys() == reference.numbers.keys(), "the artifact's reference has other signals; train it again"

@@ -28,7 +28,7 @@ from deployments.api.schemas import Body, EventsRequest, Id, RankRequest, Recomm
 from deployments.errors import BodyTooLarge, FunnelError
 from deployments.pipeline.request import came_at
 from monitoring.logs import tracing
-from monitoring.logs.request_log import current_request, incoming_trace, trace_of
+from monitoring.logs.context import current_request, incoming_trace, trace_of
 from monitoring.metrics.declarations import CONTENT_TYPE
 
 log = logging.getLogger("rayfunnel.http")

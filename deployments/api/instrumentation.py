@@ -11,9 +11,9 @@ from typing import Any, Protocol, TypeVar
 from deployments.errors import FunnelError, Overloaded
 from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit
 from deployments.pipeline.request import arrival
-from monitoring.logs.ecs import bound
-from monitoring.logs.request_log import RequestLog, RequestRecord
-from monitoring.metrics.replica_metrics import FunnelMetrics
+from monitoring.logs.context import RequestLogContext, log_context
+from monitoring.logs.request_log import RequestLog
+from monitoring.metrics.replica_metrics import ReplicaMetrics
 
 Body = bytes | Mapping[str, Any]
 
@@ -24,7 +24,7 @@ class Operations(Protocol):
     @property
     def limits(self) -> Mapping[str, ConcurrencyLimit]: ...
     @property
-    def replica_metrics(self) -> FunnelMetrics: ...
+    def replica_metrics(self) -> ReplicaMetrics: ...
     @property
     def request_log(self) -> RequestLog: ...
     def count_refusal(self, operation: str) -> None: ...
@@ -48,8 +48,8 @@ def operation(success: int) -> Callable[[Operation[OperationsT]], Operation[Oper
         async def run(self: OperationsT, body: Body) -> dict[str, Any]:
             began, status = time.perf_counter() - max(0.0, time.time() - arrival()), 500
             failure: BaseException | None = None
-            request = RequestRecord(name)
-            bound.set(request)
+            request = RequestLogContext(name)
+            log_context.set(request)
             try:
                 with self.limits[name].slot():
                     response = await method(self, body)

@@ -30,8 +30,9 @@ from deployments.store.base import Store
 from deployments.store.events import Event
 from deployments.telemetry.drift_client import DriftClient
 from deployments.telemetry.metrics_reporter import MetricsReporter
-from monitoring.logs.request_log import RequestLog, RequestRecord, current_request
-from monitoring.metrics.replica_metrics import FunnelMetrics
+from monitoring.logs.context import RequestLogContext, current_request
+from monitoring.logs.request_log import RequestLog
+from monitoring.metrics.replica_metrics import ReplicaMetrics
 
 log = logging.getLogger("rayfunnel.service")
 
@@ -53,7 +54,7 @@ class Recommender:
         store: Store,
         deadline_ms: int,
         model_version: str,
-        metrics: FunnelMetrics,
+        metrics: ReplicaMetrics,
         reporter: MetricsReporter,
         request_log: RequestLog,
         rule_names: Sequence[str] = (),
@@ -148,7 +149,7 @@ class Recommender:
         error = self.limits[operation].refuse()
         self.count_refusal(operation)
         self.replica_metrics.refused(operation)
-        self.request_log.ended(RequestRecord(operation), error.status, 0.0, error)
+        self.request_log.ended(RequestLogContext(operation), error.status, 0.0, error)
         return error
 
     def count_refusal(self, operation: str) -> None:
@@ -227,7 +228,7 @@ class Recommender:
     def _deadline(self, deadline_ms: int | None) -> float:
         return arrival() + (deadline_ms or self._deadline_ms) / 1e3
 
-    def _response(self, record: RequestRecord, request: Ranking, answer: Answer) -> dict[str, Any]:
+    def _response(self, record: RequestLogContext, request: Ranking, answer: Answer) -> dict[str, Any]:
         self.replica_metrics.answer(answer.degraded)
         record.degraded, record.batch = answer.degraded, answer.batch
         response: dict[str, Any] = {
@@ -247,7 +248,7 @@ class Recommender:
         return response
 
 
-def _record_of(user_id: str) -> RequestRecord:
+def _record_of(user_id: str) -> RequestLogContext:
     """The log record of the request that runs here, with its user."""
     request = current_request()
     assert request is not None, "every operation is decorated"

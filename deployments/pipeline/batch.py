@@ -18,7 +18,7 @@ from deployments.messages import (
     Times,
 )
 from deployments.pipeline.request import Query, arrival
-from monitoring.logs.request_log import RequestRecord, current_request
+from monitoring.logs.context import RequestLogContext, current_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class PendingRequest:
         self.arrived = arrival()
         self.batch: BatchState | None = None
         self.cached: Cached | None = None
-        self.request: RequestRecord | None = current_request()
+        self.request: RequestLogContext | None = current_request()
 
     @property
     def done(self) -> bool:

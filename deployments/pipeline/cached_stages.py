@@ -16,7 +16,7 @@ from deployments.pipeline.batch import BatchState
 from deployments.pipeline.overload.quality_factor import QualityConfig
 from deployments.pipeline.result_cache import ResultCache
 from deployments.stages import fallbacks
-from monitoring.metrics.replica_metrics import FunnelMetrics
+from monitoring.metrics.replica_metrics import ReplicaMetrics
 
 log = logging.getLogger("rayfunnel.pipeline")
 
@@ -28,7 +28,12 @@ class CachedStages:
     """Fills in a batch's candidates and scores. `cache`: None: every row is computed."""
 
     def __init__(
-        self, candidates: Call, scoring: Call, cache: ResultCache | None, quality: QualityConfig, metrics: FunnelMetrics
+        self,
+        candidates: Call,
+        scoring: Call,
+        cache: ResultCache | None,
+        quality: QualityConfig,
+        metrics: ReplicaMetrics,
     ) -> None:
         self._candidates, self._scoring = candidates, scoring
         self._cache, self._quality, self._metrics = cache, quality, metrics
@@ -83,7 +88,7 @@ class CachedStages:
             log.warning("scoring: %s", scores.fallback_reason)
         self.fallback_backend = scores.fallback_reason
         if scores.fallback_reason:
-            self._metrics.stood_in("scoring", scores.ran_on)
+            self._metrics.backend_fallback("scoring", scores.ran_on)
 
     def _cut(self, batch: BatchState) -> None:
         """Leaves as many candidates as the batch's quality allows."""

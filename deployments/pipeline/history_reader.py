@@ -17,9 +17,9 @@ from deployments.models.features.user_features import UserFeatures
 from deployments.pipeline.batch import PendingRequest
 from deployments.pipeline.result_cache import ResultCache
 from deployments.store.base import Store, StoreConfig
-from deployments.store.events import History, history_batch, read
+from deployments.store.events import UserHistory, history_batch, user_histories
 
-_NONE = b"", History(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.float32))
+_NONE = b"", UserHistory(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.float32))
 _USER = 64
 """Memory of a user beside the events, counted in events."""
 
@@ -42,7 +42,7 @@ class HistoryReader:
         self._user_features = user_features
         self._model_version = model_version
         self._cache = cache
-        self._held: LRUCache[str, tuple[bytes, History]] = LRUCache(config.held_events, _cost)
+        self._held: LRUCache[str, tuple[bytes, UserHistory]] = LRUCache(config.held_events, _cost)
 
     async def __call__(self, pending_requests: Sequence[PendingRequest]) -> HistoryBatch:
         """Raises StoreUnavailable."""
@@ -56,17 +56,18 @@ class HistoryReader:
                 pending.cached = self._cache.found(key, version, entry)
         histories = [history for _, history in held]
         weights, usual_weight = self._config.event_weights, self._config.default_event_weight
-        for row, history in zip(found.rows, read(found, self._catalogue.positions, weights, usual_weight), strict=True):
+        decoded = user_histories(found, self._catalogue.positions, weights, usual_weight)
+        for row, history in zip(found.rows, decoded, strict=True):
             histories[row] = history
             if versions:
                 self._hold(users[row], found.versions[row], history)
         return history_batch(histories, self._model_version, self._user_features(users))
 
-    def _hold(self, user_id: str, version: bytes, history: History) -> None:
+    def _hold(self, user_id: str, version: bytes, history: UserHistory) -> None:
         """Keeps a history. One without a version is not kept: a later change would not show."""
         if version and _cost((version, history)) <= self._config.held_events:
             self._held[user_id] = version, history
 
 
-def _cost(held: tuple[bytes, History]) -> int:
+def _cost(held: tuple[bytes, UserHistory]) -> int:
     return _USER + len(held[1].item_H)

@@ -30,9 +30,8 @@ from deployments.pipeline.result_cache import ResultCache
 from deployments.pipeline.stage_client import StageClient
 from deployments.pipeline.stage_fallbacks import Popular, StageFallbacks
 from deployments.pipeline.time_budget import STAGES, PipelineConfig, batch_time_s
-from monitoring.logs.ecs import bound
-from monitoring.logs.request_log import BatchRecord, new_batch_id
-from monitoring.metrics.replica_metrics import FunnelMetrics
+from monitoring.logs.context import BatchLogContext, log_context, new_batch_id
+from monitoring.metrics.replica_metrics import ReplicaMetrics
 
 log = logging.getLogger("rayfunnel.pipeline")
 
@@ -59,7 +58,7 @@ class Pipeline:
         cold_profiles: Callable[[RequestBatch], ProfileBatch],
         config: PipelineConfig,
         batching: BatcherConfig,
-        metrics: FunnelMetrics,
+        metrics: ReplicaMetrics,
         cache: ResultCache | None = None,
         answered: Callable[[BatchState], None] = lambda _: None,
     ) -> None:
@@ -151,7 +150,7 @@ class Pipeline:
         try:
             requests = request_batch([p.query for p in pending_requests], self._fallbacks.model_version)
             batch = BatchState(list(pending_requests), requests, len(pending_requests), new_batch_id())
-            bound.set(BatchRecord.of(batch.batch_id, (pending.request for pending in pending_requests)))
+            log_context.set(BatchLogContext.of(batch.batch_id, (pending.request for pending in pending_requests)))
             began = time.monotonic()
             batch.quality = self._quality_of(pending_requests, now, began)
             batch.timings_ms["queue"] = (now - min(p.arrived for p in pending_requests)) * 1e3

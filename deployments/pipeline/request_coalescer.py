@@ -19,8 +19,7 @@ from deployments.pipeline.batcher import Batcher
 from deployments.pipeline.executor import StageExecutor
 from deployments.pipeline.overload.service_time import ServiceTime
 from deployments.pipeline.stage_client import run_before
-from monitoring.logs.ecs import bound
-from monitoring.logs.request_log import BatchRecord, current_batch
+from monitoring.logs.context import BatchLogContext, current_batch, log_context
 
 Method = Callable[..., Batch]
 
@@ -33,7 +32,7 @@ class _Call:
     method: Method
     deadline: float
     batches: tuple[Batch, ...]
-    lines: BatchRecord = field(default_factory=current_batch)
+    lines: BatchLogContext = field(default_factory=current_batch)
     """The ids that log lines about this call carry."""
     answer: asyncio.Future[Batch] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -100,7 +99,7 @@ def _compute(group: Sequence[_Call], service_time: ServiceTime) -> list[Batch | 
     began, now = time.monotonic(), time.time()
     expected_s = service_time.expected_s(began)
     in_time = [call for call in group if call.deadline >= now + expected_s]
-    bound.set(BatchRecord.joined([call.lines for call in group]))
+    log_context.set(BatchLogContext.joined([call.lines for call in group]))
     joined: dict[int, Batch] = {}
     if len(in_time) > 1:
         try:

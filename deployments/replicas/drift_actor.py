@@ -1,4 +1,4 @@
-"""The drift actor: `DriftService` in a process of its own, with the log format of the replicas."""
+"""The drift actor: a `DriftServer` in a process of its own, with ECS log lines like those of the replicas."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from deployments.replicas.replica_logs import actor_logs
-from deployments.telemetry import drift_service
-from monitoring.logs.ecs import LogConfig
+from deployments.telemetry import drift_server
+from monitoring.logs.setup import LogConfig
 
 
-class DriftActor(drift_service.DriftService):
-    """See `DriftService`. `logs`: a LogConfig as a dict."""
+class DriftActor(drift_server.DriftServer):
+    """See `DriftServer`. `logs`: a LogConfig as a dict."""
 
     def __init__(self, artifact: str, settings: Mapping[str, Any], logs: Mapping[str, Any]) -> None:
         actor_logs(LogConfig.model_validate(logs), "drift")

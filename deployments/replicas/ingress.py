@@ -31,9 +31,9 @@ from deployments.stages.candidates import CandidateConfig
 from deployments.stages.oom_guard import OomGuard
 from deployments.stages.shards import Gatherer
 from deployments.store.redis import RedisStore
-from deployments.telemetry.hub_keeper import MetricsConfig
-from monitoring.drift.monitor import DriftConfig
-from monitoring.logs.request_log import Pseudonyms
+from deployments.telemetry.durable_aggregator import MetricsConfig
+from monitoring.drift.config import DriftConfig
+from monitoring.logs.pseudonyms import Pseudonyms
 
 log = logging.getLogger("rayfunnel.ingress")
 

@@ -12,51 +12,51 @@ from ray.serve.handle import DeploymentHandle
 from deployments.replicas.replica_logs import replica_logs
 from deployments.store.base import StoreConfig
 from deployments.store.redis import RedisStore
-from deployments.telemetry.hub_keeper import Fleet, HubKeeper, MetricsConfig
-from deployments.telemetry.metrics_reporter import Call
-from monitoring.logs.ecs import LogConfig
-from monitoring.metrics.snapshots import Snapshot, Totals
+from deployments.telemetry.durable_aggregator import ControllerStatus, DurableAggregator, MetricsConfig
+from deployments.telemetry.metrics_reporter import HubCall
+from monitoring.logs.setup import LogConfig
+from monitoring.metrics.snapshots import ApplicationTotals, ReplicaSnapshot
 
 
 class MetricsHub:
-    """One replica per application; see `HubKeeper`."""
+    """One replica per application; `DurableAggregator` does the work."""
 
     def __init__(self, config: MetricsConfig, store: StoreConfig, logs: LogConfig) -> None:
         replica_logs(logs)
         context = serve.get_replica_context()
         self._application, self._own = context.app_name, context.deployment
-        self._keeper = HubKeeper(self._application, RedisStore(store), config, self._ask)
-        self._task = asyncio.ensure_future(self._keeper.run())
+        self._aggregator = DurableAggregator(self._application, RedisStore(store), config, self._controller_status)
+        self._task = asyncio.ensure_future(self._aggregator.run())
 
-    async def report(self, snapshot: Snapshot) -> bool:
-        """Adds a replica's snapshot; False: another hub has taken over."""
-        return self._keeper.report(snapshot)
+    async def report(self, snapshot: ReplicaSnapshot) -> bool:
+        """See `DurableAggregator.report`."""
+        return self._aggregator.report(snapshot)
 
-    async def totals(self) -> Totals | None:
-        """The totals of the application; None: another hub has taken over."""
-        return await self._keeper.totals()
+    async def totals(self) -> ApplicationTotals | None:
+        """See `DurableAggregator.totals`."""
+        return await self._aggregator.totals()
 
     async def __del__(self) -> None:
         """Serve calls it before it ends the replica: saves the totals."""
         if hasattr(self, "_task"):
             self._task.cancel()
-            await self._keeper.save()
+            await self._aggregator.save()
 
-    async def _ask(self) -> Fleet | None:
+    async def _controller_status(self) -> ControllerStatus | None:
         details = await asyncio.to_thread(_details)
         application = details["applications"].get(self._application)
         if application is None:
             return None
         deployments = application["deployments"]
-        return Fleet(
-            # The hub itself sends no snapshot, so it is not counted as ready either.
-            wanted={name: shown["target_num_replicas"] for name, shown in deployments.items() if name != self._own},
-            alive={replica["replica_id"] for shown in deployments.values() for replica in shown["replicas"]},
+        return ControllerStatus(
+            # The hub sends no snapshots, so it never counts as ready.
+            wanted={name: entry["target_num_replicas"] for name, entry in deployments.items() if name != self._own},
+            alive={replica["replica_id"] for entry in deployments.values() for replica in entry["replicas"]},
         )
 
 
-def hub_call(handle: DeploymentHandle[Any] | None) -> Call | None:
-    """A function that calls a method of the hub; None: there is no hub."""
+def hub_call(handle: DeploymentHandle[Any] | None) -> HubCall | None:
+    """Calls a method of the hub; None: there is no hub."""
     if handle is None:
         return None
 
@@ -67,7 +67,7 @@ def hub_call(handle: DeploymentHandle[Any] | None) -> Call | None:
 
 
 def _details() -> dict[str, Any]:
-    """All applications as Serve's REST API shows them; its public Python API lacks the target number of replicas."""
+    """All applications as in Serve's REST API; the public Python API does not have the target number of replicas."""
     client = _get_global_client()
     assert client is not None, "a replica without Serve"
     details: dict[str, Any] = client.get_serve_details()

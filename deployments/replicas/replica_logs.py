@@ -12,11 +12,12 @@ import ray
 from ray import serve
 from ray.serve._private.logging_utils import get_serve_logs_dir
 
-from monitoring.logs.ecs import LogConfig, install, replica_fields
+from monitoring.logs.ecs import replica_fields
+from monitoring.logs.setup import LogConfig, install
 
 
 def replica_logs(config: LogConfig) -> None:
-    """Makes every line that this replica logs ECS; see `monitoring.logs.ecs`."""
+    """Makes every line that this replica logs ECS; see `monitoring.logs.setup`."""
     context = serve.get_replica_context()
     install(config, replica_fields(context.app_name, context.deployment, context.replica_tag))
 

@@ -28,11 +28,11 @@ from deployments.replicas.replica_logs import replica_logs
 from deployments.stages.contract import Stage
 from deployments.stages.oom_guard import OomGuard
 from deployments.stages.warm_up import warm_up
-from deployments.telemetry.hub_keeper import MetricsConfig
+from deployments.telemetry.durable_aggregator import MetricsConfig
 from deployments.telemetry.metrics_reporter import MetricsReporter
-from monitoring.logs.ecs import LogConfig, bound
-from monitoring.logs.request_log import BatchRecord, current_batch
-from monitoring.metrics.replica_metrics import FunnelMetrics
+from monitoring.logs.context import BatchLogContext, current_batch, log_context
+from monitoring.logs.setup import LogConfig
+from monitoring.metrics.replica_metrics import ReplicaMetrics
 
 HUNG_S = 60.0
 """A call that runs for longer hangs: it is longer than any deadline."""
@@ -102,20 +102,20 @@ class StageReplica:
         self._shares = {"num_cpus": assigned("CPU"), "num_gpus": assigned("GPU")}
         self._waiting = 0
         context = serve.get_replica_context()
-        self._metrics = FunnelMetrics(context.replica_tag, context.deployment)
+        self._metrics = ReplicaMetrics(context.replica_tag, context.deployment)
         torch = loaded_torch()
         gpu = torch is not None and torch.cuda.is_available()
         self._reporter = MetricsReporter(self._metrics, hub_call(hub), metrics, lambda: self._waiting, gpu)
         self._reporter.start()
         freeze_garbage_collector()
 
-    async def run(self, method: str, deadline: float, record: BatchRecord, *batches: Batch) -> Batch:
+    async def run(self, method: str, deadline: float, record: BatchLogContext, *batches: Batch) -> Batch:
         """Calls `method` of the stage. `deadline`: Unix seconds. `record`: the ids that log lines about it carry.
 
         Raises:
             DeadlineExceeded: the call was not started, since it would have ended too late.
         """
-        bound.set(record)
+        log_context.set(record)
         rows = len(batches[0])
         self._stats.add(arrivals=rows)
         self._waiting += rows

@@ -9,7 +9,7 @@ from cluster.valkey import ValkeyConfig, ValkeyError, ValkeySupervisor
 from deployments.errors import ConfigError
 from deployments.replicas.replica_logs import replica_logs
 from deployments.store.base import PASSWORD_VARIABLE
-from monitoring.logs.ecs import LogConfig
+from monitoring.logs.setup import LogConfig
 
 
 class StoreServer:

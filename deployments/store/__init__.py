@@ -1,3 +1,3 @@
-"""Where users' events are kept: base.py is the contract, redis.py and memory.py keep it. An event is written by
-`RedisStore.record`. May import messages and errors only.
+"""Where users' events are stored: base.py is the interface, redis.py and memory.py implement it, events.py is the
+format. `RedisStore.record` writes an event. May import messages, errors and timeouts only. Start with base.py.
 """

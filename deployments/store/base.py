@@ -1,4 +1,4 @@
-"""The contract of a store, and its configuration. `redis.py` and `memory.py` implement it."""
+"""The interface of a store, and its configuration. `redis.py` and `memory.py` implement it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from deployments.store.events import Event, Histories
 
 PASSWORD_VARIABLE = "RAYFUNNEL_REDIS_PASSWORD"  # noqa: S105 - the variable's name
-
-
 CA_VARIABLE = "RAYFUNNEL_REDIS_CA"
 
 
 class StoreConfig(BaseModel):
-    """How to reach the store. Secrets come from the environment: the password from RAYFUNNEL_REDIS_PASSWORD, the file
-    of the certificate authority that signed a `rediss://` server's certificate from RAYFUNNEL_REDIS_CA.
+    """How to reach the store. The environment holds the password (RAYFUNNEL_REDIS_PASSWORD) and, for `rediss://`, the
+    file of the certificate authority (RAYFUNNEL_REDIS_CA).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -27,25 +25,25 @@ class StoreConfig(BaseModel):
     redis_url: str = ""
     """`redis://[user@]host:port/db`, `rediss://…` with TLS, `unix://path`; empty: the embedded server."""
     host: str = "127.0.0.1"
-    """Where the embedded server listens: `host` and `port` of the application `store`."""
+    """Address of the embedded server: `host` and `port` of the application `store`."""
     port: int = Field(6390, ge=1, le=65535)
     app: str = Field("rayfunnel", pattern=r"^[A-Za-z0-9_.-]+$")
-    """First part of every key, so that applications can share a server."""
+    """Prefix of every key, so that applications can share a server."""
     timeout_ms: int = Field(100, ge=1)
-    """For reading one batch of histories, connecting included."""
+    """Timeout of reading one batch of histories, connecting included."""
     write_timeout_ms: int = Field(1000, ge=1)
-    """For recording up to 1000 events; a write waits for the disk, and nobody's recommendation waits for it."""
+    """Timeout of recording up to 1000 events. A write waits for the disk; no recommendation waits for a write."""
     history_limit: int = Field(500, ge=1)
-    """Events kept per user, the most recent ones."""
+    """Events kept per user, the newest."""
     held_events: int = Field(1_000_000, ge=0)
-    """Events that each ingress replica holds decoded, of the users who asked last (16 bytes each, and 1 kB a user); 0:
+    """Decoded events that each ingress replica caches, of the most recent users (16 bytes each, and 1 kB a user); 0:
     none. A history that has changed is read again."""
     breaker_failures: int = Field(5, ge=1)
     breaker_reset_s: float = Field(1.0, gt=0)
     event_weights: dict[str, float] = {"view": 0.4, "click": 0.6, "like": 1.0, "purchase": 1.0, "dislike": -0.5}
-    """Event type → how strongly it speaks for (> 0) or against (< 0) the item, where the event doesn't say."""
+    """Event type → weight of an event without its own weight; > 0: for the item, < 0: against it."""
     default_event_weight: float = 0.5
-    """For types not listed."""
+    """Weight of the other types."""
 
     @field_validator("redis_url")
     @classmethod
@@ -55,7 +53,7 @@ class StoreConfig(BaseModel):
             raise ValueError("must start with redis://, rediss:// or unix://")
         if parts.password or "password" in parse_qs(parts.query):
             raise ValueError(f"holds a password; take it out and set the environment variable {PASSWORD_VARIABLE}")
-        _ = parts.port  # raises ValueError where it is no port
+        _ = parts.port  # raises ValueError if the port is not valid
         return url
 
     @property
@@ -64,44 +62,44 @@ class StoreConfig(BaseModel):
 
 
 class Store(Protocol):
-    """Every method raises StoreUnavailable if the store did not answer in time or at all."""
+    """Every method raises StoreUnavailable if the store does not answer in time or reports an error."""
 
     async def histories(
-        self, user_ids: Sequence[str], keys: Sequence[str] = (), held: Sequence[bytes] = ()
+        self, user_ids: Sequence[str], keys: Sequence[str] = (), caller_versions: Sequence[bytes] = ()
     ) -> Histories:
-        """The most recent `history_limit` events of each user, by (timestamp, item_id, event_id). One round trip.
+        """The newest `history_limit` events of each user, by (timestamp, item_id, event_id). One round trip.
 
-        `keys`: the cache key of each user's request, or none at all; then `versions` and `cached` are filled as well.
-        `held`: the version of each user's history that the caller holds, empty: of none; then `versions` is filled, and
-        users with that version are left out of the columns. A history that has changed since costs a second round trip.
-        A version is never newer than the history it comes with.
+        `keys`: the cache key of each user's request, or no keys at all; with keys, `versions` and `cached` are filled.
+        `caller_versions`: the version of each user's history that the caller has already, empty: none. With them,
+        `versions` is filled, and users whose version is current are left out of the columns; changed histories cost a
+        second round trip. A version is never newer than the history that comes with it.
         """
         ...
 
     async def cache(self, entries: Mapping[str, bytes], ttl_s: float) -> None:
-        """Keeps `entries` (by cache key) for `ttl_s` seconds at most, each for a share of its own (`lifetime_s`). One
-        round trip.
+        """Writes `entries` (by cache key), each with a random time to live up to `ttl_s` (`jittered_ttl_s`). One round
+        trip.
         """
         ...
 
     async def record(self, events: Sequence[Event]) -> int:
-        """Stores the events; returns how many were new. One round trip. If it raises, some may have been stored, and
-        the same call can be made again.
+        """Stores the events; returns how many were new. One round trip. Idempotent: if it raises, some events may be
+        stored, and the caller can repeat the call.
         """
         ...
 
     async def seed(self, events: Iterable[Event], tag: str) -> int:
-        """Loads events in bulk unless `tag` (a hash of them) was loaded before; returns how many were new.
-        Several processes may do so at once: each event still is stored once.
+        """Loads events in bulk unless `tag` (a hash of them) was loaded before; returns how many were new. Safe in
+        several processes at once: each event is stored once.
         """
         ...
 
     async def claim(self, name: str, owner: str) -> bytes | None:
-        """Makes `owner` the owner of what is kept under `name`, and returns that; None: nothing yet."""
+        """Makes `owner` the owner of the value under `name`, and returns the value; None: there is none yet."""
         ...
 
-    async def keep(self, name: str, owner: str, value: bytes) -> bool:
-        """Keeps `value` under `name`, unless another than `owner` has claimed it since; then False."""
+    async def save_owned(self, name: str, owner: str, value: bytes) -> bool:
+        """Writes `value` under `name`; False, and nothing is written, if another owner has claimed the name."""
         ...
 
     async def ping(self) -> None:
@@ -109,12 +107,10 @@ class Store(Protocol):
         ...
 
     async def close(self) -> None:
-        """Gives the connections back."""
+        """Closes the connections."""
         ...
 
 
-def lifetime_s(ttl_s: float) -> float:
-    """Between half of `ttl_s` and all of it: what was written in the same second must not have to be computed in the
-    same second again.
-    """
+def jittered_ttl_s(ttl_s: float) -> float:
+    """Uniform between half of `ttl_s` and all of it, so that entries written together do not expire together."""
     return ttl_s * random.uniform(0.5, 1.0)  # noqa: S311

@@ -1,4 +1,4 @@
-"""A circuit breaker: after repeated failures it refuses at once, then lets one probe find out.
+"""A circuit breaker: after repeated failures calls are refused at once; later one probe tests the store.
 
 Own code because neither purgatory nor aiobreaker limits the half-open state to one probe.
 """
@@ -13,9 +13,9 @@ from deployments.errors import StoreUnavailable
 
 
 class CircuitBreaker:
-    """Counts StoreUnavailable in a row. For one event loop: its state changes only between awaits.
+    """Counts consecutive StoreUnavailable. For one event loop: its state changes only between awaits.
 
-    `failures`: how many in a row open it. `reset_s`: how long it stays open before a probe. `clock`: seconds.
+    `failures`: consecutive failures that open it. `reset_s`: time until a probe. `clock`: seconds.
     """
 
     def __init__(self, failures: int, reset_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,20 +27,22 @@ class CircuitBreaker:
 
     @property
     def open(self) -> bool:
-        """True while calls are refused or a probe is out."""
+        """True while calls are refused or a probe runs."""
         return self._failures >= self._limit
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Around one call. A call cancelled by its caller counts neither way.
+        """Wraps one call. A cancelled call counts neither as success nor as failure.
 
         Raises:
-            StoreUnavailable: the breaker is open and the call was not made.
+            StoreUnavailable: the breaker is open; the call was not made.
         """
         probe = self.open
         if probe:
             if self._probing or self._clock() < self._retry_at:
-                raise StoreUnavailable(f"not asked: {self._failures} failures in a row, the last: {self._last}")
+                raise StoreUnavailable(
+                    f"circuit breaker open: {self._failures} failures in a row, the last: {self._last}"
+                )
             self._probing = True
         try:
             yield

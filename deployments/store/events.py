@@ -1,8 +1,8 @@
-"""What a user did: one event, many users' histories as columns, and the message the stages read.
+"""The format of events: one event, the stored histories of users as columns, and the message that the stages read.
 
 An event is stored as a *member*: its fields joined by NUL, `item_id event_id event_type weight request_id`. The
-timestamp is not part of it, so that an event sent again is the same member even if the server dates it anew.
-Bytes order members as (item_id, event_id), which settles ties in time: in Redis, here and in training alike.
+timestamp is not part of the member, so an event sent again is the same member even with a new timestamp. The byte order
+of members is (item_id, event_id): it orders events with equal timestamps in Redis, here and in training alike.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _FIELDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing a user did with an item. Sent again unchanged (same `event_id`, any timestamp) it is the same event.
+    """One action of a user on an item. An event with equal fields but another timestamp is the same event.
 
     Raises:
-        ValueError: a text holds NUL, or a number is not finite.
+        ValueError: a text contains NUL, or a number is not finite.
     """
 
     event_id: str
@@ -36,18 +36,18 @@ class Event:
     timestamp: float
     """Unix seconds."""
     weight: float | None = None
-    """How strongly it speaks for the item; None: as its type is configured."""
+    """> 0: for the item, < 0: against it; None: the weight configured for the event type."""
     request_id: str = ""
-    """The recommendation it answers, if any."""
+    """Id of the recommendation that the event responds to; empty: none."""
 
     def __post_init__(self) -> None:
         if any("\0" in text for text in (self.event_id, self.item_id, self.event_type, self.request_id)):
-            raise ValueError(f"event {self.event_id!r} holds a NUL character; remove it")
+            raise ValueError(f"event {self.event_id!r} contains a NUL character; remove it")
         if not math.isfinite(self.timestamp) or not math.isfinite(self.weight or 0.0):
             raise ValueError(f"event {self.event_id!r}: timestamp and weight must be finite numbers")
 
     def member(self) -> bytes:
-        """The event as it is stored, less user and timestamp."""
+        """The event as stored, without user and timestamp."""
         weight = "" if self.weight is None else repr(float(self.weight))
         fields = (self.item_id, self.event_id, self.event_type, weight, self.request_id)
         return "\0".join(fields).encode("utf-8", "surrogatepass")
@@ -55,7 +55,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """The events of users as columns: user after user, each oldest first; E events in all, of B users."""
+    """The stored events of B users as columns: user after user, each oldest first; E events in all."""
 
     user_ids: Sequence[str]
     count_B: Ints
@@ -64,14 +64,14 @@ class Histories:
     event_ids: Sequence[str]
     event_types: Sequence[str]
     weights: Sequence[str]
-    """As stored: a number, or empty where the type's weight applies."""
+    """As stored: a number, or empty if the weight of the type applies."""
     request_ids: Sequence[str]
     rows: Sequence[int] = ()
-    """Which of the users asked for these are [B]; the others' histories are as the caller holds them."""
+    """Positions [B] of these users among the requested users; the caller has the other histories already."""
     versions: Sequence[bytes] = ()
-    """If asked for, of all users asked for: the history's version, empty where nothing was ever recorded."""
+    """If requested: version of the history of each requested user, empty if no event was ever recorded."""
     cached: Sequence[bytes | None] = ()
-    """If asked for, of all users asked for: the cache entry."""
+    """If requested: cache entry for each requested user, None: there is none."""
 
     @classmethod
     def decode(
@@ -81,7 +81,7 @@ class Histories:
         members: Sequence[bytes],
         timestamps: Sequence[float],
     ) -> Self:
-        """From what the store holds: `counts` per user [B], then all users' members and timestamps [E]."""
+        """From stored data: events per user (`counts` [B]), and members and timestamps of all users [E]."""
         text = b"\0".join(members).decode("utf-8", "surrogatepass").split("\0") if members else []
         item_ids, event_ids, event_types, weights, request_ids = (text[i::_FIELDS] for i in range(_FIELDS))
         return cls(
@@ -112,8 +112,8 @@ class Histories:
         ]
 
 
-class _Worth(dict[tuple[str, str], float]):
-    """(weight as stored, event type) → weight; there are few of them in a batch, however many events."""
+class _EventWeights(dict[tuple[str, str], float]):
+    """(weight as stored, event type) → weight, computed once: a batch has many events but few such pairs."""
 
     def __init__(self, event_weights: Mapping[str, float], default_weight: float) -> None:
         super().__init__()
@@ -125,8 +125,8 @@ class _Worth(dict[tuple[str, str], float]):
         return value
 
 
-class History(NamedTuple):
-    """One user's events as the stages read them, oldest first; arrays of their own, and not to be written to."""
+class UserHistory(NamedTuple):
+    """One user's decoded events, oldest first. The arrays are copies, and must not be written to."""
 
     item_H: Ints
     """Catalogue positions."""
@@ -134,39 +134,39 @@ class History(NamedTuple):
     weight_H: Floats
 
 
-def read(
+def user_histories(
     histories: Histories,
     positions: Callable[[Sequence[str]], npt.NDArray[np.integer]],
     event_weights: Mapping[str, float],
     default_weight: float,
-) -> list[History]:
-    """The users' histories [B].
+) -> list[UserHistory]:
+    """The decoded history of each user [B].
 
-    `positions`: external item ids [E] → catalogue positions [E], -1 unknown; such events are dropped, and of
-    several with the same item at the same time all but the first.
-    `event_weights`: event type → weight of the events that carry none; `default_weight`: of any other type.
+    `positions`: external item ids [E] → catalogue positions [E], -1: unknown. Events of unknown items are dropped; of
+    events on the same item at the same time only the first is kept.
+    `event_weights`: event type → weight of events without their own; `default_weight`: of the other types.
     """
     rows, item_E = len(histories.user_ids), positions(histories.item_ids).astype(np.int32)
     row_E = np.repeat(np.arange(rows), histories.count_B)
-    known = item_E >= 0
-    # One event may stand there twice: as it was posted, and as it came back with the histories of a retrained artifact.
+    kept_E = item_E >= 0
+    # An event may be stored twice: as it was posted, and with the histories of an artifact trained on it.
     time_E = histories.timestamp_E
-    known[1:] &= (row_E[1:] != row_E[:-1]) | (item_E[1:] != item_E[:-1]) | (time_E[1:] != time_E[:-1])
-    worth = _Worth(event_weights, default_weight)
+    kept_E[1:] &= (row_E[1:] != row_E[:-1]) | (item_E[1:] != item_E[:-1]) | (time_E[1:] != time_E[:-1])
+    weight_of = _EventWeights(event_weights, default_weight)
     kind_E = zip(histories.weights, histories.event_types, strict=True)
-    weight_E = np.fromiter(map(worth.__getitem__, kind_E), np.float32, len(item_E))
-    ends = np.bincount(row_E[known], minlength=rows).cumsum().tolist()
-    item_E, time_E, weight_E = item_E[known], time_E[known], weight_E[known]
+    weight_E = np.fromiter(map(weight_of.__getitem__, kind_E), np.float32, len(item_E))
+    ends = np.bincount(row_E[kept_E], minlength=rows).cumsum().tolist()
+    item_E, time_E, weight_E = item_E[kept_E], time_E[kept_E], weight_E[kept_E]
     return [
-        History(item_E[start:end].copy(), time_E[start:end].copy(), weight_E[start:end].copy())
+        UserHistory(item_E[start:end].copy(), time_E[start:end].copy(), weight_E[start:end].copy())
         for start, end in pairwise([0, *ends])
     ]
 
 
-def history_batch(histories: Sequence[History], model_version: str, features_BF: Floats) -> HistoryBatch:
-    """The message the stages read: [B, H], H = the longest history (at least 1), oldest first, padded at the end.
+def history_batch(histories: Sequence[UserHistory], model_version: str, features_BF: Floats) -> HistoryBatch:
+    """The message that the stages read: [B, H], H = longest history (at least 1), oldest first, padded at the end.
 
-    `features_BF`: the users' features.
+    `features_BF`: features of the users.
     """
     count_B = np.array([len(history.item_H) for history in histories], np.intp)
     shape = (len(histories), max(1, int(count_B.max(initial=0))))

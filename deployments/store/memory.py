@@ -1,4 +1,4 @@
-"""The in-memory twin of the Redis store, for tests and notebooks."""
+"""The store in memory, for tests and notebooks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from deployments.errors import StoreUnavailable
-from deployments.store.base import StoreConfig, lifetime_s
+from deployments.store.base import StoreConfig, jittered_ttl_s
 from deployments.store.events import Event, Histories
 
 
 class MemoryStore:
-    """The twin for tests and notebooks: same behaviour, one process, nothing kept.
+    """Behaves as `RedisStore`, within one process and without persistence.
 
-    `failing` = True makes every call fail, `delay_s` makes it take that long (and fail past the timeout).
+    `failing` = True makes every call fail; `delay_s`: delay of every call, which fails if it is past the timeout.
     """
 
     def __init__(self, config: StoreConfig) -> None:
@@ -29,15 +29,19 @@ class MemoryStore:
         self._versions: dict[str, bytes] = {}
         self._entries: dict[str, tuple[float, bytes | None]] = {}
         self._tags: set[str] = set()
-        self._kept: dict[str, tuple[str, bytes | None]] = {}
+        self._owned: dict[str, tuple[str, bytes | None]] = {}
 
     async def histories(
-        self, user_ids: Sequence[str], keys: Sequence[str] = (), held: Sequence[bytes] = ()
+        self, user_ids: Sequence[str], keys: Sequence[str] = (), caller_versions: Sequence[bytes] = ()
     ) -> Histories:
         """See `Store`."""
         await self._answer(self._config.timeout_ms)
-        versions = [self._versions.get(user, b"") for user in user_ids] if keys or held else []
-        rows = [row for row in range(len(user_ids)) if not held or not held[row] or held[row] != versions[row]]
+        versions = [self._versions.get(user, b"") for user in user_ids] if keys or caller_versions else []
+        rows = [
+            row
+            for row in range(len(user_ids))
+            if not caller_versions or not caller_versions[row] or caller_versions[row] != versions[row]
+        ]
         users = [user_ids[row] for row in rows]
         events = [sorted(self._users.get(user, {}).items(), key=_by_time) for user in users]
         flat = list(itertools.chain.from_iterable(events))
@@ -51,7 +55,7 @@ class MemoryStore:
         """See `Store`."""
         await self._answer(self._config.timeout_ms)
         now = time.monotonic()
-        self._entries |= {key: (now + lifetime_s(ttl_s), value) for key, value in entries.items()}
+        self._entries |= {key: (now + jittered_ttl_s(ttl_s), value) for key, value in entries.items()}
 
     async def record(self, events: Sequence[Event]) -> int:
         """See `Store`."""
@@ -76,16 +80,16 @@ class MemoryStore:
     async def claim(self, name: str, owner: str) -> bytes | None:
         """See `Store`."""
         await self._answer(self._config.write_timeout_ms)
-        _, value = self._kept.get(name, ("", None))
-        self._kept[name] = owner, value
+        _, value = self._owned.get(name, ("", None))
+        self._owned[name] = owner, value
         return value
 
-    async def keep(self, name: str, owner: str, value: bytes) -> bool:
+    async def save_owned(self, name: str, owner: str, value: bytes) -> bool:
         """See `Store`."""
         await self._answer(self._config.write_timeout_ms)
-        if self._kept.get(name, (owner, None))[0] != owner:
+        if self._owned.get(name, (owner, None))[0] != owner:
             return False
-        self._kept[name] = owner, value
+        self._owned[name] = owner, value
         return True
 
     async def ping(self) -> None:
@@ -102,7 +106,7 @@ class MemoryStore:
         except TimeoutError:
             raise StoreUnavailable(f"the in-memory store did not answer in {timeout_ms} ms") from None
         if self.failing:
-            raise StoreUnavailable("the in-memory store was told to fail")
+            raise StoreUnavailable("the in-memory store is set to fail")
 
 
 def _by_time(entry: tuple[bytes, float]) -> tuple[float, bytes]:

@@ -1,11 +1,11 @@
-"""Where the users' events are kept: Redis (or the embedded Valkey), and its in-memory twin.
+"""The store in Redis, or in the embedded Valkey.
 
 One sorted set per user, `{app}:history:{user_id}`: score = timestamp, member = the event (see `events.py`). Adding
-never overwrites, so an event sent twice is stored once: a caller that got StoreUnavailable simply sends again.
-The promise holds as far back as the history reaches (`history_limit`).
+never overwrites, so an event sent twice is stored once: after StoreUnavailable a caller sends its events again. This
+holds for the newest `history_limit` events of a user; older ones are gone.
 
-`{app}:version:{user_id}` is a token that changes with every recorded event, `{app}:candidates:{key}` a cache entry,
-`{app}:kept:{name}` what one owner at a time keeps. Over 300 lines: the store and its twin are read side by side.
+`{app}:version:{user_id}`: a token that changes with every recorded event. `{app}:candidates:{key}`: a cache entry.
+`{app}:kept:{name}`: a value that has one owner at a time.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from redis.exceptions import RedisError
 
 from deployments import timeouts
 from deployments.errors import StoreUnavailable
-from deployments.store.base import CA_VARIABLE, PASSWORD_VARIABLE, StoreConfig, lifetime_s
+from deployments.store.base import CA_VARIABLE, PASSWORD_VARIABLE, StoreConfig, jittered_ttl_s
 from deployments.store.circuit_breaker import CircuitBreaker
 from deployments.store.events import Event, Histories
 
 READ_CONNECTIONS, WRITE_CONNECTIONS = 64, 32
 """Connections to the store at a time; further calls wait for one, as long as their time-out allows."""
-_CHUNK = 1000
-"""Events per round trip while seeding."""
-_KEEP = """
+_SEED_CHUNK = 1000
+"""Events per round trip of `seed`."""
+_SAVE_OWNED = """
 local owner = redis.call('HGET', KEYS[1], 'owner')
 if owner and owner ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'value', ARGV[2])
@@ -47,13 +47,13 @@ class RedisStore:
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
         self._reads = CircuitBreaker(config.breaker_failures, config.breaker_reset_s)
-        # Writes have a breaker of their own: a full disk must not stop reads.
+        # Writes have their own breaker: a full disk must not stop reads.
         self._writes = CircuitBreaker(config.breaker_failures, config.breaker_reset_s)
         secrets: dict[str, Any] = {"password": os.environ.get(PASSWORD_VARIABLE) or None}
         if config.url.startswith("rediss:"):
             secrets["ssl_ca_certs"] = os.environ.get(CA_VARIABLE) or None
         options: dict[str, Any] = {
-            "protocol": 2,  # its flat replies are the columns we want
+            "protocol": 2,  # its flat replies are columns already
             "retry": Retry(NoBackoff(), 0),
             "socket_timeout": None,  # `_run` sets one limit for the whole round trip
             "socket_connect_timeout": None,
@@ -69,19 +69,19 @@ class RedisStore:
         self._reader, self._writer = client(READ_CONNECTIONS), client(WRITE_CONNECTIONS)
 
     async def histories(
-        self, user_ids: Sequence[str], keys: Sequence[str] = (), held: Sequence[bytes] = ()
+        self, user_ids: Sequence[str], keys: Sequence[str] = (), caller_versions: Sequence[bytes] = ()
     ) -> Histories:
         """See `Store`."""
-        rows = [row for row in range(len(user_ids)) if not held or not held[row]]
+        rows = [row for row in range(len(user_ids)) if not caller_versions or not caller_versions[row]]
         commands = [self._events_of(user_ids[row]) for row in rows]
-        versioned = user_ids if keys or held else ()
+        versioned = user_ids if keys or caller_versions else ()
         if versioned:
             names = [self._key("version", user) for user in versioned]
             commands.insert(0, ("MGET", *names, *(self._key("candidates", key) for key in keys)))
         replies: list[list[bytes]] = await self._run(commands, self._config.timeout_ms)
         found = replies.pop(0) if versioned else []
         versions = [version or b"" for version in found[: len(versioned)]]
-        changed = [row for row, version in enumerate(held) if version and version != versions[row]]
+        changed = [row for row, version in enumerate(caller_versions) if version and version != versions[row]]
         replies += await self._run([self._events_of(user_ids[row]) for row in changed], self._config.timeout_ms)
         rows += changed
         flat = list(itertools.chain.from_iterable(replies))
@@ -96,7 +96,7 @@ class RedisStore:
     async def cache(self, entries: Mapping[str, bytes], ttl_s: float) -> None:
         """See `Store`."""
         commands = [
-            ("SET", self._key("candidates", key), value, "PX", max(1, round(lifetime_s(ttl_s) * 1000)))
+            ("SET", self._key("candidates", key), value, "PX", max(1, round(jittered_ttl_s(ttl_s) * 1000)))
             for key, value in entries.items()
         ]
         await self._run(commands, self._config.timeout_ms)
@@ -121,7 +121,7 @@ class RedisStore:
         if (await self._run([("SISMEMBER", key, tag)], timeout_ms))[0]:
             return 0
         stored, rest = 0, iter(events)
-        while chunk := list(itertools.islice(rest, _CHUNK)):
+        while chunk := list(itertools.islice(rest, _SEED_CHUNK)):
             stored += await self.record(chunk)
         await self._run([("SADD", key, tag)], timeout_ms, write=True)
         return stored
@@ -133,9 +133,9 @@ class RedisStore:
         found: bytes | None = (await self._run(commands, self._config.write_timeout_ms, write=True))[1]
         return found
 
-    async def keep(self, name: str, owner: str, value: bytes) -> bool:
+    async def save_owned(self, name: str, owner: str, value: bytes) -> bool:
         """See `Store`."""
-        command = ("EVAL", _KEEP, 1, self._key("kept", name), owner, value)
+        command = ("EVAL", _SAVE_OWNED, 1, self._key("kept", name), owner, value)
         return bool((await self._run([command], self._config.write_timeout_ms, write=True))[0])
 
     async def ping(self) -> None:
@@ -151,7 +151,11 @@ class RedisStore:
         return f"{self._config.app}:{kind}:{name}".encode("utf-8", "surrogatepass")
 
     async def _run(self, commands: Sequence[tuple[Any, ...]], timeout_ms: int, write: bool = False) -> list[Any]:
-        """One round trip: all replies, or StoreUnavailable."""
+        """All replies, in one round trip.
+
+        Raises:
+            StoreUnavailable: the breaker is open, or the server failed or was late.
+        """
         if not commands:
             return []
         with (self._writes if write else self._reads).guard():
@@ -165,6 +169,6 @@ class RedisStore:
             except TimeoutError:
                 raise StoreUnavailable(f"the store at {self._config.url} did not answer in {timeout_ms} ms") from None
             except (RedisError, OSError) as error:
-                # A pipeline's error begins with the command, and so with its key, which holds the user's id.
+                # The text of a pipeline's error begins with the command, so with a key, which contains the user's id.
                 why = str(error).rpartition(" of pipeline caused error: ")[2]
                 raise StoreUnavailable(f"the store at {self._config.url} failed: {why}") from error

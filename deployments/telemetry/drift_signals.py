@@ -1,15 +1,14 @@
-"""What drift is watched in: every signal, measured from what the stages gave a batch. The one code for live traffic,
-for the reference that training writes and for the calibration.
+"""The drift signals: measures every signal of an answered batch, one row per request.
 
-A row is a request. What describes the user, the retrieval and the scores is measured for known users alone, so that
-more new users move `request.user` and no score; items given by the caller (`/v1/rank`) have no retrieval to measure.
-Shapes as in `messages.py`; P axes of the user vectors.
+Live traffic, the reference that training writes and the calibration all use this code. Signals of the user, the
+retrieval and the scores are measured for known users alone; so a larger share of new users changes `request.user` and
+no score. Items given by the caller (`/v1/rank`) have no retrieval to measure. Shapes as in `messages.py`; P: principal
+axes of the user vectors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,116 +22,39 @@ from deployments.messages import (
     Filter,
     Floats,
     Ints,
-    ProfileBatch,
     RankedBatch,
     RequestBatch,
-    ScoreBatch,
-    Times,
     take_columns,
 )
-from deployments.pipeline.batch import BatchState
+from deployments.telemetry.answered_batch import AnsweredBatch
 from monitoring.drift.histograms import Columns, Labels
-from monitoring.drift.reference import BASIS
+from monitoring.drift.reference import BASIS_FILE
 
-MOST_FEATURES = 32
-"""User features that are watched: the first ones."""
+MAX_FEATURES = 32
+"""User features that are signals: the first ones of the schema."""
 
-WHOLE = "none"
-"""In place of a fallback, where none was needed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A batch that has been answered: what it asked, what the stages gave."""
-
-    requests: RequestBatch
-    profiles: ProfileBatch
-    candidates: CandidateBatch
-    scores: ScoreBatch
-    ranked: RankedBatch
-    asked_B: Times
-    """Unix seconds."""
-    latest_B: Times
-    """The user's last event, Unix seconds; NaN: none, or not known."""
-    unknown_B: Floats
-    """Share of the request's item ids that the catalogue does not have; 0 where it names none."""
-    degraded: Sequence[str]
-    """Per row the first `stage:reason` of its answer, or WHOLE."""
-
-    def take(self, rows: Sequence[int]) -> Served:
-        """The given rows."""
-        index = np.array(rows, np.intp)
-        return Served(
-            requests=self.requests.take(index),
-            profiles=self.profiles.take(index),
-            candidates=self.candidates.take(index),
-            scores=self.scores.take(index),
-            ranked=self.ranked.take(index),
-            asked_B=self.asked_B[index],
-            latest_B=self.latest_B[index],
-            unknown_B=self.unknown_B[index],
-            degraded=[self.degraded[row] for row in rows],
-        )
-
-    @classmethod
-    def concat(cls, parts: Sequence[Served]) -> Served:
-        """All rows, in order."""
-        return cls(
-            requests=RequestBatch.concat([p.requests for p in parts]),
-            profiles=ProfileBatch.concat([p.profiles for p in parts]),
-            candidates=CandidateBatch.concat([p.candidates for p in parts]),
-            scores=ScoreBatch.concat([p.scores for p in parts]),
-            ranked=RankedBatch.concat([p.ranked for p in parts]),
-            asked_B=np.concatenate([p.asked_B for p in parts]),
-            latest_B=np.concatenate([p.latest_B for p in parts]),
-            unknown_B=np.concatenate([p.unknown_B for p in parts]),
-            degraded=[entry for p in parts for entry in p.degraded],
-        )
-
-
-def served(batch: BatchState) -> Served:
-    """The columns of an answered batch that are measured. The scores of each source are left out: they are most of the
-    bytes."""
-    assert batch.profiles is not None
-    assert batch.candidates is not None
-    assert batch.scores is not None
-    assert batch.ranked is not None
-    queries = [pending.query for pending in batch.pending_requests]
-    named_B = np.array([q.unknown + len(q.excluded) + len(q.given) for q in queries], np.float32)
-    unknown_B = np.array([q.unknown for q in queries], np.float32)
-    return Served(
-        requests=batch.requests,
-        profiles=batch.profiles,
-        # A copy of nothing: a view of nothing would keep all of it.
-        candidates=replace(batch.candidates, source_scores_BKS=batch.candidates.source_scores_BKS[:, :, :0].copy()),
-        scores=batch.scores,
-        ranked=batch.ranked,
-        asked_B=np.array([pending.arrived for pending in batch.pending_requests]),
-        latest_B=np.full(len(queries), np.nan) if batch.latest_B is None else batch.latest_B,
-        unknown_B=(unknown_B / np.maximum(named_B, 1)).astype(np.float32),
-        degraded=[batch.degraded[0] if batch.degraded else WHOLE] * len(queries),
-    )
+_NO_FILTER = "none"
 
 
 class DriftSignals:
-    """Measures batches. `mean_D` and `axes_PD`: the user vectors of the reference."""
+    """Measures batches. `mean_D`, `axes_PD`: mean and principal axes of the reference's user vectors."""
 
     def __init__(self, artifact: Artifact, mean_D: Floats, axes_PD: Floats) -> None:
-        self._features = artifact.manifest.feature_schema["users"][:MOST_FEATURES]
+        self._features = artifact.manifest.feature_schema["users"][:MAX_FEATURES]
         self._mean_D, self._axes_PD = mean_D, axes_PD
         log_events_N = artifact.tensors("item_features.safetensors")["log_events_N"].astype(np.float64)
         events_N = np.expm1(log_events_N)
-        # Self-information of an item (Zhou et al. 2010): the rarer, the newer to most users.
+        # Self-information of an item (Zhou et al. 2010): a rare item is new to most users.
         self._novelty_N = -np.log2((events_N + 1) / (events_N.sum() + len(events_N)))
 
     @classmethod
     def load(cls, artifact: Artifact) -> DriftSignals:
-        """With the reference's user vectors as the artifact has them."""
-        basis = artifact.tensors(BASIS)
+        """With mean and axes of the artifact's reference."""
+        basis = artifact.tensors(BASIS_FILE)
         return cls(artifact, basis["mean_D"], basis["axes_PD"])
 
-    def __call__(self, batch: Served, weight_B: npt.NDArray[np.float64] | None = None) -> Columns:
-        """Every signal of every row; `weight_B`: 1 / the chance that the row was sampled."""
+    def __call__(self, batch: AnsweredBatch, weight_B: npt.NDArray[np.float64] | None = None) -> Columns:
+        """Every signal of every row; `weight_B`: 1 / the probability that the row was sampled."""
         known_B, given_B = ~batch.profiles.cold_B, batch.requests.chosen_by_caller()
         numbers: dict[str, Array] = {}
         self._inputs(numbers, batch, known_B)
@@ -140,7 +62,7 @@ class DriftSignals:
         numbers["request.n"] = np.where(given_B, np.nan, batch.requests.n_B)
         numbers["request.unknown_items"] = batch.unknown_B
         _scores(numbers, batch, known_B & ~given_B)
-        item_BN, shown_BN = shown(batch.candidates, batch.ranked)
+        item_BN, shown_BN = answer_items(batch.candidates, batch.ranked)
         self._answers(numbers, batch, item_BN, shown_BN, known_B, given_B)
         labels = {
             "request.operation": _one_of(np.where(given_B, "rank", "recommend").tolist()),
@@ -155,7 +77,7 @@ class DriftSignals:
             labels=labels,
         )
 
-    def _inputs(self, numbers: dict[str, Array], batch: Served, known_B: Bools) -> None:
+    def _inputs(self, numbers: dict[str, Array], batch: AnsweredBatch, known_B: Bools) -> None:
         profiles = batch.profiles
         length_B = (profiles.item_BH >= 0).sum(axis=1)
         weight_B = np.where(profiles.item_BH >= 0, profiles.weight_BH, 0).sum(axis=1) / np.maximum(length_B, 1)
@@ -174,7 +96,7 @@ class DriftSignals:
     def _answers(
         self,
         numbers: dict[str, Array],
-        batch: Served,
+        batch: AnsweredBatch,
         item_BN: Ints,
         shown_BN: Bools,
         known_B: Bools,
@@ -192,8 +114,8 @@ class DriftSignals:
         numbers["answer.filled"] = np.where(given_B, np.nan, count_B / np.maximum(batch.requests.n_B, 1))
 
 
-def shown(candidates: CandidateBatch, ranked: RankedBatch) -> tuple[Ints, Bools]:
-    """The items of the answers [B, N], -1 padded, and where they are real."""
+def answer_items(candidates: CandidateBatch, ranked: RankedBatch) -> tuple[Ints, Bools]:
+    """The items of the answers [B, N], padded with -1, and the mask of items that are not padding."""
     shown_BN = ranked.choice_BN >= 0
     if not candidates.item_ids_BK.shape[1]:
         return np.full(shown_BN.shape, PAD, np.int32), np.zeros_like(shown_BN)
@@ -201,8 +123,8 @@ def shown(candidates: CandidateBatch, ranked: RankedBatch) -> tuple[Ints, Bools]
     return np.where(shown_BN, item_BN, np.int32(PAD)), shown_BN
 
 
-def basis(vector_BD: Floats, axes: int) -> tuple[Floats, Floats]:
-    """Mean [D] and the main axes [P, D] of vectors; an axis' largest component is positive."""
+def principal_axes(vector_BD: Floats, axes: int) -> tuple[Floats, Floats]:
+    """Mean [D] and the first principal axes [P, D] of vectors; the largest component of an axis is positive."""
     mean_D = vector_BD.mean(axis=0)
     _, _, axes_DD = np.linalg.svd(vector_BD - mean_D, full_matrices=False)
     axes_PD = axes_DD[:axes]
@@ -210,7 +132,7 @@ def basis(vector_BD: Floats, axes: int) -> tuple[Floats, Floats]:
     return mean_D.astype(np.float32), (axes_PD * np.where(largest_P < 0, -1, 1)).astype(np.float32)
 
 
-def _scores(numbers: dict[str, Array], batch: Served, of_B: Bools) -> None:
+def _scores(numbers: dict[str, Array], batch: AnsweredBatch, of_B: Bools) -> None:
     mask_BK = batch.candidates.mask_BK
     count_B = mask_BK.sum(axis=1)
     of_B = of_B & (count_B > 0)
@@ -225,8 +147,8 @@ def _scores(numbers: dict[str, Array], batch: Served, of_B: Bools) -> None:
         numbers[f"{name}.spread"] = np.where(of_B, np.sqrt(np.maximum(squares_B - mean_B**2, 0)), np.nan)
 
 
-def _sources(batch: Served, shown_BN: Bools) -> Labels:
-    """What part of each answer each source gave."""
+def _sources(batch: AnsweredBatch, shown_BN: Bools) -> Labels:
+    """Share of each source in each answer."""
     names = batch.candidates.sources
     share_BL = np.zeros((len(shown_BN), len(names)), np.float32)
     if batch.candidates.source_BK.shape[1]:
@@ -238,7 +160,7 @@ def _sources(batch: Served, shown_BN: Bools) -> Labels:
 
 def _filters(requests: RequestBatch) -> list[str]:
     names = ["+".join(_attributes(condition)) for condition in requests.filters]
-    return [WHOLE if row == PAD else names[row] for row in requests.filter_B.tolist()]
+    return [_NO_FILTER if row == PAD else names[row] for row in requests.filter_B.tolist()]
 
 
 def _attributes(condition: Filter) -> list[str]:
@@ -247,7 +169,7 @@ def _attributes(condition: Filter) -> list[str]:
 
 def _one_of(label_B: Sequence[str]) -> Labels:
     names = tuple(sorted(set(label_B)))
-    place = {name: at for at, name in enumerate(names)}
+    column = {name: at for at, name in enumerate(names)}
     share_BL = np.zeros((len(label_B), len(names)), np.float32)
-    share_BL[np.arange(len(label_B)), [place[label] for label in label_B]] = 1
+    share_BL[np.arange(len(label_B)), [column[label] for label in label_B]] = 1
     return Labels(names, share_BL)

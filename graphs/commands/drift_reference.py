@@ -25,12 +25,13 @@ from deployments.stages.candidates import CandidateGenerator
 from deployments.stages.profile import Profiles
 from deployments.stages.ranking import Ranker
 from deployments.stages.scoring import Scorer
-from deployments.telemetry.drift_signals import WHOLE, DriftSignals, Served, basis
+from deployments.telemetry.answered_batch import NO_FALLBACK, AnsweredBatch
+from deployments.telemetry.drift_signals import DriftSignals, principal_axes
 from graphs.config import RecommenderArgs
 from graphs.data.dataset import Dataset
 from graphs.fit.ranker import history_rows
 from monitoring.drift.histograms import Columns, concat
-from monitoring.drift.reference import BASIS, FILE, from_table, to_table
+from monitoring.drift.reference import BASIS_FILE, REFERENCE_FILE, from_table, to_table
 
 NEW_USERS, ANSWERS = 0.05, 10
 MOST_USERS = 5000
@@ -40,7 +41,7 @@ FEWEST_LIVE = 200
 """Requests that a reference of live traffic takes."""
 
 AXES = 4
-"""Main axes of the user vectors that are watched."""
+"""Principal axes of the user vectors that are drift signals."""
 
 FRESH_S = 86_400.0
 """How old the newest event may be for "hours since the last event" to mean the same in training and in serving."""
@@ -49,28 +50,28 @@ _STEP = 64
 
 
 def write_reference(writer: ArtifactWriter, dataset: Dataset, config: RecommenderArgs, seed: int) -> None:
-    """Measures the artifact as written so far and adds FILE and BASIS to it."""
+    """Measures the artifact as written so far and adds REFERENCE_FILE and BASIS_FILE to it."""
     artifact = writer.preview()
     funnel = OfflineFunnel(artifact, config)
     users = _users(dataset, np.random.default_rng(seed))
     vectors = [profiles.user_vector_BD[~profiles.cold_B] for profiles in funnel.profiles(dataset, users)]
-    mean_D, axes_PD = basis(np.concatenate(vectors), AXES)
-    writer.tensors(BASIS, {"mean_D": mean_D, "axes_PD": axes_PD})
+    mean_D, axes_PD = principal_axes(np.concatenate(vectors), AXES)
+    writer.tensors(BASIS_FILE, {"mean_D": mean_D, "axes_PD": axes_PD})
     rows = measure(funnel, DriftSignals(artifact, mean_D, axes_PD), dataset, users)
     last_s = float(dataset.interactions.timestamp_E.max())
     if time() - last_s > FRESH_S:
         numbers = {name: value for name, value in rows.numbers.items() if name != "input.hours_since_last_event"}
         rows = Columns(rows.weight_B, numbers, rows.labels)
-    writer.table(FILE, to_table(rows))
+    writer.table(REFERENCE_FILE, to_table(rows))
 
 
 def measure(
-    funnel: OfflineFunnel, measures: DriftSignals, dataset: Dataset, users: Ints, answers: int = ANSWERS
+    funnel: OfflineFunnel, signals: DriftSignals, dataset: Dataset, users: Ints, answers: int = ANSWERS
 ) -> Columns:
     """A row per user, as if all asked for `answers` items at the time of the newest event. `users` [U]: positions, -1 a
     new one."""
     now = float(dataset.interactions.timestamp_E.max())
-    return concat([measures(batch) for batch in funnel.served(dataset, users, now, answers)])
+    return concat([signals(batch) for batch in funnel.served(dataset, users, now, answers)])
 
 
 def from_live(artifact: str, live: str, out: str) -> Artifact:
@@ -83,7 +84,7 @@ def from_live(artifact: str, live: str, out: str) -> Artifact:
         ArtifactError: `artifact` can't be read, or has no reference to replace.
     """
     opened = Artifact.open(artifact)
-    opened.path(BASIS)
+    opened.path(BASIS_FILE)
     try:
         rows = from_table(pq.read_table(live))
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -92,7 +93,7 @@ def from_live(artifact: str, live: str, out: str) -> Artifact:
         raise DataError(f"{live} has {len(rows)} requests; a reference takes {FEWEST_LIVE}, so wait for more traffic")
     with ArtifactWriter(out) as writer:
         writer.copy_from(opened)
-        writer.table(FILE, to_table(rows))
+        writer.table(REFERENCE_FILE, to_table(rows))
     return Artifact.open(out)
 
 
@@ -124,7 +125,7 @@ class OfflineFunnel:
         for histories in self._histories(dataset, users):
             yield self._profiles(histories)
 
-    def served(self, dataset: Dataset, users: Ints, now: float, answers: int) -> Iterator[Served]:
+    def served(self, dataset: Dataset, users: Ints, now: float, answers: int) -> Iterator[AnsweredBatch]:
         """A recommendation for each of `users`, batch by batch."""
         for histories in self._histories(dataset, users):
             size = len(histories)
@@ -132,7 +133,7 @@ class OfflineFunnel:
             profiles = self._profiles(histories)
             candidates = self._candidates(requests, profiles)
             scores = self._scorer(profiles, candidates)
-            yield Served(
+            yield AnsweredBatch(
                 requests=requests,
                 profiles=profiles,
                 candidates=candidates,
@@ -141,7 +142,7 @@ class OfflineFunnel:
                 asked_B=np.full(size, now),
                 latest_B=histories.last_event_times(),
                 unknown_B=np.zeros(size, np.float32),
-                degraded=[WHOLE] * size,
+                degraded=[NO_FALLBACK] * size,
             )
 
     def _histories(self, dataset: Dataset, users: Ints) -> Iterator[HistoryBatch]:

@@ -1,4 +1,4 @@
-"""Renders values.yaml into the files that Prometheus and Alertmanager read: `python -m monitoring.alerts`."""
+"""Renders values.yaml into the files of Prometheus and Alertmanager: `python -m monitoring.alerts`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alertmanager's file: who is told of what, by which way, and what goes without saying. Secrets stay in files."""
+"""Alertmanager's file: routes per severity, receivers, and inhibitions. Secrets stay in files of their own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def config(values: AlertValues) -> Config:
     return {
         "global": {"resolve_timeout": manager.resolve_timeout},
         "route": {
-            "receiver": "ticket",  # also what has a severity that is not known here
+            "receiver": "ticket",  # also for alerts of any other severity
             "group_by": ["cluster", "alertname"],
             "group_wait": manager.group_wait,
             "group_interval": manager.group_interval,
@@ -43,9 +43,9 @@ def _route(severity: str, manager: AlertmanagerValues) -> Config:
 
 
 def _inhibitions() -> list[Config]:
-    """While the source fires, the target is not told, within a cluster."""
+    """While a source alert fires, its target alerts are not sent, within a cluster."""
     return [
-        {  # A page on the same matter says all that the ticket would. On different nodes it is not the same.
+        {  # A page makes tickets on the same concern superfluous, except on another node.
             "source_matchers": ['severity="page"'],
             "target_matchers": ['severity="ticket"'],
             "equal": ["cluster", "concern", "ip"],
@@ -55,7 +55,7 @@ def _inhibitions() -> list[Config]:
             "target_matchers": ['scope="replica"'],
             "equal": ["cluster"],
         },
-        {  # Without its metrics, what they would show is not known.
+        {  # Without the application's metrics, alerts on their absence say nothing new.
             "source_matchers": ['alertname=~"RayfunnelDown|RayfunnelSilent"'],
             "target_matchers": ['alertname=~"RayfunnelDrift(Silent|Stale)|RayfunnelHubDown|RayfunnelDeploymentSilent"'],
             "equal": ["cluster"],
@@ -71,14 +71,14 @@ def _inhibitions() -> list[Config]:
 def _receiver(name: str, kinds: list[str], receivers: Receivers) -> Config:
     receiver: Config = {"name": name}
     for kind in kinds:
-        field, made = _KINDS[kind](receivers)
-        receiver.setdefault(field, []).append(made)
+        field, entry = _KINDS[kind](receivers)
+        receiver.setdefault(field, []).append(entry)
     return receiver
 
 
 def _email(receivers: Receivers) -> tuple[str, Config]:
     email = receivers.email
-    made: Config = {
+    entry: Config = {
         "to": email.to,
         "from": email.from_,
         "smarthost": email.smarthost,
@@ -89,8 +89,8 @@ def _email(receivers: Receivers) -> tuple[str, Config]:
         "send_resolved": True,
     }
     if email.username:
-        made |= {"auth_username": email.username, "auth_password_file": email.password_file}
-    return "email_configs", made
+        entry |= {"auth_username": email.username, "auth_password_file": email.password_file}
+    return "email_configs", entry
 
 
 def _sns(receivers: Receivers) -> tuple[str, Config]:
@@ -104,11 +104,11 @@ def _sns(receivers: Receivers) -> tuple[str, Config]:
     }
 
 
-def _posted(webhook: Webhook) -> tuple[str, Config]:
-    made: Config = {"url": webhook.url, "send_resolved": True}
+def _webhook(webhook: Webhook) -> tuple[str, Config]:
+    entry: Config = {"url": webhook.url, "send_resolved": True}
     if webhook.token_file:
-        made["http_config"] = {"authorization": {"type": "Bearer", "credentials_file": webhook.token_file}}
-    return "webhook_configs", made
+        entry["http_config"] = {"authorization": {"type": "Bearer", "credentials_file": webhook.token_file}}
+    return "webhook_configs", entry
 
 
 def _pagerduty(receivers: Receivers) -> tuple[str, Config]:
@@ -133,8 +133,8 @@ def _slack(receivers: Receivers) -> tuple[str, Config]:
 _KINDS: Mapping[str, Callable[[Receivers], tuple[str, Config]]] = {
     "email": _email,
     "sns": _sns,
-    "sms_bridge": lambda receivers: _posted(receivers.sms_bridge),
+    "sms_bridge": lambda receivers: _webhook(receivers.sms_bridge),
     "pagerduty": _pagerduty,
     "slack": _slack,
-    "webhook": lambda receivers: _posted(receivers.webhook),
+    "webhook": lambda receivers: _webhook(receivers.webhook),
 }

@@ -1,4 +1,4 @@
-"""Alerts on the application itself: errors, load, replicas, the resources they use, and the store."""
+"""Alerts on the application: errors, load, replicas, nodes, resources and the store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from monitoring.alerts.values import AlertValues, seconds
 
 
 def alerts(values: AlertValues) -> list[Alert]:
-    """All of them."""
+    """All alerts of this file."""
     parts = (_traffic, _queues, _replicas, _nodes, _resources, _store)
     return [alert for part in parts for alert in part(values)]
 
@@ -26,7 +26,7 @@ def _traffic(values: AlertValues) -> list[Alert]:
             severity="ticket",
             concern=concern,
             summary=summary,
-            description=f"{{{{ $value | humanizePercentage }}}} in the last {w}; the bar is {most:.0%}.",
+            description=f"{{{{ $value | humanizePercentage }}}} in the last {w}; the threshold is {most:.0%}.",
         )
 
     failed = rate('rayfunnel_requests_total{status=~"5.."}', w)
@@ -46,14 +46,14 @@ def _traffic(values: AlertValues) -> list[Alert]:
             "load",
             rate("rayfunnel_expired_total", w),
             traffic.expired,
-            "Requests reach their deadline before the funnel's end",
+            "Requests reach their deadline before the last stage",
         ),
         share(
             "RayfunnelDegraded",
             "quality",
             degraded,
             traffic.degraded,
-            f"Answers go without the stage {stage}: a fallback stands in",
+            f"A fallback replaces the stage {stage}",
             of=answers,
         ),
         Alert(
@@ -62,7 +62,7 @@ def _traffic(values: AlertValues) -> list[Alert]:
             for_=traffic.for_,
             severity="ticket",
             concern="quality",
-            summary=f"The stage {stage} runs on {{{{ $labels.backend }}}}, not on the backend configured",
+            summary=f"The stage {stage} runs on the backend {{{{ $labels.backend }}}}, not on the configured one",
             description=f"{{{{ $value | humanize }}}} batches in the last {w}.",
         ),
     ]
@@ -72,17 +72,17 @@ def _queues(values: AlertValues) -> list[Alert]:
     queue, w = values.queue, values.queue.window
     waiting = "sum without (replica) (rayfunnel_queue_depth)"
     step = values.prometheus.interval
-    foreseen = f"predict_linear(({waiting})[{w}:{step}], {number(seconds(queue.horizon))})"
+    predicted = f"predict_linear(({waiting})[{w}:{step}], {number(seconds(queue.horizon))})"
     return [
         Alert(
             name="RayfunnelQueueGrowing",
-            expr=f"{foreseen} > {queue.bound} and {waiting} > {queue.floor}",
+            expr=f"{predicted} > {queue.bound} and {waiting} > {queue.floor}",
             for_=queue.for_,
             severity="ticket",
             concern="load",
-            summary="The queue grows: requests come faster than they are answered",
-            description=f"At this pace {{{{ $value | humanize }}}} requests wait in {queue.horizon}; "
-            f"past {queue.bound} they are refused.",
+            summary="The queue grows: requests arrive faster than they are answered",
+            description=f"At this rate {{{{ $value | humanize }}}} requests will wait in {queue.horizon}; "
+            f"above {queue.bound} requests are refused.",
         ),
         Alert(
             name="RayfunnelStageQueueLong",
@@ -90,8 +90,8 @@ def _queues(values: AlertValues) -> list[Alert]:
             for_=queue.for_,
             severity="ticket",
             concern="load",
-            summary="Requests pile up at {{ $labels.deployment }}",
-            description=f"At no time in the last {w} fewer than {{{{ $value | humanize }}}} waited at its replicas.",
+            summary="Requests queue at {{ $labels.deployment }}",
+            description=f"At least {{{{ $value | humanize }}}} requests waited there all through the last {w}.",
         ),
     ]
 
@@ -105,8 +105,8 @@ def _replicas(values: AlertValues) -> list[Alert]:
             for_=replicas.for_,
             severity="ticket",
             concern="replicas",
-            summary="{{ $labels.deployment }} has not the replicas that it wants",
-            description=f"{{{{ $value | humanize }}}} are wanted, another number is ready, for {replicas.for_}.",
+            summary="{{ $labels.deployment }} does not have the wanted number of replicas",
+            description=f"{{{{ $value | humanize }}}} are wanted; for {replicas.for_} another number has been ready.",
             labels={"scope": "replica"},
         )
     ]
@@ -128,8 +128,8 @@ def _replicas(values: AlertValues) -> list[Alert]:
                 for_=values.monitor.for_,
                 severity="ticket",
                 concern="monitor",
-                summary="The autoscaling policy says nothing",
-                description="Ray's metrics hold no rayfunnel_autoscaling_target.",
+                summary="The autoscaling policy reports no metrics",
+                description="Ray's metrics do not contain rayfunnel_autoscaling_target.",
             ),
         ]
     return found
@@ -154,7 +154,7 @@ def _nodes(values: AlertValues) -> list[Alert]:
             severity="ticket",
             concern="nodes",
             summary="The Ray cluster has fewer nodes than it should",
-            description=f"{{{{ $value | humanize }}}} of {nodes.expected} are there.",
+            description=f"{{{{ $value | humanize }}}} of {nodes.expected} nodes report.",
         ),
     ]
 
@@ -166,15 +166,15 @@ def _resources(values: AlertValues) -> list[Alert]:
     gpu = "ray_node_gram_used / (ray_node_gram_used + ray_node_gram_available)"
     node = "the node {{ $labels.ip }}"
 
-    def full(name: str, what: str, used: str, most: float, severity: str, where: str = node) -> Alert:
+    def full(name: str, resource: str, used: str, most: float, severity: str, where: str = node) -> Alert:
         return Alert(
             name=name,
             expr=f"{used} > {number(most)}",
             for_=resources.for_,
             severity=severity,
-            concern=what,
-            summary=f"{what.upper() if len(what) < 4 else what.capitalize()} of {where} runs out",
-            description=f"{{{{ $value | humanizePercentage }}}} are in use; the bar is {most:.0%}.",
+            concern=resource,
+            summary=f"{resource.upper() if len(resource) < 4 else resource.capitalize()} of {where} runs out",
+            description=f"{{{{ $value | humanizePercentage }}}} are in use; the threshold is {most:.0%}.",
             labels={"scope": "replica"},
         )
 
@@ -192,7 +192,7 @@ def _resources(values: AlertValues) -> list[Alert]:
             for_=resources.for_,
             severity="ticket",
             concern="event loop",
-            summary="The event loop of {{ $labels.deployment }} is held up",
+            summary="The event loop of {{ $labels.deployment }} is blocked",
             description="A replica's tasks start {{ $value | humanizeDuration }} late.",
             labels={"scope": "replica"},
         ),

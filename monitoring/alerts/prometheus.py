@@ -1,10 +1,10 @@
-"""Prometheus' files: what it scrapes, and the rules."""
+"""Prometheus' files: its configuration and the alerting rules."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from monitoring.alerts import application, drift_and_monitoring, slo
+from monitoring.alerts import application, drift, self_monitoring, slo
 from monitoring.alerts.rule import JOB, RAY_JOB, Alert
 from monitoring.alerts.values import AlertValues
 
@@ -12,8 +12,8 @@ RULES = "rules.yaml"
 
 
 def alerts(values: AlertValues) -> list[Alert]:
-    """Every alert."""
-    return [*slo.alerts(values), *application.alerts(values), *drift_and_monitoring.alerts(values)]
+    """All alerts."""
+    return [*slo.alerts(values), *application.alerts(values), *drift.alerts(values), *self_monitoring.alerts(values)]
 
 
 def rules(values: AlertValues) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def rules(values: AlertValues) -> dict[str, Any]:
         "groups": [
             {"name": "rayfunnel-slo", "rules": [*slo.records(values), *rendered(slo.alerts(values))]},
             {"name": "rayfunnel-serving", "rules": rendered(application.alerts(values))},
-            {"name": "rayfunnel-watching", "rules": rendered(drift_and_monitoring.alerts(values))},
+            {"name": "rayfunnel-watching", "rules": rendered([*drift.alerts(values), *self_monitoring.alerts(values)])},
         ]
     }
 

@@ -1,4 +1,4 @@
-"""An alerting rule of Prometheus, and expressions that several of them are made of."""
+"""An alerting rule of Prometheus, and the parts of expressions that rules share."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 Rule = dict[str, Any]
 
 JOB, RAY_JOB = "rayfunnel", "ray"
-"""Of the scrapes: the application's own metrics, and those of Ray's nodes."""
+"""Scrape jobs: the application's own metrics, and those of Ray's nodes."""
 
 WANTED, READY = (f'rayfunnel_replicas_{which}{{deployment!="MetricsHub"}}' for which in ("wanted", "ready"))
-"""Replicas of each deployment that reports; the hub does not report to itself."""
+"""Replicas per deployment, without the hub: it does not report to itself."""
 
 SERVING = 'operation=~"recommend|rank|similar"'
-"""Selects the operations that somebody waits for."""
+"""Selects the operations that a caller waits for; not events."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """`concern`: what it is about; a page silences the tickets of the same. `name`: also of its runbook paragraph.
+    """`name`: also of its section in the runbook. `concern`: a page silences tickets of the same concern.
 
-    `summary` and `description` may hold Prometheus' templates.
+    `summary` and `description` may contain Prometheus' templates.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Alert:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def rule(self, runbook: str) -> Rule:
-        """As in a rules file."""
+        """The entry in a rules file; `runbook`: address of the runbook."""
         return {
             "alert": self.name,
             "expr": self.expr,
@@ -60,5 +60,5 @@ def rate(series: str, window: str, by: str = "") -> str:
 
 
 def number(value: float) -> str:
-    """As PromQL reads it, without the dust of binary fractions."""
+    """The number in PromQL, rounded to 10 digits."""
     return f"{value:.10g}"

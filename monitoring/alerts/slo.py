@@ -1,8 +1,8 @@
-"""Service level objectives: how fast their error budgets burn, over several windows at once.
+"""Service level objectives, and alerts on the rate at which their error budgets burn.
 
-An alert fires while the budget burns `factor` times too fast over both a long window (it matters) and a short one (it
-still goes on): multi-window, multi-burn-rate alerts of Beyer et al., The Site Reliability Workbook (2018), chapter 5.
-So that a single failure at night does not page, it also takes `min_bad` bad requests in the long window.
+An alert fires while the budget burns `factor` times too fast over a long window (it is significant) and over a short
+one (it goes on): multi-window, multi-burn-rate alerts of Beyer et al., The Site Reliability Workbook (2018), chapter 5.
+It also needs `min_bad` bad requests in the long window, so that one failure at night does not page.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from monitoring.alerts.rule import SERVING, Alert, Rule, number, record
-from monitoring.alerts.values import AlertValues, Window, seconds
+from monitoring.alerts.values import AlertValues, BurnWindow, seconds
 
 
 @dataclass(frozen=True)
@@ -24,30 +24,30 @@ class Slo:
     all: Callable[[str], str]
     objective: float
 
-    def recorded(self, what: str, window: str) -> str:
-        """Name of the series with `what`, bad or all requests, in a window."""
-        return f"rayfunnel:{self.name}_{what}:increase{window}"
+    def recorded(self, which: str, window: str) -> str:
+        """Name of the recorded series of the `bad` or of `all` requests in a window."""
+        return f"rayfunnel:{self.name}_{which}:increase{window}"
 
     def records(self, windows: list[str]) -> list[Rule]:
-        """Both series of every window."""
+        """Recording rules of both series, for every window."""
         rules = []
         for window in windows:
             rules.append(record(self.recorded("all", window), self.all(window)))
-            # Without a bad request there may be no series of them yet: none is 0.
+            # Without bad requests their series may not exist yet: count 0.
             rules.append(record(self.recorded("bad", window), f"{self.bad(window)} or {self.all(window)} * 0"))
         return rules
 
     def burns(self, window: str, times: float) -> str:
-        """True while the budget burns more than `times` too fast."""
+        """PromQL: true while the budget burns more than `times` too fast."""
         share = f"{self.recorded('bad', window)} / {self.recorded('all', window)}"
         return f"{share} > {number(times * (1 - self.objective))}"
 
-    def alert(self, window: Window, min_bad: int) -> Alert:
-        """Of one pair of windows."""
-        pace = "Fast" if window.severity == "page" else "Slowly"
+    def alert(self, window: BurnWindow, min_bad: int) -> Alert:
+        """The alert of one pair of windows."""
+        speed = "Fast" if window.severity == "page" else "Slowly"
         enough = f"{self.recorded('bad', window.long)} >= {min_bad}"
         return Alert(
-            name=f"Rayfunnel{self.name.capitalize()}Burns{pace}",
+            name=f"Rayfunnel{self.name.capitalize()}Burns{speed}",
             expr=f"{self.burns(window.long, window.factor)} and {self.burns(window.short, window.factor)} and {enough}",
             for_=window.for_,
             severity=window.severity,
@@ -60,7 +60,7 @@ class Slo:
 
 
 def slos(values: AlertValues) -> list[Slo]:
-    """Availability and latency."""
+    """The objectives: availability and latency."""
     slo = values.slo
     good = f'rayfunnel_request_seconds_bucket{{{SERVING},le="{slo.latency.threshold_s}"}}'
     served = f"rayfunnel_request_seconds_count{{{SERVING}}}"
@@ -83,7 +83,7 @@ def slos(values: AlertValues) -> list[Slo]:
 
 
 def records(values: AlertValues) -> list[Rule]:
-    """What the alerts are read from."""
+    """The recording rules that the alerts use."""
     windows = {w for pair in values.slo.windows for w in (pair.long, pair.short)}
     ordered = sorted(windows, key=seconds)
     return [rule for slo in slos(values) for rule in slo.records(ordered)]

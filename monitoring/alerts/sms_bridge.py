@@ -1,4 +1,4 @@
-"""SMS by any provider with an HTTP API: takes Alertmanager's webhook calls and posts a short text for each.
+"""Sends SMS by any provider with an HTTP API: accepts Alertmanager's webhook calls and posts a short text for each.
 
 `python -m monitoring.alerts.sms_bridge --url https://… --field to=+47… --text-field body --secret-file …`
 """
@@ -28,9 +28,9 @@ _LARGEST_BODY = 1_000_000
 
 
 @dataclass(frozen=True)
-class Provider:
-    """How its API is called. `fields`: sent beside the text; `as_json`: as JSON, else as a form; `secret_file`: holds a
-    bearer token, or `name:password` for basic authentication; None: none."""
+class SmsProvider:
+    """The API of a provider. `fields`: sent with the text; `as_json`: as JSON, else as a form; `secret_file`: has a
+    bearer token, or `name:password` for basic authentication; None: no authentication."""
 
     url: str
     fields: Mapping[str, str]
@@ -43,7 +43,7 @@ class Provider:
         """Sends one SMS.
 
         Raises:
-            OSError: the provider did not take it.
+            OSError: the provider did not accept it.
         """
         content = {**self.fields, self.text_field: text}
         body = json.dumps(content) if self.as_json else urllib.parse.urlencode(content)
@@ -59,7 +59,7 @@ class Provider:
 
 
 def text_of(notification: Mapping[str, Any]) -> str:
-    """A notification of Alertmanager (webhook, version 4) in an SMS's length."""
+    """The text of a notification of Alertmanager (webhook, version 4), cut to one SMS."""
     alerts = notification["alerts"]
     name = notification["commonLabels"].get("alertname") or alerts[0]["labels"]["alertname"]
     more = f" (+{len(alerts) - 1})" if len(alerts) > 1 else ""
@@ -67,10 +67,10 @@ def text_of(notification: Mapping[str, Any]) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def server(provider: Provider, host: str, port: int, token: str = "") -> ThreadingHTTPServer:
-    """Answers 200 once the provider has taken the text; else 502, and Alertmanager tries again.
+def server(provider: SmsProvider, host: str, port: int, token: str = "") -> ThreadingHTTPServer:
+    """Answers 200 once the provider has accepted the text; else 502, and Alertmanager retries.
 
-    `token`: the bearer token that callers must give; empty: none.
+    `token`: the bearer token that callers must send; empty: none.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -115,7 +115,9 @@ def main() -> int:
     parser.add_argument("--text-field", default="body")
     parser.add_argument("--json", action="store_true", help="send JSON, not a form")
     parser.add_argument("--secret-file", type=Path, help="bearer token, or name:password")
-    parser.add_argument("--token-file", type=Path, help="what Alertmanager must give (sms_bridge.token_file)")
+    parser.add_argument(
+        "--token-file", type=Path, help="file with the bearer token that Alertmanager must send (sms_bridge.token_file)"
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9095)
     args = parser.parse_args()
@@ -124,7 +126,7 @@ def main() -> int:
         print("error: --url takes http(s)://…, --field NAME=VALUE", file=sys.stderr)
         return 1
     fields = dict(field.split("=", 1) for field in args.field)
-    provider = Provider(args.url, fields, args.text_field, args.json, args.secret_file)
+    provider = SmsProvider(args.url, fields, args.text_field, args.json, args.secret_file)
     token = args.token_file.read_text("utf-8").strip() if args.token_file else ""
     with server(provider, args.host, args.port, token) as serving:
         serving.serve_forever()

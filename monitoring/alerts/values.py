@@ -1,4 +1,4 @@
-"""The values that the alerts are rendered from: values.yaml, with values of one's own laid over it."""
+"""The schema of values.yaml, from which the alerts are rendered, and its merge with values of one's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DURATION = re.compile(r"([0-9]+(ms|[smhdw]))+")
 
 
 def seconds(duration: str) -> float:
-    """Of a duration as Prometheus writes it."""
+    """Seconds of a duration in Prometheus' notation."""
     return sum(float(n) * _UNITS[unit] for n, unit in re.findall(r"([0-9]+)(ms|[smhdw])", duration))
 
 
@@ -32,17 +32,17 @@ def _duration(text: str) -> str:
 
 Duration = Annotated[str, AfterValidator(_duration)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Kind = Literal["email", "sns", "sms_bridge", "pagerduty", "slack", "webhook"]
+ReceiverKind = Literal["email", "sns", "sms_bridge", "pagerduty", "slack", "webhook"]
 
 
-class Values(BaseModel):
-    """No unknown key, and no default: values.yaml states all."""
+class StrictValues(BaseModel):
+    """Unknown keys are errors, and there are no defaults: values.yaml states every value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-class PrometheusValues(Values):
-    """What is scraped, and how often."""
+class PrometheusValues(StrictValues):
+    """Targets and intervals of scrapes."""
 
     interval: Duration
     timeout: Duration
@@ -52,8 +52,8 @@ class PrometheusValues(Values):
     external_labels: dict[str, str]
 
 
-class Window(Values):
-    """A pair of windows in which the error budget burns `factor` times too fast."""
+class BurnWindow(StrictValues):
+    """A pair of windows: alert if the error budget burns `factor` times too fast in both."""
 
     factor: float = Field(gt=0)
     long: Duration
@@ -62,14 +62,14 @@ class Window(Values):
     severity: Literal["page", "ticket"]
 
 
-class Objective(Values):
-    """Share of requests that must be good."""
+class Objective(StrictValues):
+    """`objective`: share of requests that must be good."""
 
     objective: Share
 
 
 class LatencyObjective(Objective):
-    """Good: answered within `threshold_s`."""
+    """A good request is answered within `threshold_s`."""
 
     threshold_s: float
 
@@ -80,13 +80,13 @@ class LatencyObjective(Objective):
         return self
 
 
-class SloValues(Values):
+class SloValues(StrictValues):
     """Objectives and the windows of their alerts."""
 
     availability: Objective
     latency: LatencyObjective
     min_bad: int = Field(ge=1)
-    windows: list[Window]
+    windows: list[BurnWindow]
 
     @model_validator(mode="after")
     def _can_burn(self) -> SloValues:
@@ -97,7 +97,7 @@ class SloValues(Values):
         return self
 
 
-class TrafficValues(Values):
+class TrafficValues(StrictValues):
     """Shares of the answers over `window`."""
 
     window: Duration
@@ -109,8 +109,8 @@ class TrafficValues(Values):
     degraded: Share
 
 
-class QueueValues(Values):
-    """Requests that wait."""
+class QueueValues(StrictValues):
+    """Lengths of the queues."""
 
     window: Duration
     for_: Duration = Field(alias="for")
@@ -120,23 +120,23 @@ class QueueValues(Values):
     stage: int
 
 
-class ReplicaValues(Values):
-    """Wanted and ready."""
+class ReplicaValues(StrictValues):
+    """Wanted and ready replicas."""
 
     for_: Duration = Field(alias="for")
     no_room_for: Duration
     autoscaled: bool
 
 
-class TwoShares(Values):
-    """From where on a ticket, from where on a page."""
+class TwoShares(StrictValues):
+    """The thresholds of a ticket and of a page."""
 
     ticket: Share
     page: Share
 
 
-class ResourceValues(Values):
-    """Shares in use."""
+class ResourceValues(StrictValues):
+    """Shares of resources in use."""
 
     for_: Duration = Field(alias="for")
     cpu: Share
@@ -146,21 +146,21 @@ class ResourceValues(Values):
     event_loop_lag_s: float = Field(gt=0)
 
 
-class StoreValues(Values):
+class StoreValues(StrictValues):
     """The store is down."""
 
     for_: Duration = Field(alias="for")
 
 
-class NodeValues(Values):
-    """Nodes that must be there."""
+class NodeValues(StrictValues):
+    """Number of nodes."""
 
     expected: int = Field(ge=1)
     for_: Duration = Field(alias="for")
 
 
-class DriftValues(Values):
-    """Verdicts, and the actor that gives them."""
+class DriftValues(StrictValues):
+    """Drift verdicts, and the drift actor."""
 
     enabled: bool
     for_: Duration = Field(alias="for")
@@ -169,13 +169,13 @@ class DriftValues(Values):
     blind_for: Duration
 
 
-class MonitorValues(Values):
-    """Whether what watches is there itself."""
+class MonitorValues(StrictValues):
+    """The monitoring itself."""
 
     for_: Duration = Field(alias="for")
 
 
-class Email(Values):
+class Email(StrictValues):
     """SMTP. `username` empty: no authentication."""
 
     to: str
@@ -186,35 +186,35 @@ class Email(Values):
     require_tls: bool
 
 
-class Sns(Values):
+class Sns(StrictValues):
     """Amazon SNS."""
 
     region: str
     topic_arn: str
 
 
-class Webhook(Values):
+class Webhook(StrictValues):
     """A POST with a bearer token. `token_file` empty: without."""
 
     url: str
     token_file: str
 
 
-class PagerDuty(Values):
+class PagerDuty(StrictValues):
     """Events API v2."""
 
     routing_key_file: str
 
 
-class Slack(Values):
+class Slack(StrictValues):
     """An incoming webhook."""
 
     channel: str
     api_url_file: str
 
 
-class Receivers(Values):
-    """How to reach somebody."""
+class Receivers(StrictValues):
+    """Where notifications can be sent."""
 
     email: Email
     sns: Sns
@@ -224,16 +224,16 @@ class Receivers(Values):
     webhook: Webhook
 
 
-class Routes(Values):
-    """Per severity what it is sent by; empty: it is only shown."""
+class Routes(StrictValues):
+    """Receivers per severity; empty: alerts are shown, not sent."""
 
-    page: list[Kind]
-    ticket: list[Kind]
-    watchdog: list[Kind]
+    page: list[ReceiverKind]
+    ticket: list[ReceiverKind]
+    watchdog: list[ReceiverKind]
 
 
-class AlertmanagerValues(Values):
-    """Who is told, and how often."""
+class AlertmanagerValues(StrictValues):
+    """Routes, receivers and intervals of notifications."""
 
     group_wait: Duration
     group_interval: Duration
@@ -244,7 +244,7 @@ class AlertmanagerValues(Values):
     receivers: Receivers
 
 
-class AlertValues(Values):
+class AlertValues(StrictValues):
     """The whole file."""
 
     prometheus: PrometheusValues

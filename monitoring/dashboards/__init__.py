@@ -1,1 +1,3 @@
-"""Grafana dashboards, generated: panels.py says what they show, build.py writes the JSON files beside it."""
+"""Grafana dashboards: panels.py defines panels and queries, build.py generates the JSON files of this folder.
+May import monitoring/alerts. Start with panels.py.
+"""

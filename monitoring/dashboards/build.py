@@ -1,4 +1,4 @@
-"""Grafana's JSON of the dashboards, by Grafana's own builders (grafana-foundation-sdk, Grafana 11.6)."""
+"""Builds Grafana's JSON of the dashboards with Grafana's own builders (grafana-foundation-sdk, Grafana 11.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dashboards show: per dashboard its panels, and their queries. Grafana itself is `build.py`."""
+"""The panels of each dashboard, and their queries. `build.py` makes Grafana's JSON of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ W = "$__rate_interval"
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart. `queries`: (legend, PromQL); `unit`: Grafana's name of it; `wide`: in 24ths of the page."""
+    """A chart. `queries`: (legend, PromQL); `unit`: Grafana's name of the unit; `wide`: width in 24ths of the page."""
 
     title: str
     unit: str
@@ -21,7 +21,7 @@ class Panel:
     description: str = ""
     wide: int = 12
     stat: bool = False
-    """The present value alone, not its course."""
+    """Shows the current value alone, not a time series."""
 
 
 def _quantile(q: float, series: str, *by: str) -> str:
@@ -49,7 +49,7 @@ def _overview(values: AlertValues) -> list[Panel]:
     answers = f'sum (rate(rayfunnel_requests_total{{{SERVING},status="200"}}[{W}]))'
     return [
         _stat("Application", "none", f'min(up{{job="{JOB}"}})', "1: GET /metrics answers."),
-        _stat("Store", "none", "rayfunnel_store_up", "1: it answers."),
+        _stat("Store", "none", "rayfunnel_store_up", "1: the store answers."),
         _stat("Requests", "reqps", requests),
         _stat("Alerts that fire", "none", 'count(ALERTS{alertstate="firing",severity!="watchdog"}) or vector(0)'),
         _stat("Budget left: availability", "percentunit", _budget_left(availability, window), f"Of the last {window}."),
@@ -68,7 +68,7 @@ def _overview(values: AlertValues) -> list[Panel]:
                     f"sum by (stage, reason) (rate(rayfunnel_degraded_total[{W}])) / on () group_left () {answers}",
                 ),
             ),
-            "A fallback stood in for the stage.",
+            "A fallback replaced the stage.",
         ),
         Panel(
             "Refused and late",
@@ -77,7 +77,7 @@ def _overview(values: AlertValues) -> list[Panel]:
                 ("shed", f"sum (rate(rayfunnel_shed_total[{W}]))"),
                 ("expired", f"sum (rate(rayfunnel_expired_total[{W}]))"),
             ),
-            "Shed: the queue was full. Expired: answered at the deadline, before the funnel's end.",
+            "Shed: the queue was full. Expired: answered at the deadline, before the last stage.",
         ),
         Panel(
             "Requests by operation",
@@ -93,7 +93,7 @@ def _stages() -> list[Panel]:
             "Time of a batch by stage, p95",
             "s",
             (("{{stage}}", _quantile(0.95, "rayfunnel_stage_seconds", "stage")),),
-            "As the ingress sees it; queue: until the batch left.",
+            "Measured by the ingress; queue: until the batch left the queue.",
         ),
         Panel(
             "Time of a batch by stage, mean",
@@ -114,7 +114,7 @@ def _stages() -> list[Panel]:
             "Requests at the replicas",
             "none",
             (("{{deployment}}", "rayfunnel_stage_queue_depth"),),
-            "Waiting or computed.",
+            "Waiting or running.",
         ),
         Panel(
             "Requests through the replicas",
@@ -130,7 +130,7 @@ def _stages() -> list[Panel]:
             "Computing a batch, p95",
             "s",
             (("{{deployment}}", _quantile(0.95, "rayfunnel_stage_compute_seconds", "deployment")),),
-            "In the replica, without the way there and the wait.",
+            "In the replica, without transport and queueing.",
         ),
         Panel(
             "Requests computed together, median",
@@ -171,14 +171,14 @@ def _autoscaling() -> list[Panel]:
                 ("{{deployment}} wanted", "rayfunnel_replicas_wanted"),
             ),
         ),
-        policy("Target", "target", "none", "What the policy sets."),
+        policy("Target", "target", "none", "Set by the policy."),
         policy("Desired", "desired", "none", "Before bounds and budget."),
-        policy("Room", "room", "none", "Replicas that the cluster still holds; -1: as many as are wanted."),
-        policy("Arrival rate", "rate", "reqps", "As the policy sees it."),
+        policy("Room", "room", "none", "Replicas for which the cluster has room; -1: enough for all wanted."),
+        policy("Arrival rate", "rate", "reqps", "Measured by the policy."),
         policy("Rise of the rate", "rise", "none", "Requests/s per second."),
-        policy("Queue", "queue", "none", "Requests that wait, as the policy sees it."),
+        policy("Queue", "queue", "none", "Waiting requests, measured by the policy."),
         policy("Service rate of a replica", "mu", "reqps", "Learned."),
-        policy("Quality", "quality", "percentunit", "Below 1 where the stage is asked to do less."),
+        policy("Quality", "quality", "percentunit", "Below 1: the stage does less work per request."),
         policy("Start-up time", "startup_s", "s", "Learned."),
     ]
 
@@ -220,7 +220,7 @@ def _resources() -> list[Panel]:
             "Memory by deployment",
             "bytes",
             (("{{deployment}}", "rayfunnel_memory_bytes"), ("{{deployment}}, largest", "rayfunnel_memory_max_bytes")),
-            "Resident, all replicas, and the largest.",
+            "Resident memory of all replicas, and of the largest.",
         ),
         Panel("GPU memory by deployment", "bytes", (("{{deployment}}", "rayfunnel_gpu_memory_bytes"),)),
         Panel("GPU utilisation", "percentunit", (("{{deployment}}", "rayfunnel_gpu_utilization_ratio"),)),
@@ -229,13 +229,13 @@ def _resources() -> list[Panel]:
             "Age of snapshots",
             "s",
             (("{{deployment}}", "rayfunnel_snapshot_age_seconds"),),
-            "Of the replica that reported longest ago.",
+            "Of the replica with the oldest snapshot.",
         ),
         Panel(
             "Metrics hub",
             "none",
             (("up", "rayfunnel_hub_up"), ("folded replicas", "rayfunnel_folded_replicas_total")),
-            "Folded: replicas that have ended, whose counts are kept.",
+            "Folded: ended replicas whose counts are kept.",
         ),
         Panel("Hub running for", "s", (("age", "time() - rayfunnel_hub_started_timestamp_seconds"),)),
         Panel("CPU by node", "percent", (("{{ip}}", "max by (ip) (ray_node_cpu_utilization)"),)),

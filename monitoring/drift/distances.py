@@ -1,4 +1,4 @@
-"""How far a window's histograms are from the reference's, and how surprising that is given both sizes.
+"""Distances between the histograms of a window and of the reference, and the significance of the difference.
 
 Shapes: S signals, M cells. P is the reference's distribution, Q the window's, n_p and n_q their effective sizes.
 """
@@ -14,40 +14,40 @@ from scipy.special import chdtrc
 from monitoring.drift.histograms import Cells, Doubles, Histograms
 
 RARE = 5.0
-"""Cells in which fewer rows are expected are tested as one (Cochran 1954, *Some Methods for Strengthening the Common
-χ² Tests*)."""
+"""Cells with fewer expected rows are tested as one cell (Cochran 1954, *Some Methods for Strengthening the Common χ²
+Tests*)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distances:
-    """Per signal; all 0 and p = 1 where either side has no rows."""
+    """Per signal; 0, and p = 1, if either side has no rows."""
 
     jensen_shannon_S: Doubles
     """In [0, 1]: the square root of the divergence with logarithms to base 2 (Lin 1991; Endres & Schindelin 2003)."""
     psi_S: Doubles
-    """Population stability index Σ (q - p) ln(q / p) (Siddiqi 2006, *Credit Risk Scorecards*), each cell given half a
-    row more so that empty ones have a logarithm."""
+    """Population stability index Σ (q - p) ln(q / p) (Siddiqi 2006, *Credit Risk Scorecards*), half a row
+    added to each cell so that empty cells have a logarithm."""
     effect_S: Doubles
-    """The index less what samples of these sizes show on average without any drift, (cells - 1)(1/n_p + 1/n_q)
-    (Yurdakul 2018, *Statistical Properties of Population Stability Index*); at least 0."""
+    """PSI less its mean under no drift at these sample sizes, (cells - 1)(1/n_p + 1/n_q) (Yurdakul 2018, *Statistical
+    Properties of Population Stability Index*); at least 0."""
     wasserstein_S: Doubles
-    """Earth mover's distance in standard deviations of the reference (Evidently's "normed" Wasserstein distance), each
-    cell's rows standing at its mean; 0 for labels. A constant reference counts as of deviation max(|mean|, 1)."""
+    """Earth mover's distance in standard deviations of the reference (Evidently's "normed" Wasserstein distance), with
+    the rows of a cell at its mean; 0 for labels. For a constant reference the unit is max(|mean|, 1)."""
     statistic_S: Doubles
     """Pearson's χ² of two binned samples: Σ (√(n_q/n_p) r - √(n_p/n_q) w)² / (r + w) (Press et al., *Numerical
-    Recipes*, 14.3), rare cells as one."""
+    Recipes*, 14.3), rare cells joined."""
     p_value_S: Doubles
-    """Chance of such a statistic if both were drawn from one distribution; the sampling noise of both is in it."""
+    """Probability of a statistic at least as large if both samples come from one distribution."""
     n_reference_S: Doubles
     n_window_S: Doubles
 
 
 def distances(cells: Cells, reference: Histograms, window: Histograms, finite_users: bool = False) -> Distances:
-    """Of every signal at once.
+    """The distances of all signals.
 
-    `finite_users`: window after window shows the same users, taken to be no more than the reference's: a draw like it,
-    whose own deviation stays in every window. It counts as noise, 1/n_q + 1/n_p in place of 1/n_q; else a small
-    reference is found to differ sooner or later.
+    `finite_users`: every window draws from the same users, assumed to be as many as in the reference. These users are
+    one draw from the population, whose deviation repeats in every window. So 1/n_q + 1/n_p replaces 1/n_q as the noise;
+    otherwise a small reference would differ from them in the long run.
     """
     n_p, rows_S = reference.effective_S(), window.effective_S()
     there_S = (n_p > 0) & (rows_S > 0)
@@ -99,7 +99,7 @@ def _relative_entropy(p_SM: Doubles, of_SM: Doubles) -> Doubles:
 def _stability(
     cells: Cells, p_SM: Doubles, q_SM: Doubles, n_p: Doubles, n_q: Doubles
 ) -> tuple[Doubles, npt.NDArray[np.int64]]:
-    """The index, and over how many cells it runs: those that either side fills."""
+    """The PSI, and the number of cells that are filled on either side."""
     used_SM = (p_SM > 0) | (q_SM > 0)
     cells_S = used_SM.sum(axis=1)
 
@@ -114,7 +114,7 @@ def _stability(
 
 
 def _wasserstein(cells: Cells, reference: Histograms, window: Histograms, p_SM: Doubles, q_SM: Doubles) -> Doubles:
-    """∫ |F_p - F_q| over the cells' means, which both put in the same order."""
+    """∫ |F_p - F_q|, the mass of each cell at its mean."""
     found = np.zeros(len(cells.signals))
     at_reference = np.divide(
         reference.sums_SM, reference.counts_SM, out=np.zeros_like(p_SM), where=reference.counts_SM > 0
@@ -142,7 +142,7 @@ def _chi_squared(r_SM: Doubles, w_SM: Doubles, there_S: npt.NDArray[np.bool_]) -
     rare_SM = (both_SM * (fewer_S / total_S)[:, None] < RARE) & (both_SM > 0)
     r, w = np.where(rare_SM, 0.0, r_SM), np.where(rare_SM, 0.0, w_SM)
     rest_r, rest_w = (r_SM * rare_SM).sum(axis=1), (w_SM * rare_SM).sum(axis=1)
-    # The rare cells together are a cell, or join the largest if even together they are rare.
+    # The rare cells form one cell; if that is rare too, its rows join the largest cell.
     lost_S = (rest_r + rest_w) * fewer_S / total_S < RARE
     rows = np.arange(len(r))
     largest_S = (r + w).argmax(axis=1) if r.shape[1] else rows

@@ -1,5 +1,5 @@
-"""An Evidently report of live rows against the reference. A program of its own: its 6 s of import and its memory stay
-out of every process that answers requests.
+"""Writes an Evidently report of live rows against the reference. It is a program of its own, so that Evidently's import
+(6 s) and memory stay out of the processes that serve requests.
 
 python -m monitoring.drift.evidently_report REFERENCE CURRENT OUT ROWS
 
@@ -21,19 +21,19 @@ from monitoring.drift.histograms import Columns
 from monitoring.drift.reference import from_table
 
 NUMBERS, LABELS = "wasserstein", "jensenshannon"
-"""Evidently's methods, named: left to itself it changes method, and the meaning of the score, at 1,000 rows."""
+"""Evidently's methods, fixed: by default it changes the method, and the meaning of the score, at 1,000 rows."""
 
 THRESHOLD = 0.1
-"""From which on Evidently calls a column drifted."""
+"""Score from which on Evidently marks a column as drifted."""
 
-FEWEST = 2
-"""Rows with a value that a column must have on both sides to be in a report."""
+MIN_VALUES = 2
+"""Least values of a column on each side for it to be in a report."""
 
 
 def frames(reference: Columns, current: Columns, rows: int) -> tuple[Any, Any, dict[str, str], dict[str, str]]:
-    """Both sides as data frames of at most `rows` rows, the method of each column, and why others are left out.
+    """Both sides as data frames of at most `rows` rows, the method per column, and the reason per column left out.
 
-    A number that is constant in the reference is compared as a label; one that is so on both sides is left out.
+    A number that is constant on one side is compared as a label; one that is constant on both sides is left out.
     """
     import pandas as pd
 
@@ -43,12 +43,12 @@ def frames(reference: Columns, current: Columns, rows: int) -> tuple[Any, Any, d
     picks = [_pick(side, rows, rng) for side in (reference, current)]
     for name in reference.numbers:
         values = [pick.numbers.get(name, np.empty(0, np.float32)) for pick in picks]
-        known = [value[np.isfinite(value)] for value in values]
-        if min(map(len, known)) < FEWEST:
+        present = [value[np.isfinite(value)] for value in values]
+        if min(map(len, present)) < MIN_VALUES:
             left_out[name] = "too few values"
-        elif len(np.unique(np.concatenate(known))) == 1:
+        elif len(np.unique(np.concatenate(present))) == 1:
             left_out[name] = "constant on both sides"
-        elif len(np.unique(known[0])) == 1 or len(np.unique(known[1])) == 1:
+        elif len(np.unique(present[0])) == 1 or len(np.unique(present[1])) == 1:
             methods[name] = LABELS
             for side, value in zip(sides, values, strict=True):
                 side[name] = [f"{number:.6g}" for number in value]
@@ -71,7 +71,7 @@ def frames(reference: Columns, current: Columns, rows: int) -> tuple[Any, Any, d
 
 
 def _pick(columns: Columns, rows: int, rng: np.random.Generator) -> Columns:
-    """At most `rows` rows, each with a chance in proportion to its weight."""
+    """At most `rows` rows, drawn with probabilities proportional to their weights."""
     if not len(columns):
         return columns
     uniform = np.ptp(columns.weight_B) == 0
@@ -82,7 +82,7 @@ def _pick(columns: Columns, rows: int, rng: np.random.Generator) -> Columns:
 
 
 def write(reference: Columns, current: Columns, out: Path, rows: int) -> None:
-    """Makes the report."""
+    """Writes OUT.json and OUT.html."""
     os.environ["DO_NOT_TRACK"] = "1"
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift

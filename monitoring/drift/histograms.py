@@ -2,9 +2,9 @@
 
 Shapes: B rows (requests), S signals, M cells of the widest histogram, L labels.
 
-A number's cells are cut at quantiles of the reference; a value that fills a whole quantile of it (such as n = 10) has a
-cell of its own, so a constant is told from what is above and below it. A signal of labels has a cell per label of the
-reference and one for any other.
+The cells of a number are cut at quantiles of the reference. A value that fills a whole quantile (such as n = 10) has a
+cell of its own, so that values above and below a constant fall into other cells. A signal of labels has a cell per
+label of the reference, and one for all other labels.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ OTHER = "other"
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """A column of labels. `share_BL`: what part of the row has each label; rows sum to 1, or to 0 where it has none.
+    """A column of labels. `share_BL`: share of each label in the row; a row sums to 1, or to 0 if it has no label.
 
-    Most rows have one label; the sources of an answer's ten items are ten tenths.
+    Most rows have one label; the sources of an answer with ten items are ten tenths.
     """
 
     names: tuple[str, ...]
@@ -36,7 +36,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Measured rows. A number that a row does not have is NaN; `weight_B` is 1 / (the row's chance to be sampled)."""
+    """Measured rows. A missing number is NaN; `weight_B`: 1 / the probability that the row was sampled."""
 
     weight_B: Doubles
     numbers: Mapping[str, npt.NDArray[np.float32]]
@@ -55,7 +55,7 @@ class Columns:
 
 
 def concat(parts: Sequence[Columns]) -> Columns:
-    """All rows of `parts`, which have the same signals; labels are put together by name."""
+    """All rows of `parts`, which must have the same signals; labels are matched by name."""
     labels: dict[str, Labels] = {}
     for signal in parts[0].labels:
         names = tuple(dict.fromkeys(name for part in parts for name in part.labels[signal].names))
@@ -74,7 +74,7 @@ def concat(parts: Sequence[Columns]) -> Columns:
 
 
 class Cells:
-    """The cells of every signal of a reference. `numbers`: signal → cuts; `labels`: signal → names, less `OTHER`."""
+    """The cells of every signal of a reference. `numbers`: signal → upper ends; `labels`: signal → names."""
 
     def __init__(self, numbers: Mapping[str, Doubles], labels: Mapping[str, tuple[str, ...]]) -> None:
         self.numbers, self.labels = dict(numbers), dict(labels)
@@ -86,12 +86,12 @@ class Cells:
 
     @classmethod
     def of(cls, reference: Columns) -> Cells:
-        """Cut at the reference's own quantiles; a signal that no row of it has is left out."""
+        """The cells of `reference`; a signal without any value is left out."""
         numbers = {}
         for name, value_B in reference.numbers.items():
-            known = value_B[np.isfinite(value_B)].astype(np.float64)
-            if len(known):
-                numbers[name] = _cuts(known)
+            present = value_B[np.isfinite(value_B)].astype(np.float64)
+            if len(present):
+                numbers[name] = _cuts(present)
         labels = {
             name: tuple(n for n, total in zip(column.names, column.share_BL.sum(axis=0), strict=True) if total > 0)
             for name, column in reference.labels.items()
@@ -100,7 +100,7 @@ class Cells:
         return cls(numbers, labels)
 
     def count(self, columns: Columns) -> Histograms:
-        """The histograms of some rows; signals that the rows lack stay empty."""
+        """The histograms of rows; signals that the rows do not have stay empty."""
         counts_SM, sums_SM = np.zeros(self.shape), np.zeros(self.shape)
         squares_S, missing_S = np.zeros(len(self.signals)), np.zeros(len(self.signals))
         weight_B = columns.weight_B
@@ -108,8 +108,8 @@ class Cells:
             if name not in columns.numbers:
                 continue
             value_B = columns.numbers[name].astype(np.float64)
-            known_B = np.isfinite(value_B)
-            value, weight = value_B[known_B], weight_B[known_B]
+            present_B = np.isfinite(value_B)
+            value, weight = value_B[present_B], weight_B[present_B]
             cell = np.searchsorted(cuts, value, side="left")
             counts_SM[s] = np.bincount(cell, weight, self.shape[1])
             sums_SM[s] = np.bincount(cell, weight * value, self.shape[1])
@@ -119,21 +119,21 @@ class Cells:
             if name not in columns.labels:
                 continue
             column = columns.labels[name]
-            place = {label: m for m, label in enumerate(names)}
+            cell_of = {label: m for m, label in enumerate(names)}
             for label, share_B in zip(column.names, column.share_BL.T.astype(np.float64), strict=True):
-                counts_SM[s, place.get(label, len(names))] += weight_B @ share_B
-            known_B = np.asarray(column.share_BL.any(axis=1))
-            squares_S[s] = weight_B[known_B] @ weight_B[known_B]
-            missing_S[s] = weight_B[~known_B].sum()
+                counts_SM[s, cell_of.get(label, len(names))] += weight_B @ share_B
+            present_B = np.asarray(column.share_BL.any(axis=1))
+            squares_S[s] = weight_B[present_B] @ weight_B[present_B]
+            missing_S[s] = weight_B[~present_B].sum()
         return Histograms(counts_SM, sums_SM, squares_S, missing_S)
 
-    def none(self) -> Histograms:
-        """Histograms of no rows: what any others can be merged with."""
+    def empty(self) -> Histograms:
+        """Histograms of no rows: the neutral element of `merge`."""
         size = len(self.signals)
         return Histograms(np.zeros(self.shape), np.zeros(self.shape), np.zeros(size), np.zeros(size))
 
     def named(self, signal: str, counts_M: Doubles) -> list[tuple[str, float]]:
-        """One signal's counts with what each cell holds, for people."""
+        """The counts of one signal with readable names of its cells."""
         if signal in self.labels:
             names = [*self.labels[signal], OTHER]
         else:
@@ -148,14 +148,14 @@ class Histograms:
 
     counts_SM: Doubles
     sums_SM: Doubles
-    """Of the values of numbers, by cell; 0 for labels."""
+    """Weighted sums of the values per cell; 0 for labels."""
     squares_S: Doubles
     """Sums of squared weights."""
     missing_S: Doubles
-    """Weight of the rows that lack the signal."""
+    """Weight of the rows without the signal."""
 
     def merge(self, other: Histograms) -> Histograms:
-        """Of the rows of both."""
+        """The histograms of the rows of both."""
         return Histograms(
             self.counts_SM + other.counts_SM,
             self.sums_SM + other.sums_SM,
@@ -164,20 +164,20 @@ class Histograms:
         )
 
     def effective_S(self) -> Doubles:
-        """How many equally weighted rows say as much: (Σw)² / Σw² (Kish 1965, *Survey Sampling*, 11.7). 0 if none."""
+        """Effective sample size (Σw)² / Σw² (Kish 1965, *Survey Sampling*, 11.7); 0 without rows."""
         total_S = self.counts_SM.sum(axis=1)
         effective_S: Doubles = np.zeros_like(total_S)
         np.divide(total_S**2, self.squares_S, out=effective_S, where=self.squares_S > 0)
         return effective_S
 
 
-def _cuts(known: Doubles) -> Doubles:
-    """Upper ends of all cells but the last; cells are (lower, upper]."""
-    quantiles = np.quantile(known, np.linspace(0, 1, CELLS + 1), method="inverted_cdf")
-    values, times = np.unique(quantiles, return_counts=True)
-    tied = values[times > 1]
+def _cuts(values: Doubles) -> Doubles:
+    """Upper ends of all cells except the last; a cell is (lower, upper]."""
+    quantiles = np.quantile(values, np.linspace(0, 1, CELLS + 1), method="inverted_cdf")
+    unique, times = np.unique(quantiles, return_counts=True)
+    tied = unique[times > 1]
     inner = quantiles[1:-1] if len(quantiles) > 2 else quantiles
-    # float32 is what the columns hold, so the next smaller number is that of float32.
+    # The columns are float32, so the next smaller number must be a float32 too.
     below = np.nextafter(tied.astype(np.float32), np.float32(-np.inf)).astype(np.float64)
     cuts: Doubles = np.unique(np.concatenate([inner, tied, below]))
     return cuts

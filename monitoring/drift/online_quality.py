@@ -1,7 +1,7 @@
-"""What the answers show as a whole, and what users made of them: coverage, concentration, click-through, NDCG.
+"""Online quality of the answers: coverage, concentration, click-through rate and NDCG.
 
-Answers and events are sampled by the hash of their request id, so an answer and the events that name it are kept or
-left out together, whichever ingress replica they reach.
+Answers and events are sampled by the hash of their request id. So an answer and the events on it are both sampled or
+both left out, whichever ingress replica they reach.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-Shown = Sequence[tuple[str, tuple[int, ...], bool]]
-"""Answers: request id, the items in order (positions), whether a fallback stood in."""
+ShownAnswer = tuple[str, tuple[int, ...], bool]
+"""An answer: request id, items in order (catalogue positions), whether it is degraded."""
 
 Feedback = tuple[str, int, float]
-"""An event that names a request: its id, the item, how strongly it speaks for the item."""
+"""An event on an answer: request id, item (catalogue position), weight (> 0: for the item, < 0: against it)."""
 
 
 class OnlineQualityConfig(BaseModel):
-    """Answers that are followed."""
+    """Which answers are measured, and when."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    share: float = Field(1.0, gt=0, le=1, description="Share of the answers that are followed.")
-    answers: int = Field(5000, ge=10, description="Answers remembered, the last ones.")
-    mature_s: float = Field(600.0, ge=0, description="An answer counts once events had this long to arrive.")
+    share: float = Field(1.0, gt=0, le=1, description="Share of the answers that are measured.")
+    answers: int = Field(5000, ge=10, description="Answers kept, the newest.")
+    mature_s: float = Field(600.0, ge=0, description="Age from which on an answer counts: its events have arrived.")
 
 
-def followed(request_id: str, share: float) -> bool:
-    """Whether this request is in the sample: always the same for one id."""
+def is_sampled(request_id: str, share: float) -> bool:
+    """Whether this request is in the sample; the same for the same id in every process."""
     return zlib.crc32(request_id.encode("utf-8", "surrogatepass")) < share * 2**32
 
 
@@ -46,15 +46,15 @@ class _Answer:
 
 
 class OnlineQuality:
-    """Remembers the last answers and what came of them. `n_items`: size of the catalogue."""
+    """Keeps the newest answers and the events on them. `n_items`: size of the catalogue."""
 
     def __init__(self, config: OnlineQualityConfig, n_items: int) -> None:
         self._config, self._n_items = config, n_items
         self._answers: dict[str, _Answer] = {}
         self._order: deque[str] = deque()
 
-    def add(self, shown: Shown, feedback: Sequence[Feedback], now: float) -> None:
-        """Answers just given, and events just recorded; those that name an answer not remembered are left out."""
+    def add(self, shown: Sequence[ShownAnswer], feedback: Sequence[Feedback], now: float) -> None:
+        """Adds new answers, and new events; events on an answer that is not kept are left out."""
         for request_id, items, degraded in shown:
             if request_id not in self._answers:
                 self._order.append(request_id)
@@ -67,9 +67,9 @@ class OnlineQuality:
                 answer.gains[item] = max(answer.gains.get(item, -1.0), weight)
 
     def report(self, now: float) -> dict[str, Any]:
-        """Coverage and Gini (of how often each item of the catalogue was shown) over all remembered answers; CTR (share
-        of the answers with an event that speaks for a shown item) and NDCG (binary gains, ideal: those hits first;
-        over the answers with a hit) over the mature ones. None where there is nothing to count."""
+        """Over all answers that are kept: coverage, and the Gini coefficient of how often each item was shown. Over the
+        answers older than `mature_s`: CTR, the share with a positive event on a shown item; over these, NDCG (binary
+        gains; ideal: the hits first). None where there is nothing to count."""
         answers = list(self._answers.values())
         items = np.array([item for answer in answers for item in answer.items], np.int64)
         mature = [answer for answer in answers if now - answer.at >= self._config.mature_s]
@@ -86,7 +86,7 @@ class OnlineQuality:
 
 
 def gini(count_N: np.ndarray) -> float:
-    """0: every item is shown as often as any other; near 1: one alone. Σ (2i - n - 1) x_(i) / (n Σ x)."""
+    """Gini coefficient Σ (2i - n - 1) x_(i) / (n Σ x). 0: all items are shown equally often; near 1: one item alone."""
     ordered = np.sort(count_N)
     size = len(ordered)
     total = float(ordered.sum())

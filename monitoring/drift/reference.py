@@ -1,4 +1,4 @@
-"""The reference that live traffic is held against: measured rows, kept as a table, and the cells they fix."""
+"""The reference that live traffic is compared with: measured rows, stored as a table, and the cells cut from them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pyarrow as pa
 
 from monitoring.drift.histograms import Cells, Columns, Histograms, Labels
 
-FILE = "reference.parquet"
+REFERENCE_FILE = "reference.parquet"
 """In the artifact: the measured rows."""
 
-BASIS = "reference_basis.safetensors"
+BASIS_FILE = "reference_basis.safetensors"
 """In the artifact: mean_D and axes_PD of the reference's user vectors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Rows with the cells cut at their quantiles, and their histograms in these."""
+    """Measured rows, the cells cut at their quantiles, and their histograms."""
 
     rows: Columns
     cells: Cells
@@ -27,13 +27,13 @@ class Reference:
 
     @classmethod
     def of(cls, rows: Columns) -> Reference:
-        """Of measured rows."""
+        """The reference of measured rows."""
         cells = Cells.of(rows)
         return cls(rows, cells, cells.count(rows))
 
 
 def to_table(rows: Columns) -> pa.Table:
-    """A column per number, and one per label, in the order that the metadata gives."""
+    """A table with a column per number and per label; its metadata lists the signals in order."""
     fields: dict[str, pa.Array] = {"weight": pa.array(rows.weight_B)}
     for name, value_B in rows.numbers.items():
         fields[name] = pa.array(value_B.astype(np.float32))
@@ -45,10 +45,10 @@ def to_table(rows: Columns) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> Columns:
-    """What `to_table` wrote.
+    """The rows of a table that `to_table` wrote.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is another table.
     """
     try:
         signals = json.loads(table.schema.metadata[b"signals"])
@@ -58,10 +58,10 @@ def from_table(table: pa.Table) -> Columns:
             return found
 
         labels = {}
-        for name, known in signals["labels"].items():
-            shares = [column(f"{name}|{label}") for label in known]
+        for name, names in signals["labels"].items():
+            shares = [column(f"{name}|{label}") for label in names]
             share_BL = np.stack(shares, axis=1) if shares else np.zeros((len(table), 0))
-            labels[name] = Labels(tuple(known), share_BL.astype(np.float32))
+            labels[name] = Labels(tuple(names), share_BL.astype(np.float32))
         return Columns(
             weight_B=column("weight").astype(np.float64),
             numbers={name: column(name).astype(np.float32) for name in signals["numbers"]},

@@ -1,8 +1,7 @@
-"""A sample of what was answered, drawn off the path: a bounded buffer that never waits and counts what it drops.
+"""Draws a stratified sample of answered requests from a bounded buffer that never blocks and counts what it drops.
 
-`offer` is all that the path pays: it puts a whole batch into the buffer. Every few seconds `draw` takes what gathered
-and chooses rows, in strata, and one per user: a window is a sample of its users, so that one busy client is not
-a thousand witnesses.
+`offer` is the only cost on the request path: it appends a whole batch to the buffer. Every few seconds `draw` empties
+the buffer and chooses rows per stratum, one per user: otherwise a client with many requests would dominate the window.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 BatchT = TypeVar("BatchT")
-Row = tuple[str, Hashable]
-"""The stratum that a row belongs to, and its user."""
+StratumAndUser = tuple[str, Hashable]
+"""The stratum of a row, and its user."""
 
 
 class SamplingConfig(BaseModel):
-    """How much is looked at."""
+    """Size and frequency of the samples."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,8 +31,8 @@ class SamplingConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn(Generic[BatchT]):
-    """Rows of one batch that were chosen. `weights`: per row, 1 / the chance that it was."""
+class DrawnRows(Generic[BatchT]):
+    """The rows that were drawn from one batch. `weights`: per row, 1 / the probability of its being drawn."""
 
     batch: BatchT
     rows: tuple[int, ...]
@@ -42,11 +41,11 @@ class Drawn(Generic[BatchT]):
 
 
 class Sampler(Generic[BatchT]):
-    """Draws from batches. `describe`: each row's stratum and user, None: never drawn; `size`: a batch's rows."""
+    """Draws rows from batches. `describe`: stratum and user per row, None: never drawn; `size`: rows of a batch."""
 
     def __init__(
         self,
-        describe: Callable[[BatchT], Sequence[Row | None]],
+        describe: Callable[[BatchT], Sequence[StratumAndUser | None]],
         size: Callable[[BatchT], int],
         config: SamplingConfig,
         seed: int | None = None,
@@ -57,10 +56,10 @@ class Sampler(Generic[BatchT]):
         self._rows = 0
         self._lock = threading.Lock()
         self.seen = self.dropped = 0
-        """Rows offered, and those of them for which the buffer had no room."""
+        """Rows offered, and rows dropped because the buffer was full."""
 
     def offer(self, batch: BatchT) -> None:
-        """Takes a batch, or drops it if the buffer is full. From any thread; returns at once."""
+        """Appends a batch, or drops it if the buffer is full. Thread-safe; does not block."""
         size = self._size(batch)
         with self._lock:
             self.seen += size
@@ -70,11 +69,10 @@ class Sampler(Generic[BatchT]):
             self._buffer.append(batch)
             self._rows += size
 
-    def draw(self) -> list[Drawn[BatchT]]:
+    def draw(self) -> list[DrawnRows[BatchT]]:
         """Empties the buffer and chooses at most `rows_per_draw` rows.
 
-        Each user has one row, any of theirs with equal chance. The places are shared out among strata in proportion to
-        their users, but a small stratum gets an equal share of them if it can fill it.
+        Each user has one row, any of theirs with equal probability. See `allocate` for the rows per stratum.
         """
         with self._lock:
             batches, self._buffer, self._rows = self._buffer, deque(), 0
@@ -86,32 +84,32 @@ class Sampler(Generic[BatchT]):
         strata: dict[str, list[Hashable]] = {}
         for user, (_, _, stratum) in users.items():  # in the order of the permutation
             strata.setdefault(stratum, []).append(user)
-        places = shared_out({name: len(members) for name, members in strata.items()}, self._config.rows_per_draw)
+        quotas = allocate({name: len(members) for name, members in strata.items()}, self._config.rows_per_draw)
         chosen: dict[int, list[tuple[int, Hashable, float]]] = {}
         for name, members in strata.items():
-            for user in members[: places[name]]:
+            for user in members[: quotas[name]]:
                 b, r, _ = users[user]
-                chosen.setdefault(b, []).append((r, user, len(members) / places[name]))
-        drawn = []
+                chosen.setdefault(b, []).append((r, user, len(members) / quotas[name]))
+        drawn: list[DrawnRows[BatchT]] = []
         for b, picks in sorted(chosen.items()):
             of_rows, of_users, weights = zip(*sorted(picks, key=lambda pick: pick[0]), strict=True)
-            drawn.append(Drawn(batches[b], of_rows, of_users, weights))
+            drawn.append(DrawnRows(batches[b], of_rows, of_users, weights))
         return drawn
 
 
-def shared_out(sizes: dict[str, int], places: int) -> dict[str, int]:
-    """How many of `places` each stratum gets, none more than it can fill: the small ones an equal share, what these
-    leave goes to the others in proportion to their size."""
-    got: dict[str, int] = {}
-    left, waiting = places, dict(sorted(sizes.items(), key=lambda entry: entry[1]))
-    while waiting:
-        name, size = next(iter(waiting.items()))
-        if size > left // (2 * len(waiting)) and len(waiting) > 1:
+def allocate(sizes: dict[str, int], total: int) -> dict[str, int]:
+    """Rows per stratum, about `total` in all and at most the stratum's size. Small strata get an equal share; the rest
+    goes to the others in proportion to their size."""
+    quotas: dict[str, int] = {}
+    left, open_strata = total, dict(sorted(sizes.items(), key=lambda entry: entry[1]))
+    while open_strata:
+        name, size = next(iter(open_strata.items()))
+        if size > left // (2 * len(open_strata)) and len(open_strata) > 1:
             break
-        got[name] = min(size, left)
-        left -= got[name]
-        del waiting[name]
-    total = sum(waiting.values())
-    for name, size in waiting.items():
-        got[name] = min(size, max(1, int(left * size / total)))
-    return got
+        quotas[name] = min(size, left)
+        left -= quotas[name]
+        del open_strata[name]
+    open_size = sum(open_strata.values())
+    for name, size in open_strata.items():
+        quotas[name] = min(size, max(1, int(left * size / open_size)))
+    return quotas

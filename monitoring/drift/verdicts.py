@@ -1,8 +1,8 @@
-"""From distances to verdicts: which signals drift, with a stated rate of false alarms.
+"""Makes the drift verdict of each signal from the distances of its last windows, at a stated false discovery rate.
 
-A window speaks against a signal if the difference is no chance (Benjamini & Hochberg 1995 over the signals, at `q`) and
-matters (`enter_effect`). `enter_windows` of the last `of_windows` make DRIFT. It ends when all but
-`of_windows - enter_windows` of the last windows are back below a lower bar, `leave_effect`.
+A signal differs in a window if the difference is significant (Benjamini & Hochberg 1995 over the signals, at `q`) and
+large (`enter_effect`). It drifts once it differs in `enter_windows` of the last `of_windows` windows. Drift ends when
+`enter_windows` of the last windows, the newest among them, are back below a lower threshold, `leave_effect`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from monitoring.drift.histograms import Doubles
 
 
 class Verdict(StrEnum):
-    """Of a signal, from its last windows."""
+    """Of one signal."""
 
     OK = "OK"
     WARN = "WARN"
-    """A window spoke against it, or several nearly did."""
+    """It differed in one of the last windows, or nearly in several."""
     DRIFT = "DRIFT"
     INSUFFICIENT_DATA = "INSUFFICIENT_DATA"
     """The last window had too few rows, or the reference does not have the signal."""
@@ -37,9 +37,9 @@ class VerdictConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     q: float = Field(0.01, gt=0, lt=1, description="False discovery rate over the signals of a window.")
-    min_rows: int = Field(100, ge=10, description="Rows of a window and of the reference that a verdict takes.")
-    enter_effect: float = Field(0.05, ge=0, description="Index beyond noise from which on a difference matters.")
-    leave_effect: float = Field(0.025, ge=0, description="Index beyond noise below which a drift may end.")
+    min_rows: int = Field(100, ge=10, description="Least rows of a window, and of the reference, for a verdict.")
+    enter_effect: float = Field(0.05, ge=0, description="PSI above sampling noise from which on a difference counts.")
+    leave_effect: float = Field(0.025, ge=0, description="PSI above sampling noise below which drift may end.")
     enter_windows: int = Field(3, ge=1)
     of_windows: int = Field(5, ge=1)
 
@@ -54,7 +54,7 @@ class VerdictConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is known of one signal after a window."""
+    """The verdict on one signal after a window, with the numbers it rests on."""
 
     verdict: Verdict
     effect: float
@@ -68,8 +68,8 @@ class Finding:
 
 
 def adjusted(p_value_S: Doubles) -> Doubles:
-    """p-values that can be held against the false discovery rate (Benjamini & Hochberg 1995): min over j ≥ i of
-    p_(j) · S / j."""
+    """p-values adjusted for S tests, to compare with the false discovery rate (Benjamini & Hochberg 1995): min over
+    j ≥ i of p_(j) · S / j."""
     size = len(p_value_S)
     order = np.argsort(p_value_S, kind="stable")
     scaled = p_value_S[order] * size / np.arange(1, size + 1)
@@ -79,28 +79,28 @@ def adjusted(p_value_S: Doubles) -> Doubles:
 
 
 class DriftJudge:
-    """Keeps each signal's last windows."""
+    """Turns the distances of one window after another into verdicts; keeps each signal's last windows."""
 
     def __init__(self, signals: tuple[str, ...], config: VerdictConfig) -> None:
         self._signals, self._config = signals, config
-        self._against = {name: deque[bool](maxlen=config.of_windows) for name in signals}
-        self._nearly = {name: deque[bool](maxlen=config.of_windows) for name in signals}
+        self._differed = {name: deque[bool](maxlen=config.of_windows) for name in signals}
+        self._nearly_differed = {name: deque[bool](maxlen=config.of_windows) for name in signals}
         self._drifting: set[str] = set()
 
     def __call__(self, found: Distances) -> dict[str, Finding]:
-        """Every signal's finding after one more window, whose distances these are.
+        """Every signal's finding after one more window; `found`: the distances of that window.
 
-        A signal with too few rows is left out of the window: it neither speaks for nor against.
+        A window with too few rows of a signal does not count for that signal.
         """
         config = self._config
         enough_S = (found.n_window_S >= config.min_rows) & (found.n_reference_S >= config.min_rows)
         p_adjusted_S = np.ones(len(self._signals))
         p_adjusted_S[enough_S] = adjusted(found.p_value_S[enough_S])
-        against_S = enough_S & (p_adjusted_S <= config.q) & (found.effect_S >= config.enter_effect)
+        differs_S = enough_S & (p_adjusted_S <= config.q) & (found.effect_S >= config.enter_effect)
         nearly_S = enough_S & (found.p_value_S <= config.q) & (found.effect_S >= config.leave_effect)
         findings = {}
         for s, name in enumerate(self._signals):
-            verdict = self._verdict(name, bool(enough_S[s]), bool(against_S[s]), bool(nearly_S[s]))
+            verdict = self._verdict(name, bool(enough_S[s]), bool(differs_S[s]), bool(nearly_S[s]))
             findings[name] = Finding(
                 verdict=verdict,
                 effect=float(found.effect_S[s]),
@@ -114,23 +114,23 @@ class DriftJudge:
             )
         return findings
 
-    def _verdict(self, name: str, enough: bool, against: bool, nearly: bool) -> Verdict:
+    def _verdict(self, name: str, enough: bool, differs: bool, nearly: bool) -> Verdict:
         if not enough:
             return Verdict.INSUFFICIENT_DATA
-        config, hot, warm = self._config, self._against[name], self._nearly[name]
-        hot.append(against)
-        warm.append(nearly)
+        config, differed, nearly_differed = self._config, self._differed[name], self._nearly_differed[name]
+        differed.append(differs)
+        nearly_differed.append(nearly)
         if name in self._drifting:
-            quiet = len(warm) - sum(warm)
+            quiet = len(nearly_differed) - sum(nearly_differed)
             if quiet >= config.enter_windows and not nearly:
                 self._drifting.discard(name)
-                hot.clear()  # what ended it is not held against it again
-                return Verdict.WARN if sum(warm) else Verdict.OK
+                differed.clear()  # else the same windows would start the drift again
+                return Verdict.WARN if sum(nearly_differed) else Verdict.OK
             return Verdict.DRIFT
-        if sum(hot) >= config.enter_windows:
+        if sum(differed) >= config.enter_windows:
             self._drifting.add(name)
             return Verdict.DRIFT
-        return Verdict.WARN if any(hot) or sum(warm) >= config.enter_windows else Verdict.OK
+        return Verdict.WARN if any(differed) or sum(nearly_differed) >= config.enter_windows else Verdict.OK
 
 
 def counts(findings: Mapping[str, Finding]) -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""OpenTelemetry: what each stage took, as spans of the request's trace. Off unless Ray Serve's tracing is on.
+"""OpenTelemetry: a span per stage in the trace of each request. Off unless Ray Serve's tracing is on.
 
-Serve opens a span per request from the caller's `traceparent`, and exports (`tracing_config:` in serve_config.yaml). A
-batch carries many requests, so the stages' spans are made when a request is answered, one set under each request's own
-span, with the times that the pipeline took: every trace is whole in itself, which links to a batch's trace would not
-be in most viewers, only requests that are sampled pay, and the pipeline knows nothing of it.
+Serve opens a span per request from the caller's `traceparent`, and exports it (`tracing_config:` in serve_config.yaml).
+A batch carries many requests, so the spans of the stages are created when a request is answered, under the span of that
+request and with the times that the pipeline measured. So every trace is complete (most viewers do not follow links to a
+trace of the batch), only sampled requests cost time, and the pipeline needs no tracing.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def current_span() -> trace.Span | None:
-    """The span of the request that is answered here; None: tracing is off, or this one is not sampled."""
+    """The span of the current request; None: tracing is off, or this request is not sampled."""
     span = trace.get_current_span()
     return span if span.is_recording() else None
 
 
 def on() -> bool:
-    """Whether Serve traces requests; asked where it has begun to answer one, be that sampled or not."""
+    """Whether Serve's tracing is on; call it while a request is processed, sampled or not."""
     return trace.get_current_span().get_span_context().is_valid
 
 
@@ -34,8 +34,8 @@ def trace_id(span: trace.Span) -> str:
 
 
 def stages(span: trace.Span, began: float, timings_ms: Mapping[str, float], facts: Mapping[str, str | int]) -> None:
-    """Spans under `span`, one after the other; at `began` (Unix seconds) `queue` ended and the first stage started.
-    `facts`: attributes of each.
+    """Creates consecutive spans under `span`, one per stage. `began`: end of `queue` and start of the first stage, Unix
+    seconds; `facts`: attributes of each span.
     """
     tracer = trace.get_tracer("rayfunnel")
     parent = trace.set_span_in_context(span)

@@ -1,3 +1,4 @@
-"""The only home of metrics: declared in declarations.py, counted per replica in replica_metrics.py, added up over
-replicas in aggregation.py.
+"""The only home of metrics: declarations.py declares them, replica_metrics.py counts in one replica, snapshots.py holds
+the messages, aggregation.py adds up the counters of all replicas. Imports nothing else of the project. Start with
+declarations.py.
 """

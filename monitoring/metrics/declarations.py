@@ -1,9 +1,8 @@
-"""Every metric of the funnel, declared in one place; nothing else can make one.
+"""Declares every metric of the funnel; no other module can.
 
-A replica counts with `monitoring.metrics.replica_metrics.FunnelMetrics`, the hub adds up what all replicas counted
-(`monitoring.metrics.aggregation`), and `GET /metrics` shows that in Prometheus' text format. Counters and histograms
-are totals of the whole application since it was first deployed. Gauges are those of the live
-replicas, joined as `merge` says.
+A replica counts with `ReplicaMetrics` (replica_metrics.py), the metrics hub adds the replicas up (aggregation.py), and
+`GET /metrics` shows the totals in Prometheus' text format. Counters and histograms cover the whole application since it
+was first deployed. Gauges cover the live replicas, merged as `merge` says.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ Merge = Literal["sum", "max", "latest", "hub"]
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """One family. `merge`: how the replicas' gauges become one: their sum, their maximum, those of the replica to which
-    the drift actor spoke `latest`; `hub`: the hub itself knows. Counters and histograms are always added up.
+    """One family. `merge`: how the gauges of the replicas become one: `sum`, `max`, `latest` (of the replica that the
+    drift actor answered last), `hub` (set by the hub itself). Counters and histograms are always added up.
     """
 
     name: str
@@ -38,7 +37,7 @@ class Metric:
 
 _declared: dict[str, Metric] = {}
 DECLARED: Mapping[str, Metric] = _declared
-"""All of them by name, as Prometheus shows it."""
+"""Name, as in Prometheus → metric."""
 
 
 def _declare(metric: Metric) -> Metric:
@@ -79,7 +78,7 @@ STAGE = _histogram(
     "stage",
 )
 DEGRADED = _counter(
-    "rayfunnel_degraded_total", "Answers for which a fallback stood in, by stage and reason.", "stage", "reason"
+    "rayfunnel_degraded_total", "Answers in which a fallback replaced a stage, by stage and reason.", "stage", "reason"
 )
 SHED = _counter(
     "rayfunnel_shed_total",
@@ -88,33 +87,33 @@ SHED = _counter(
 )
 EXPIRED = _counter(
     "rayfunnel_expired_total",
-    "Requests answered at their deadline, before the funnel was through, by the stage that they had reached.",
+    "Requests answered at their deadline, before the last stage, by the stage that they had reached.",
     "stage",
 )
-STAND_IN = _counter(
+BACKEND_FALLBACK = _counter(
     "rayfunnel_backend_stand_in_total",
-    "Batches whose model ran on another backend than configured, by the one that it ran on.",
+    "Batches that ran on another backend than configured, by that backend.",
     "stage",
     "backend",
 )
 BATCH = _histogram("rayfunnel_batch_size", "Requests per batch.", SIZES)
 CACHE = _counter(
     "rayfunnel_cache_total",
-    "Requests by what spared them the candidate stage, and scoring if scores are kept: `hit`, `miss` (nothing did); "
-    "`joined`: an equal request was in the queue.",
+    "Requests by result of the candidate cache: `hit` (no candidate stage, and no scoring if scores are cached), "
+    "`miss`; `joined`: shared the answer of an equal request in the queue.",
     "outcome",
 )
 WAITING = _gauge("rayfunnel_queue_depth", "Requests that wait for a batch in the ingress.", "sum")
 
 STAGE_REQUESTS = _counter(
     "rayfunnel_stage_requests_total",
-    "Requests that reached the replicas of a stage: `completed`, `failed`, or `expired` before their turn came.",
+    "Requests that reached the replicas of a stage: `completed`, `failed`, or `expired` before they were computed.",
     "deployment",
     "outcome",
 )
 STAGE_COMPUTE = _histogram(
     "rayfunnel_stage_compute_seconds",
-    "Time that a replica computes for a batch, without the way there and the wait.",
+    "Time that a replica computes a batch, without transport and queueing.",
     SECONDS,
     "deployment",
 )
@@ -122,22 +121,25 @@ STAGE_BATCH = _histogram(
     "rayfunnel_stage_batch_size", "Requests that a replica computes together.", SIZES, "deployment"
 )
 STAGE_WAITING = _gauge(
-    "rayfunnel_stage_queue_depth", "Requests that wait or are computed in the replicas of a stage.", "sum", "deployment"
+    "rayfunnel_stage_queue_depth",
+    "Requests that wait or run in the replicas of a stage.",
+    "sum",
+    "deployment",
 )
 
 DRIFT_ROWS = _counter(
     "rayfunnel_drift_rows_total",
-    "Requests sampled for drift: `sent` to the actor, `lost` because it did not take them, `dropped` because the "
-    "buffer was full.",
+    "Requests sampled for drift: `sent` to the actor, `lost` because the actor did not accept them, `dropped` because "
+    "the buffer was full.",
     "outcome",
 )
 DRIFT_VERDICT = _gauge(
     "rayfunnel_drift_verdict",
-    "Verdict per signal as the drift actor last told it: 0 OK, 1 WARN, 2 DRIFT, -1 not enough data.",
+    "Latest verdict of the drift actor per signal: 0 OK, 1 WARN, 2 DRIFT, -1 not enough data.",
     "latest",
     "signal",
 )
-DRIFT_TOLD = _gauge(
+DRIFT_LAST_ANSWER = _gauge(
     "rayfunnel_drift_actor_timestamp_seconds",
     "When the drift actor last answered an ingress replica, Unix seconds; 0: never.",
     "max",
@@ -150,21 +152,19 @@ GPU_MEMORY = _gauge(
     "rayfunnel_gpu_memory_bytes", "GPU memory that torch holds in all replicas of a deployment.", "sum", "deployment"
 )
 GPU_USED = _gauge(
-    "rayfunnel_gpu_utilization_ratio", "Share of time in which the busiest of its GPUs computes.", "max", "deployment"
+    "rayfunnel_gpu_utilization_ratio", "Utilization of the busiest of its GPUs, 0 to 1.", "max", "deployment"
 )
 LAG = _gauge(
     "rayfunnel_event_loop_lag_seconds",
-    "Longest that an event loop of the deployment came late since the last snapshot.",
+    "Longest lag of an event loop of the deployment in the last seconds.",
     "max",
     "deployment",
 )
 
 READY = _gauge("rayfunnel_replicas_ready", "Replicas whose snapshots are fresh.", "hub", "deployment")
-WANTED = _gauge("rayfunnel_replicas_wanted", "Replicas that Serve's controller aims at.", "hub", "deployment")
+WANTED = _gauge("rayfunnel_replicas_wanted", "Target number of replicas of Serve's controller.", "hub", "deployment")
 AGE = _gauge("rayfunnel_snapshot_age_seconds", "Age of the oldest fresh snapshot.", "hub", "deployment")
 STORE_UP = _gauge("rayfunnel_store_up", "1 if the store answers the hub, else 0.", "hub")
-HUB_UP = _gauge("rayfunnel_hub_up", "1; 0 in an answer that the ingress replica made without the hub.", "hub")
+HUB_UP = _gauge("rayfunnel_hub_up", "1; 0 if the ingress replica answers the scrape without the hub.", "hub")
 HUB_STARTED = _gauge("rayfunnel_hub_started_timestamp_seconds", "When the hub's process started, Unix seconds.", "hub")
-FOLDED = _counter(
-    "rayfunnel_folded_replicas_total", "Replicas that have ended and whose counts are kept in the totals."
-)
+FOLDED = _counter("rayfunnel_folded_replicas_total", "Ended replicas whose counts are kept in the totals.")

@@ -1,4 +1,4 @@
-"""The counts of one replica, of the metrics that `declarations.py` declares, and their snapshots."""
+"""Counts the metrics of one replica, as declared in `declarations.py`, and takes snapshots of them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from monitoring.metrics import declarations as m
-from monitoring.metrics.snapshots import Series, Snapshot
+from monitoring.metrics.snapshots import ReplicaSnapshot, Series
 
 _KINDS: dict[str, type[Any]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 
 
-class FunnelMetrics:
-    """The counts of one replica of `deployment`. Its methods may be called from any thread.
+class ReplicaMetrics:
+    """The metrics of one replica of `deployment`. Thread-safe.
 
-    `replica` names it for good: no other process ever has the same name and start time.
+    `replica`: its id; no other process ever has the same id and start time.
     """
 
     def __init__(self, replica: str, deployment: str = "Ingress") -> None:
@@ -41,7 +41,7 @@ class FunnelMetrics:
                 self._of(m.EXPIRED, stage=stage)
 
     def _of(self, metric: m.Metric, **labels: str) -> Any:
-        """The child for these labels; ValueError if they are not those declared."""
+        """The child for these labels; ValueError if they are not the declared ones."""
         key = (metric, *labels.items())
         child = self._children.get(key)
         if child is None:
@@ -55,7 +55,7 @@ class FunnelMetrics:
         self._of(m.LATENCY, operation=operation).observe(seconds)
 
     def refused(self, operation: str) -> None:
-        """One request was refused unread, which says nothing about latency."""
+        """One request was refused unread; its time is not counted, as it would distort the latency."""
         self._of(m.REQUESTS, operation=operation, status="503").inc()
 
     def answer(self, degraded: Iterable[str]) -> None:
@@ -70,12 +70,12 @@ class FunnelMetrics:
         self._of(m.SHED, reason=reason).inc()
 
     def expired(self, stage: str, requests: int) -> None:
-        """Requests were answered at their deadline; `stage`: how far they had come."""
+        """Requests were answered at their deadline; `stage`: the stage that they had reached."""
         self._of(m.EXPIRED, stage=stage).inc(requests)
 
-    def stood_in(self, stage: str, backend: str) -> None:
-        """A batch was computed by `backend`, in the place of the one configured."""
-        self._of(m.STAND_IN, stage=stage, backend=backend).inc()
+    def backend_fallback(self, stage: str, backend: str) -> None:
+        """A batch was computed by `backend` instead of the configured one."""
+        self._of(m.BACKEND_FALLBACK, stage=stage, backend=backend).inc()
 
     def batch(self, size: int, stages_ms: Mapping[str, float]) -> None:
         """One batch went through the funnel."""
@@ -84,30 +84,30 @@ class FunnelMetrics:
             self._of(m.STAGE, stage=stage).observe(milliseconds / 1e3)
 
     def cached(self, hits: int, misses: int) -> None:
-        """The candidate cache was asked."""
+        """The candidate cache was read for so many requests."""
         self._of(m.CACHE, outcome="hit").inc(hits)
         self._of(m.CACHE, outcome="miss").inc(misses)
 
     def joined(self) -> None:
-        """A request is answered with an equal one that was in the queue."""
+        """A request joined an equal one in the queue and shares its answer."""
         self._of(m.CACHE, outcome="joined").inc()
 
     def drift(self, verdicts: Mapping[str, str] | None, sent: int = 0, lost: int = 0, dropped: int = 0) -> None:
-        """The drift actor took a sample and gave its `verdicts`, or did not (None). `dropped`: in all, so far."""
+        """A sample was sent to the drift actor. `verdicts`: its answer, None: no answer; `dropped`: in all, so far."""
         for outcome, count in (("sent", sent), ("lost", lost), ("dropped", dropped - self._drift_dropped)):
             self._of(m.DRIFT_ROWS, outcome=outcome).inc(count)
         self._drift_dropped = dropped
         if verdicts is not None:
-            self._of(m.DRIFT_TOLD).set_to_current_time()
+            self._of(m.DRIFT_LAST_ANSWER).set_to_current_time()
             for signal, verdict in verdicts.items():
                 self._of(m.DRIFT_VERDICT, signal=signal).set(m.VERDICTS[verdict])
 
     def stage_requests(self, outcome: str, rows: int) -> None:
-        """A call with so many requests left this stage's replica: `completed`, `failed` or `expired`."""
+        """A call with so many requests ended in this replica of a stage: `completed`, `failed` or `expired`."""
         self._of(m.STAGE_REQUESTS, deployment=self._deployment, outcome=outcome).inc(rows)
 
     def computed(self, rows: int, seconds: float) -> None:
-        """This stage's replica computed a batch."""
+        """This replica of a stage computed a batch."""
         self._of(m.STAGE_COMPUTE, deployment=self._deployment).observe(seconds)
         self._of(m.STAGE_BATCH, deployment=self._deployment).observe(rows)
 
@@ -118,9 +118,11 @@ class FunnelMetrics:
         else:
             self._of(m.STAGE_WAITING, deployment=self._deployment).set(requests)
 
-    def used(self, cpu_s: float, memory_bytes: float, gpu: tuple[float, float | None] | None, lag_s: float) -> None:
-        """What this process uses. `cpu_s`: in all, so far; `gpu`: bytes of its memory and share of time that it
-        computes, None: not known; `lag_s`: the longest that its event loop came late.
+    def resources(
+        self, cpu_s: float, memory_bytes: float, gpu: tuple[float, float | None] | None, lag_s: float
+    ) -> None:
+        """Resource usage of this process. `cpu_s`: in all, so far; `gpu`: bytes of memory and utilization (0 to 1),
+        None: unknown; `lag_s`: the longest lag of its event loop.
         """
         own = {"deployment": self._deployment}
         self._of(m.CPU, **own).inc(max(0.0, cpu_s - self._cpu_s))
@@ -133,8 +135,8 @@ class FunnelMetrics:
             if gpu[1] is not None:
                 self._of(m.GPU_USED, **own).set(gpu[1])
 
-    def snapshot(self) -> Snapshot:
-        """Everything counted so far; each is newer than the one before."""
+    def snapshot(self) -> ReplicaSnapshot:
+        """A snapshot of everything counted so far, with the next sequence number."""
         self._sequence += 1
         counters: dict[Series, float] = {}
         gauges: dict[Series, float] = {}
@@ -143,4 +145,4 @@ class FunnelMetrics:
             for sample in family.samples:
                 if not sample.name.endswith("_created"):
                     values[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
-        return Snapshot(self._replica, self._epoch, self._sequence, self._deployment, counters, gauges)
+        return ReplicaSnapshot(self._replica, self._epoch, self._sequence, self._deployment, counters, gauges)

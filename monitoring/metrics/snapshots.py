@@ -1,4 +1,5 @@
-"""What a replica tells the hub, what the hub tells whoever scrapes, and Prometheus' text of it."""
+"""The messages between a replica and the metrics hub (a replica's snapshot, the application's totals), and Prometheus'
+text of the totals."""
 
 from __future__ import annotations
 
@@ -11,37 +12,37 @@ from prometheus_client.core import Metric as Family
 from monitoring.metrics.declarations import DECLARED, Metric
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
-"""Name of a sample and its labels, in the order of their names."""
+"""Name of a sample and its labels, sorted by name."""
 
-Values = dict[Series, float]
+SeriesValues = dict[Series, float]
 
 _SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 OF_SAMPLE: Mapping[str, Metric] = {
     metric.name + suffix: metric for metric in DECLARED.values() for suffix in _SUFFIXES[metric.kind]
 }
-"""Which metric a sample belongs to, by the sample's name."""
+"""Name of a sample → its metric."""
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All that a replica has counted since its process started (`epoch`, Unix nanoseconds), the `sequence`-th time that
-    it says so. `counters`: samples that only grow, histograms' buckets among them.
+class ReplicaSnapshot:
+    """The `sequence`-th snapshot of a replica: all counts since its process started (`epoch`, Unix nanoseconds).
+    `counters`: samples that only grow, also the buckets of histograms.
     """
 
     replica: str
     epoch: int
     sequence: int
     deployment: str
-    counters: Values
-    gauges: Values
+    counters: SeriesValues
+    gauges: SeriesValues
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """What is shown: samples of the whole application."""
+class ApplicationTotals:
+    """The samples of the whole application, for Prometheus."""
 
-    counters: Values
-    gauges: Values
+    counters: SeriesValues
+    gauges: SeriesValues
 
 
 def series(metric: Metric, **labels: str) -> Series:
@@ -51,16 +52,16 @@ def series(metric: Metric, **labels: str) -> Series:
     return metric.name, tuple(sorted(labels.items()))
 
 
-def add(into: Values, values: Mapping[Series, float]) -> None:
-    """Adds up, series by series."""
+def add(into: SeriesValues, values: Mapping[Series, float]) -> None:
+    """Adds `values` to `into`, series by series."""
     for key, value in values.items():
         into[key] = into.get(key, 0.0) + value
 
 
-class _Shown:
-    """A collector of samples that are there already."""
+class _Collector:
+    """A collector of prometheus_client over given samples."""
 
-    def __init__(self, totals: Totals) -> None:
+    def __init__(self, totals: ApplicationTotals) -> None:
         self._samples = {**totals.counters, **totals.gauges}
 
     def collect(self) -> Iterable[Family]:
@@ -68,17 +69,17 @@ class _Shown:
         for (name, labels), value in sorted(self._samples.items(), key=_order):
             metric = OF_SAMPLE.get(name)
             if metric is None:
-                continue  # of another version of the code, which declared it
+                continue  # declared by another version of the code
             if metric.name not in families:
                 families[metric.name] = Family(metric.name.removesuffix("_total"), metric.help, metric.kind)
             families[metric.name].add_sample(name, dict(labels), value)
         return [families[name] for name in DECLARED if name in families]
 
 
-def text(totals: Totals) -> bytes:
-    """Prometheus' text exposition; buckets in their order, families in that of their declaration."""
+def text(totals: ApplicationTotals) -> bytes:
+    """Prometheus' text exposition; buckets in ascending order, families in the order of declaration."""
     registry = CollectorRegistry()
-    registry.register(_Shown(totals))
+    registry.register(_Collector(totals))
     return generate_latest(registry)
 
 

@@ -1,4 +1,4 @@
-"""What every store must do; inherited by the suites of the real one and of its twin.
+"""The contract of every store, inherited by the tests of both implementations.
 
 A suite provides the fixture `open_store`: (config fields) → a store over the same, at first empty, data.
 """
@@ -18,7 +18,7 @@ OpenStore = Callable[..., Store]
 
 
 def event(event_id: str, **fields: Any) -> Event:
-    """An event with everything but its id filled in."""
+    """An event with default fields except for its id."""
     return Event(**{"user_id": "u", "item_id": "i", "event_type": "view", "timestamp": 1.0} | fields, event_id=event_id)
 
 
@@ -35,7 +35,9 @@ class StoreContract:
         assert await store.record([full, plain]) == 2
         assert (await store.histories(["u"])).events(0) == [plain, full]
 
-    async def test_histories_come_in_the_order_asked_and_unknown_users_are_empty(self, open_store: OpenStore) -> None:
+    async def test_histories_are_in_the_requested_order_and_unknown_users_are_empty(
+        self, open_store: OpenStore
+    ) -> None:
         store = open_store()
         await store.record([event("a", user_id="u1"), event("b", user_id="u2"), event("c", user_id="u2")])
         histories = await store.histories(["u2", "nobody", "u1", "u2"])
@@ -43,7 +45,7 @@ class StoreContract:
         assert list(histories.event_ids) == ["b", "c", "a", "b", "c"]
         assert [e.user_id for e in histories.events(2)] == ["u1"]
 
-    async def test_nothing_asked_is_nothing_answered(self, open_store: OpenStore) -> None:
+    async def test_empty_calls_have_empty_results(self, open_store: OpenStore) -> None:
         store = open_store()
         assert await store.record([]) == 0
         assert len((await store.histories([])).count_B) == 0
@@ -69,7 +71,7 @@ class StoreContract:
         assert await store.record([event("b"), event("c")]) == 1
         assert await ids(store) == ["a", "b", "c"]
 
-    async def test_an_event_sent_again_at_another_time_keeps_its_first_time(self, open_store: OpenStore) -> None:
+    async def test_an_event_sent_again_with_another_timestamp_keeps_the_first_one(self, open_store: OpenStore) -> None:
         store = open_store()
         await store.record([event("a", timestamp=5.0)])
         assert await store.record([event("a", timestamp=9.0)]) == 0
@@ -115,7 +117,7 @@ class StoreContract:
     async def test_ping_answers(self, open_store: OpenStore) -> None:
         await open_store().ping()
 
-    async def test_every_recorded_event_changes_the_users_version_and_nobody_elses(self, open_store: OpenStore) -> None:
+    async def test_every_recorded_event_changes_the_version_of_its_user_only(self, open_store: OpenStore) -> None:
         store = open_store()
         users, keys = ["u1", "u2"], ["k1", "k2"]
         before = await store.histories(users, keys)
@@ -127,27 +129,27 @@ class StoreContract:
         await store.record([event("c", user_id="u1")])
         twice = await store.histories(users, keys)
         assert twice.versions[0] not in (b"", once.versions[0])
-        assert list((await store.histories(users)).versions) == [], "not asked for"
+        assert list((await store.histories(users)).versions) == [], "not requested"
 
-    async def test_a_history_of_the_version_that_is_held_does_not_come_again(self, open_store: OpenStore) -> None:
+    async def test_a_history_whose_version_the_caller_has_is_not_sent_again(self, open_store: OpenStore) -> None:
         store = open_store()
         users = ["u1", "u2", "nobody", "u1"]
         await store.record([event("a", user_id="u1"), event("b", user_id="u2"), event("c", user_id="u2")])
-        first = await store.histories(users, held=[b""] * 4)
+        first = await store.histories(users, caller_versions=[b""] * 4)
         assert (list(first.rows), first.count_B.tolist()) == ([0, 1, 2, 3], [1, 2, 0, 1])
         assert [bool(version) for version in first.versions] == [True, True, False, True]
-        held = [first.versions[0], first.versions[1], b"", b""]
-        again = await store.histories(users, ["", "", "", ""], held)
+        known_versions = [first.versions[0], first.versions[1], b"", b""]
+        again = await store.histories(users, ["", "", "", ""], known_versions)
         assert (sorted(again.rows), list(again.versions)) == ([2, 3], list(first.versions))
         await store.record([event("d", user_id="u1")])
-        changed = await store.histories(users, held=held)
+        changed = await store.histories(users, caller_versions=known_versions)
         by_row = dict(zip(changed.rows, changed.count_B.tolist(), strict=True))
         assert by_row == {0: 2, 2: 0, 3: 2}
         assert (changed.versions[1], changed.versions[0] != first.versions[0]) == (first.versions[1], True)
         assert dict(zip(changed.rows, changed.user_ids, strict=True))[0] == "u1"
-        assert list((await store.histories([], held=[])).rows) == []
+        assert list((await store.histories([], caller_versions=[])).rows) == []
 
-    async def test_cache_entries_come_with_the_histories_until_they_expire(self, open_store: OpenStore) -> None:
+    async def test_cache_entries_are_returned_with_the_histories_until_they_expire(self, open_store: OpenStore) -> None:
         store = open_store()
         await store.record([event("a", user_id="u1")])
         await store.cache({"k1": b"\x00one", "k2": b"two"}, ttl_s=60)
@@ -159,15 +161,15 @@ class StoreContract:
         assert list((await store.histories(["u1"], ["k2"])).cached) == [None]
         await store.cache({}, ttl_s=1)
 
-    async def test_what_is_kept_is_handed_to_the_next_owner_and_the_last_one_can_no_longer_change_it(
+    async def test_an_owned_value_passes_to_the_next_owner_and_the_former_one_cannot_change_it(
         self, open_store: OpenStore
     ) -> None:
         old, new = open_store(), open_store()
-        assert await old.keep("n", "old", b"lost"), "nobody had claimed it"
+        assert await old.save_owned("n", "old", b"lost"), "without a claim"
         assert await old.claim("n", "old") == b"lost"
-        assert await old.keep("n", "old", b"\x00one")
+        assert await old.save_owned("n", "old", b"\x00one")
         assert await new.claim("n", "new") == b"\x00one"
-        assert not await old.keep("n", "old", b"two")
-        assert await new.keep("n", "new", b"three")
+        assert not await old.save_owned("n", "old", b"two")
+        assert await new.save_owned("n", "new", b"three")
         assert await old.claim("n", "old") == b"three"
         assert await old.claim("another", "old") is None

@@ -1,4 +1,4 @@
-"""`make monitor`: both programs run on the rendered files and know each other; without them it says what to install."""
+"""`make monitor`: both programs run on the rendered files; without them the message says what to install."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.monitors import tool
 from tests.support.ray_cluster import free_port, wait_for
 
 
-def test_both_run_and_find_each_other_until_they_are_told_to_end(tmp_path: Path) -> None:
+def test_both_programs_run_and_are_connected_until_a_signal_ends_them(tmp_path: Path) -> None:
     tool("prometheus")
     tool("prometheus-alertmanager")
     prometheus, alertmanager = free_port(), free_port()

@@ -1,9 +1,8 @@
-"""What each alert must fire on, what it must let pass, and what ends it: timelines for `promtool test rules`.
+"""One case per alert for `promtool test rules`: levels at which it fires, resolves, and must not fire.
 
-A timeline holds each series' values per step: sound, then broken, then sound again. Of counters (`_total`, `_count`,
-`_bucket`) the values are increments per step; None: the series is missing; NOW: the time of the step; RISING: 100 more
-with each step of the phase.
-(Over 300 lines: a table, with an entry per alert.)
+A timeline has the values of each series per step: normal, then failing, then normal again. For counters (`_total`,
+`_count`, `_bucket`) the values are increments per step; None: the series is missing; NOW: the time of the step; RISING:
+100 more with each step of the phase. (Over 300 lines: a table, with an entry per alert.)
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ NOW, RISING = "now", "rising"
 class Case:
     """`labels`: of the alert beyond those of its rule; `value`: `$value` as its annotations show it.
 
-    `near`: states in which the alert must not fire however long they last. `steps`: of the sound, the broken and the
-    mended phase, each of `step_s`.
+    `near`: states in which the alert must not fire however long they last. `steps`: lengths of the
+    three phases, in steps of `step_s`.
     """
 
     alert: str
-    sound: Levels
-    broken: Levels
+    normal: Levels
+    failing: Levels
     near: tuple[Levels, ...]
     value: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -72,14 +71,14 @@ ALL = 'rayfunnel_request_seconds_count{operation="recommend"}'
 FAST = 'rayfunnel_request_seconds_bucket{le="0.2",operation="recommend"}'
 CANDIDATES = 'rayfunnel_degraded_total{reason="timeout",stage="candidates"}'
 VERDICT, SCORES = 'rayfunnel_drift_verdict{signal="request.user"}', 'rayfunnel_drift_verdict{signal="score.best"}'
-TOLD = "rayfunnel_drift_actor_timestamp_seconds"
+LAST_ANSWER = "rayfunnel_drift_actor_timestamp_seconds"
 SENT, LOST = (f'rayfunnel_drift_rows_total{{outcome="{outcome}"}}' for outcome in ("sent", "lost"))
 WANTED, READY = (f'rayfunnel_replicas_{which}{{deployment="Scorer"}}' for which in ("wanted", "ready"))
 NODE = 'ip="10.0.0.1"'
 
 
-def _gauge(alert: str, series: str, sound: Value, broken: Value, *near: Value, **rest: Any) -> Case:
-    return Case(alert, {series: sound}, {series: broken}, tuple({series: value} for value in near), **rest)
+def _gauge(alert: str, series: str, normal: Value, failing: Value, *near: Value, **rest: Any) -> Case:
+    return Case(alert, {series: normal}, {series: failing}, tuple({series: value} for value in near), **rest)
 
 
 def _burns() -> Iterator[Case]:
@@ -90,11 +89,11 @@ def _burns() -> Iterator[Case]:
         ("1d", 600, 144, (72, 144, 20), 20, 2.9, ("2%", "20%")),
         ("3d", 1800, 144, (48, 144, 20), 20, 0.99, ("2%", "20%")),
     ):
-        pace = "Fast" if long in ("1h", "6h") else "Slowly"
+        speed = "Fast" if long in ("1h", "6h") else "Slowly"
         rest: dict[str, Any] = {"labels": {"window": long}, "step_s": step_s, "steps": steps}
         few = 9 / within  # per step: 9 bad ones in the long window
         yield Case(
-            f"RayfunnelAvailabilityBurns{pace}",
+            f"RayfunnelAvailabilityBurns{speed}",
             {OK: 1000, UNAVAILABLE: 0},
             {OK: 1000 - bad, UNAVAILABLE: bad},
             ({OK: 1000 - just_not, UNAVAILABLE: just_not}, {OK: few, UNAVAILABLE: few}, {OK: 1000}, {OK: 0}),
@@ -102,7 +101,7 @@ def _burns() -> Iterator[Case]:
             **rest,
         )
         yield Case(
-            f"RayfunnelLatencyBurns{pace}",
+            f"RayfunnelLatencyBurns{speed}",
             {ALL: 1000, FAST: 999},
             {ALL: 1000, FAST: 1000 - 10 * bad},
             ({ALL: 1000, FAST: 1000 - 10 * just_not}, {ALL: 2 * few, FAST: few}, {ALL: 0, FAST: 0}),
@@ -258,7 +257,7 @@ CASES = [
         ({SCORES: 1}, {SCORES: -1}, {VERDICT: 2}),
         labels={"signal": "score.best"},
     ),
-    Case("RayfunnelDriftStale", {TOLD: NOW}, {TOLD: 1200}, ({TOLD: NOW},), value="19m 0s"),
+    Case("RayfunnelDriftStale", {LAST_ANSWER: NOW}, {LAST_ANSWER: 1200}, ({LAST_ANSWER: NOW},), value="19m 0s"),
     _gauge("RayfunnelDriftSilent", VERDICT, 0, None, 0, -1, 2),
     Case("RayfunnelDriftRowsLost", {SENT: 100, LOST: 0}, {SENT: 70, LOST: 30}, ({SENT: 81, LOST: 19},), value="30%"),
     Case(

@@ -1,7 +1,7 @@
-"""The fields of the Elastic Common Schema that our lines may have, with their types.
+"""The fields of the Elastic Common Schema that log lines may have, with their types.
 
-From the field reference of ECS 8.11 (https://www.elastic.co/guide/en/ecs/8.11/ecs-field-reference.html). Everything of
-our own is under `rayfunnel.`, which ECS leaves to us (custom fields: a name space of one's own).
+From the field reference of ECS 8.11 (https://www.elastic.co/guide/en/ecs/8.11/ecs-field-reference.html). Custom
+fields are under `rayfunnel.`: ECS recommends a namespace of their own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ REQUIRED = {
     *("service.name", "service.node.name", "rayfunnel.deployment", "rayfunnel.replica"),
 }
 
-OURS: dict[str, type | tuple[type, ...]] = {
+CUSTOM: dict[str, type | tuple[type, ...]] = {
     "rayfunnel.autoscaling": (int, float, str, type(None)),
     "rayfunnel.batch.id": str,
     "rayfunnel.batch.size": int,
@@ -69,7 +69,7 @@ def flat(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def problems(line: Mapping[str, Any]) -> list[str]:
-    """What keeps the line from being ECS; empty: nothing does."""
+    """Violations of ECS in the line; empty: there are none."""
     fields = dict(flat(line))
     found = [f"{name} is missing" for name in sorted(REQUIRED - fields.keys())]
     for name, value in fields.items():
@@ -81,7 +81,8 @@ def problems(line: Mapping[str, Any]) -> list[str]:
 def _fits(name: str, value: Any) -> bool:
     if name.startswith("rayfunnel."):
         return any(
-            (name == ours or name.startswith(f"{ours}.")) and isinstance(value, kind) for ours, kind in OURS.items()
+            (name == custom or name.startswith(f"{custom}.")) and isinstance(value, kind)
+            for custom, kind in CUSTOM.items()
         )
     match FIELDS.get(name):
         case None:

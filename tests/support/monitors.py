@@ -67,20 +67,20 @@ def prometheus(folder: Path, port: int) -> AbstractContextManager[Api]:
 
 
 def query(api: Api, expr: str) -> list[dict[str, Any]]:
-    """The series that an expression gives now."""
+    """The current result of an expression."""
     answer = api.get("/api/v1/query", params={"query": expr})
     assert answer.status_code == 200, f"{expr}: {answer.text}"
     found: list[dict[str, Any]] = answer.json()["data"]["result"]
     return found
 
 
-def tell(api: Api, *alerts: Mapping[str, str]) -> None:
-    """Sends Alertmanager alerts with these labels."""
+def send_alerts(api: Api, *alerts: Mapping[str, str]) -> None:
+    """Sends alerts with these labels to Alertmanager."""
     api.post("/api/v2/alerts", json=[{"labels": dict(labels)} for labels in alerts]).raise_for_status()
 
 
 def inhibited(api: Api, until: Callable[[set[str]], bool], within_s: float = 10) -> set[str]:
-    """Names of the alerts that Alertmanager holds back, once `until` is true of them or the time is over."""
+    """Names of the inhibited alerts, once `until` is true of them or the time is over."""
     deadline = time.monotonic() + within_s
     while True:
         shown = api.get("/api/v2/alerts").raise_for_status().json()

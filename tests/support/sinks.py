@@ -1,4 +1,4 @@
-"""Where alerts arrive in tests: a mail server and an HTTP server of this process, on 127.0.0.1."""
+"""Receivers of alerts in tests: a mail server and an HTTP server in this process, on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Mails:
     mails: list[EmailMessage] = field(default_factory=list)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """For aiosmtpd: a mail has come."""
+        """Called by aiosmtpd for each mail."""
         assert isinstance(envelope.content, bytes)
         mail = message_from_bytes(envelope.content, policy=default)
         assert isinstance(mail, EmailMessage)
@@ -34,13 +34,13 @@ class Mails:
 
     @property
     def subjects(self) -> list[str]:
-        """Of all mails, in their order."""
+        """The subjects of all mails, in order."""
         return [str(mail["Subject"]) for mail in self.mails]
 
 
 @contextmanager
 def mail_server(port: int) -> Iterator[Mails]:
-    """Takes every mail, without TLS or authentication."""
+    """Accepts every mail, without TLS or authentication."""
     mails = Mails(port)
     controller = Controller(mails, hostname="127.0.0.1", port=port)
     controller.start()
@@ -52,7 +52,7 @@ def mail_server(port: int) -> Iterator[Mails]:
 
 @dataclass
 class Calls:
-    """What an HTTP server was sent: headers and body of every POST."""
+    """Headers and body of every POST to an HTTP server."""
 
     url: str = ""
     status: int = 200
@@ -87,7 +87,7 @@ def http_server() -> Iterator[Calls]:
 
 @contextmanager
 def serving(server: ThreadingHTTPServer) -> Iterator[int]:
-    """Runs `server` in a thread; its port."""
+    """Runs `server` in a thread; yields its port."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

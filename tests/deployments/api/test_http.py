@@ -17,7 +17,7 @@ from deployments.api.http import HttpConfig, make_app
 from deployments.api.operations import Recommender
 from deployments.pipeline.request import came_at
 from deployments.store.memory import MemoryStore
-from monitoring.logs.request_log import current_request
+from monitoring.logs.context import current_request
 
 LIMIT = 20_000
 
@@ -101,7 +101,7 @@ async def test_ready_says_that_the_store_is_down_and_stays_ready(client: httpx.A
     store.failing = True
     ready = await client.get("/v1/health/ready")
     assert ready.status_code == 200
-    assert "told to fail" in ready.json()["store"]
+    assert "set to fail" in ready.json()["store"]
 
 
 async def test_events_that_the_store_does_not_take_are_not_acknowledged(

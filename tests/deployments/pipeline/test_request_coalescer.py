@@ -14,8 +14,7 @@ from deployments.errors import DeadlineExceeded
 from deployments.messages import Batch, ScoreBatch
 from deployments.pipeline.overload.service_time import VALID_S, ServiceTime
 from deployments.pipeline.request_coalescer import RequestCoalescer
-from monitoring.logs.ecs import bound
-from monitoring.logs.request_log import BatchRecord as Lines
+from monitoring.logs.context import BatchLogContext, log_context
 
 
 def batch(*values: float, version: str = "v") -> ScoreBatch:
@@ -69,12 +68,12 @@ async def test_what_is_logged_meanwhile_carries_the_ids_of_all_that_is_computed(
 
     def logging(scores: ScoreBatch) -> Batch:
         gate.wait(5)
-        seen.append(dict(bound.get().fields()))  # type: ignore[union-attr]
+        seen.append(dict(log_context.get().fields()))  # type: ignore[union-attr]
         return scores
 
     coalescer, calls = RequestCoalescer(ThreadPoolExecutor(1), 1, 100), []
     for n in range(3):
-        bound.set(Lines(f"b{n}", [(f"r{n}", f"t{n}")]))
+        log_context.set(BatchLogContext(f"b{n}", [(f"r{n}", f"t{n}")]))
         calls.append(asyncio.ensure_future(coalescer.call(logging, soon(), (batch(n),))))
         await asyncio.sleep(0.02)
     gate.set()

@@ -30,9 +30,9 @@ from deployments.stages.oom_guard import OomGuard
 from deployments.stages.profile import ProfileConfig, Profiles
 from deployments.stages.ranking import Ranker, RankerConfig
 from deployments.stages.scoring import Scorer, ScorerConfig
-from deployments.telemetry.hub_keeper import MetricsConfig
-from monitoring.logs.ecs import LogConfig
-from monitoring.logs.request_log import BatchRecord as Lines
+from deployments.telemetry.durable_aggregator import MetricsConfig
+from monitoring.logs.context import BatchLogContext
+from monitoring.logs.setup import LogConfig
 from tests.deployments.stages.test_model_stages import histories, requests
 
 
@@ -184,7 +184,7 @@ async def test_a_replica_whose_scorer_runs_out_of_memory_answers_every_row_and_r
     factory = stage_replica.StageFactory(CrampedScorer, ScorerConfig(), LogConfig())
     shell = Shell(factory, artifact_path, slots=1, max_rows=256, threads=1, metrics=MetricsConfig(), hub=None)
     deadline = time.time() + 30
-    calls = (shell.run("__call__", deadline, Lines("b1"), profiles, candidates) for _ in range(5))
+    calls = (shell.run("__call__", deadline, BatchLogContext("b1"), profiles, candidates) for _ in range(5))
     answers = await asyncio.gather(*calls)
     whole = Scorer(artifact, ScorerConfig())(profiles, candidates)
     for answer in answers:
@@ -192,7 +192,7 @@ async def test_a_replica_whose_scorer_runs_out_of_memory_answers_every_row_and_r
     stats = shell.record_autoscaling_stats()
     assert (stats["arrivals"], stats["completions"], stats["max_batch"]) == (70, 70, 2)
     assert stats["num_cpus"] == 0.5
-    await shell.run("__call__", deadline, Lines("b1"), profiles, replace(candidates, share=0.5))
+    await shell.run("__call__", deadline, BatchLogContext("b1"), profiles, replace(candidates, share=0.5))
     assert shell.record_autoscaling_stats()["items"] - stats["items"] == 7, "what was cut counts for less work"
 
 

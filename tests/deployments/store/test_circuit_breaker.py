@@ -1,4 +1,4 @@
-"""The circuit breaker, on a clock of its own."""
+"""The circuit breaker, on a test clock."""
 
 from __future__ import annotations
 
@@ -51,11 +51,14 @@ def test_it_opens_after_so_many_failures_in_a_row(breaker: CircuitBreaker) -> No
 
 def test_a_refusal_names_the_last_failure(breaker: CircuitBreaker) -> None:
     fail(breaker, 3)
-    with pytest.raises(StoreUnavailable, match="not asked: 3 failures in a row, the last: no answer"), breaker.guard():
+    with (
+        pytest.raises(StoreUnavailable, match="open: 3 failures in a row, the last: no answer"),
+        breaker.guard(),
+    ):
         pass
 
 
-def test_after_a_while_one_probe_goes_through_and_closes_it(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_after_reset_s_one_probe_is_made_and_closes_it(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now = 10.0
     with breaker.guard():
@@ -63,7 +66,7 @@ def test_after_a_while_one_probe_goes_through_and_closes_it(breaker: CircuitBrea
     assert not refuses(breaker)
 
 
-def test_a_failed_probe_keeps_it_open_for_as_long_again(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_failed_probe_keeps_it_open_for_reset_s_again(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now = 10.0
     fail(breaker)
@@ -73,7 +76,7 @@ def test_a_failed_probe_keeps_it_open_for_as_long_again(breaker: CircuitBreaker,
     assert not refuses(breaker)
 
 
-def test_a_cancelled_probe_makes_room_for_the_next(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_after_a_cancelled_probe_another_one_is_made(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now = 10.0
     with pytest.raises(asyncio.CancelledError), breaker.guard():
@@ -82,7 +85,7 @@ def test_a_cancelled_probe_makes_room_for_the_next(breaker: CircuitBreaker, cloc
     assert not refuses(breaker)
 
 
-def test_other_errors_are_not_the_stores_fault(breaker: CircuitBreaker) -> None:
+def test_other_errors_do_not_count_as_failures(breaker: CircuitBreaker) -> None:
     for _ in range(5):
         with pytest.raises(KeyError), breaker.guard():
             raise KeyError

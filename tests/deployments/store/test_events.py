@@ -1,8 +1,9 @@
-"""Events, and the message the stages read of them."""
+"""Events, and the message that the stages read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.messages import HistoryBatch
-from deployments.store.events import Event, Histories, history_batch, read
+from deployments.store.events import Event, Histories, history_batch, user_histories
 
 CATALOGUE = {"a": 0, "b": 1, "c": 2}
 
@@ -31,7 +32,7 @@ def histories(*users: Sequence[Event]) -> Histories:
 
 
 def batch(*users: Sequence[Event]) -> HistoryBatch:
-    rows = read(histories(*users), positions, {"like": 1.0}, 0.25)
+    rows = user_histories(histories(*users), positions, {"like": 1.0}, 0.25)
     return history_batch(rows, "v1", np.zeros((len(users), 0), np.float32))
 
 
@@ -48,7 +49,7 @@ def test_rows_are_oldest_first_padded_at_the_end_and_without_unknown_items() -> 
     assert (out.item_BH.dtype, out.timestamp_BH.dtype, out.weight_BH.dtype) == (np.int32, np.float64, np.float32)
 
 
-def test_an_event_weighs_what_it_says_else_what_its_type_says_else_the_default() -> None:
+def test_a_weight_is_that_of_the_event_else_of_its_type_else_the_default() -> None:
     out = batch(
         [
             Event("1", "u", "a", "like", 1.0, weight=-2.0),
@@ -69,7 +70,7 @@ _events = st.lists(st.tuples(st.sampled_from(["a", "b", "c", "gone"]), st.floats
 
 
 @given(st.lists(_events, max_size=5))
-def test_a_batch_says_row_by_row_what_single_users_say(users: list[list[tuple[str, float]]]) -> None:
+def test_a_batch_equals_its_users_one_by_one(users: list[list[tuple[str, float]]]) -> None:
     rows = [[Event(str(n), "u", item, "like", t) for n, (item, t) in enumerate(user)] for user in users]
     together = batch(*rows)
     for b, row in enumerate(rows):
@@ -82,10 +83,15 @@ def test_a_batch_says_row_by_row_what_single_users_say(users: list[list[tuple[st
 _text = st.text(st.characters(exclude_characters="\0", exclude_categories=()), max_size=5)
 
 
-@given(st.builds(Event, _text, st.just("u0"), _text, _text, st.floats(allow_nan=False, allow_infinity=False),
-                 st.none() | st.floats(allow_nan=False, allow_infinity=False), _text))  # fmt: skip
-def test_an_event_reads_back_as_it_was_written(event: Event) -> None:
-    assert histories([event]).events(0) == [event]
+_number = st.floats(allow_nan=False, allow_infinity=False)
+_event = st.builds(Event, _text, st.just("u"), _text, _text, _number, st.none() | _number, _text)
+
+
+@given(st.lists(st.lists(_event, max_size=3), max_size=4))
+def test_events_of_many_users_are_read_back_as_they_were_written(users: list[list[Event]]) -> None:
+    found = histories(*users)
+    for row, events in enumerate(users):
+        assert found.events(row) == [replace(event, user_id=f"u{row}") for event in events]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,7 @@ def test_an_event_that_could_not_be_read_back_is_refused(fields: dict[str, objec
         Event(**{"event_id": "e", "user_id": "u", "item_id": "a", "event_type": "t", "timestamp": 1.0} | fields)  # type: ignore[arg-type]
 
 
-def test_an_event_that_came_back_with_a_retrained_artifact_counts_once() -> None:
+def test_an_event_that_is_also_in_the_artifacts_histories_counts_once() -> None:
     posted = Event("e-1", "u", "a", "like", 5.0, request_id="r")
     exported = Event("history-5.0", "u", "a", "history", 5.0, weight=1.0)
     out = batch([Event("0", "u", "b", "like", 5.0), posted, exported, Event("2", "u", "a", "like", 6.0)], [exported])

@@ -1,4 +1,4 @@
-"""The two stores pass one contract; the real one also survives what a network does to it."""
+"""Both stores pass one contract; RedisStore also handles network faults."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeySuperviso
 
 @pytest.fixture
 def admin(server: ValkeySupervisor) -> Iterator[redis.Redis]:
-    """A client of the test's own, on an empty server."""
+    """A second client of the server, which is emptied first."""
     with redis.Redis.from_url(server.url) as client:
         client.flushall()
         yield client
@@ -62,10 +62,10 @@ class TestMemoryStore(StoreContract):
 
         return open_one
 
-    async def test_it_fails_and_heals_when_told(self) -> None:
+    async def test_it_fails_and_recovers_as_set(self) -> None:
         store = MemoryStore(StoreConfig(timeout_ms=10))
         store.failing = True
-        with pytest.raises(StoreUnavailable, match="told to fail"):
+        with pytest.raises(StoreUnavailable, match="set to fail"):
             await store.record([event("a")])
         store.failing, store.delay_s = False, 1.0
         with pytest.raises(StoreUnavailable, match="did not answer in 10 ms"):
@@ -97,7 +97,7 @@ class TestRedisStore(StoreContract):
         assert await ids(open_store(app="two")) == []
 
     async def test_a_batch_is_one_round_trip(self, open_store: OpenStore, admin: redis.Redis) -> None:
-        """The server counts reads of everybody, and who watches it asks, too: the least of some attempts is ours."""
+        """The server counts the reads of all clients, its supervisor among them; so take the least of some attempts."""
         store = open_store()
         await store.ping()
         reads = []
@@ -106,7 +106,7 @@ class TestRedisStore(StoreContract):
             await store.histories([f"u{n}" for n in range(32)])
             await store.record([event(f"{attempt}/{n}", user_id=f"u{n}") for n in range(32)])
             reads.append(admin.info("stats")["total_reads_processed"] - before)
-        assert min(reads) <= 3, reads  # two batches, and the question itself
+        assert min(reads) <= 3, reads  # two batches, and this `info`
 
     async def test_entries_that_were_cached_together_do_not_expire_together(
         self, open_store: OpenStore, admin: redis.Redis
@@ -116,7 +116,7 @@ class TestRedisStore(StoreContract):
         assert len(left_s) == 200
         assert 490 <= left_s[0] < 600 < 900 < left_s[-1] <= 1000
 
-    async def test_a_slow_server_is_given_up_in_time_and_answers_are_not_mixed_up_later(
+    async def test_a_slow_server_times_out_and_later_answers_are_not_mixed_up(
         self, open_store: OpenStore, admin: redis.Redis
     ) -> None:
         store = open_store(timeout_ms=50, breaker_failures=99)
@@ -130,7 +130,7 @@ class TestRedisStore(StoreContract):
         assert await ids(store, "u2") == ["b"]
 
     @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
-    def test_an_event_loop_that_was_busy_reads_what_came_in_time(
+    def test_a_reply_that_arrived_in_time_is_read_after_a_busy_event_loop(
         self, server: ValkeySupervisor, run: Callable[[Any], None]
     ) -> None:
         async def busy() -> None:
@@ -154,7 +154,7 @@ class TestRedisStore(StoreContract):
             await asyncio.wait_for(store.histories(["u1"]), 0.02)
         assert await ids(store, "u2") == ["b"]
 
-    async def test_an_event_that_was_not_taken_is_reported_and_can_be_sent_again(
+    async def test_an_event_that_was_not_stored_is_reported_and_can_be_sent_again(
         self, open_store: OpenStore, admin: redis.Redis
     ) -> None:
         store = open_store()
@@ -167,13 +167,13 @@ class TestRedisStore(StoreContract):
         assert await ids(store) == ["a"]
         assert await ids(store, "broken") == ["b"]
 
-    async def test_nobody_listening_opens_the_breaker_and_the_store_heals_by_itself(self, tmp_path: Path) -> None:
+    async def test_without_a_server_the_breaker_opens_and_closes_once_there_is_one(self, tmp_path: Path) -> None:
         port = free_port()
         store = RedisStore(StoreConfig(port=port, timeout_ms=500, breaker_failures=2, breaker_reset_s=0.1))
         for _ in range(2):
             with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{port}.* failed"):
                 await store.ping()
-        with pytest.raises(StoreUnavailable, match="not asked: 2 failures in a row"):
+        with pytest.raises(StoreUnavailable, match="circuit breaker open: 2 failures in a row"):
             await store.ping()
         supervisor = ValkeySupervisor(ValkeyConfig(port=port, data_dir=str(tmp_path)))
         await asyncio.to_thread(supervisor.start)
@@ -226,7 +226,7 @@ _calls = st.lists(
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(calls=_calls)
-def test_what_was_acknowledged_is_there_exactly_once_whatever_is_sent_again_or_killed(
+def test_acknowledged_events_are_stored_exactly_once_through_repeats_and_kills(
     server: ValkeySupervisor, calls: list[tuple[list[tuple[str, int]], str]]
 ) -> None:
     async def run() -> None:
@@ -253,7 +253,7 @@ def test_what_was_acknowledged_is_there_exactly_once_whatever_is_sent_again_or_k
 
 
 def process_id(server: ValkeySupervisor) -> int:
-    """Of the running server, once it answers."""
+    """Process id of the server, once it answers."""
     while True:
         with contextlib.suppress(redis.ConnectionError), redis.Redis.from_url(server.url) as client:
             return int(client.info("server")["process_id"])
@@ -261,7 +261,7 @@ def process_id(server: ValkeySupervisor) -> int:
 
 
 async def until_taken(call: Callable[[Any], Awaitable[Any]], argument: Any) -> Any:
-    """What a client does: send again until it is acknowledged."""
+    """Repeats a call until it is acknowledged, as a client does."""
     while True:
         try:
             return await call(argument)

@@ -1,4 +1,4 @@
-"""Alertmanager's file: amtool takes it, alerts go where they must, and some silence others."""
+"""Alertmanager's file: amtool accepts it, alerts go to their receivers, and some silence others."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import yaml
 from monitoring.alerts.__main__ import RENDERED, write
 from monitoring.alerts.prometheus import alerts
 from monitoring.alerts.values import AlertValues, load
-from tests.support.monitors import alertmanager, inhibited, tell, tool
+from tests.support.monitors import alertmanager, inhibited, send_alerts, tool
 from tests.support.ray_cluster import free_port
 
-EVERY_WAY = ["email", "sns", "sms_bridge", "pagerduty", "slack", "webhook"]
+EVERY_KIND = ["email", "sns", "sms_bridge", "pagerduty", "slack", "webhook"]
 NO_ONE: dict[str, Any] = {"alertmanager": {"routes": {"page": [], "ticket": [], "watchdog": []}, "group_wait": "0s"}}
 
 
@@ -25,8 +25,8 @@ def amtool(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_amtool_accepts_the_file_with_every_way_of_being_told(tmp_path: Path) -> None:
-    routes = {"page": EVERY_WAY, "ticket": EVERY_WAY, "watchdog": EVERY_WAY}
+def test_amtool_accepts_the_file_with_every_kind_of_receiver(tmp_path: Path) -> None:
+    routes = {"page": EVERY_KIND, "ticket": EVERY_KIND, "watchdog": EVERY_KIND}
     write(load({"alertmanager": {"routes": routes}}), tmp_path)
     assert "3 receivers" in amtool("check-config", tmp_path / "alertmanager.yaml")
     receivers = yaml.safe_load((tmp_path / "alertmanager.yaml").read_text())["receivers"]
@@ -35,7 +35,7 @@ def test_amtool_accepts_the_file_with_every_way_of_being_told(tmp_path: Path) ->
         assert all(len(receiver[f"{kind}_configs"]) == 1 for receiver in receivers), kind
 
 
-def test_every_secret_is_named_as_a_file() -> None:
+def test_every_secret_is_in_a_file() -> None:
     text = (RENDERED / "alertmanager.yaml").read_text("utf-8")
     for secret in ("auth_password:", "routing_key:", "api_url:", "credentials:", "secret_key:"):
         assert secret not in text
@@ -51,7 +51,7 @@ def test_every_alert_is_routed_to_the_receiver_of_its_severity(severity: str) ->
         assert amtool("config", "routes", "test", config, f"--verify.receivers={severity}", *pairs)
 
 
-def test_an_alert_of_an_unknown_severity_reaches_the_tickets() -> None:
+def test_an_alert_of_an_unknown_severity_goes_to_the_tickets() -> None:
     amtool(
         *("config", "routes", "test", f"--config.file={RENDERED / 'alertmanager.yaml'}", "--verify.receivers=ticket"),
         "alertname=SomebodyElses",
@@ -59,18 +59,18 @@ def test_an_alert_of_an_unknown_severity_reaches_the_tickets() -> None:
 
 
 def labels_of(values: AlertValues, name: str, **more: str) -> dict[str, str]:
-    """As Prometheus sends them."""
+    """The labels of an alert as Prometheus sends them."""
     alert = next(alert for alert in alerts(values) if alert.name == name)
     own = {"alertname": name, "severity": alert.severity, "concern": alert.concern, "cluster": "rayfunnel"}
     return own | dict(alert.labels) | more
 
 
-def test_a_lost_node_silences_what_it_means_for_replicas_and_a_page_its_tickets(tmp_path: Path) -> None:
+def test_a_lost_node_silences_alerts_on_replicas_and_a_page_silences_its_tickets(tmp_path: Path) -> None:
     values = load(NO_ONE)
     write(values, tmp_path)
     scorer, node, other = {"deployment": "Scorer"}, {"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}
     with alertmanager(tmp_path, free_port()) as api:
-        tell(
+        send_alerts(
             api,
             labels_of(values, "RayfunnelReplicasNotReady", **scorer),
             labels_of(values, "RayfunnelDeploymentSilent", **scorer),
@@ -81,11 +81,13 @@ def test_a_lost_node_silences_what_it_means_for_replicas_and_a_page_its_tickets(
             labels_of(values, "RayfunnelStoreDown"),
         )
         assert inhibited(api, bool, within_s=1) == set()
-        tell(api, labels_of(values, "RayfunnelAvailabilityBurnsFast"), labels_of(values, "RayfunnelMemoryHigh", **node))
+        send_alerts(
+            api, labels_of(values, "RayfunnelAvailabilityBurnsFast"), labels_of(values, "RayfunnelMemoryHigh", **node)
+        )
         silenced = {"RayfunnelErrors", "RayfunnelMemoryHigh"}
         assert inhibited(api, lambda found: found == silenced) == silenced
-        tell(api, labels_of(values, "RayfunnelNodeDown", instance="10.0.0.1:8080") | {"cluster": "another"})
+        send_alerts(api, labels_of(values, "RayfunnelNodeDown", instance="10.0.0.1:8080") | {"cluster": "another"})
         assert inhibited(api, lambda found: found != silenced, within_s=1) == silenced
-        tell(api, labels_of(values, "RayfunnelNodeDown", instance="10.0.0.1:8080"))
+        send_alerts(api, labels_of(values, "RayfunnelNodeDown", instance="10.0.0.1:8080"))
         silenced |= {"RayfunnelReplicasNotReady", "RayfunnelDeploymentSilent", "RayfunnelMemoryExhausted"}
         assert inhibited(api, lambda found: found == silenced) == silenced

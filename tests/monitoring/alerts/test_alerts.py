@@ -1,4 +1,4 @@
-"""Alerts by Prometheus' and Alertmanager's own tools: each fires, lets pass and resolves, and goes where it must."""
+"""Alerts by Prometheus' and Alertmanager's own tools: each fires, resolves, and does not fire in near cases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUNBOOK = ROOT / "monitoring" / "README.md"
 
 
 def run(*command: str | Path) -> str:
-    """What it prints; it must succeed."""
+    """The output of a command that must succeed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -76,7 +76,7 @@ def timeline(case: Case, rule: Rule, phases: list[tuple[Levels, int]], fires: tu
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_the_alert_fires_when_it_should_resolves_and_lets_the_rest_pass(
+def test_the_alert_fires_and_resolves_and_does_not_fire_in_near_cases(
     case: Case, values: AlertValues, tmp_path: Path
 ) -> None:
     promtool = tool("promtool")
@@ -85,7 +85,7 @@ def test_the_alert_fires_when_it_should_resolves_and_lets_the_rest_pass(
     groups = [{"name": "tested", "rules": [*(r for r in needed if "record" in r), rule]}]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
     before, during, after = case.steps
-    there_and_back: list[tuple[Levels, int]] = [(case.sound, before), (case.broken, during), (case.sound, after)]
+    there_and_back: list[tuple[Levels, int]] = [(case.normal, before), (case.failing, during), (case.normal, after)]
     tests = [timeline(case, rule, there_and_back, (False, True, False))]
     tests += [timeline(case, rule, [(state, before + during)], (False,)) for state in case.near]
     suite = {"rule_files": ["rules.yaml"], "evaluation_interval": f"{case.step_s}s", "tests": tests}
@@ -93,9 +93,9 @@ def test_the_alert_fires_when_it_should_resolves_and_lets_the_rest_pass(
     run(promtool, "test", "rules", tmp_path / "test.yaml")
 
 
-def test_every_alert_has_a_case_but_the_watchdog_that_always_fires(values: AlertValues) -> None:
-    asked = {(alert.name, alert.labels.get("window")) for alert in alerts(values)}
-    assert asked - {(case.alert, case.labels.get("window")) for case in CASES} == {("RayfunnelWatchdog", None)}
+def test_every_alert_except_the_watchdog_has_a_case(values: AlertValues) -> None:
+    declared = {(alert.name, alert.labels.get("window")) for alert in alerts(values)}
+    assert declared - {(case.alert, case.labels.get("window")) for case in CASES} == {("RayfunnelWatchdog", None)}
     watchdog = next(alert for alert in alerts(values) if alert.name == "RayfunnelWatchdog")
     assert (watchdog.expr, watchdog.severity) == ("vector(1)", "watchdog")
 
@@ -105,7 +105,7 @@ def test_the_rendered_files_are_those_of_the_values(values: AlertValues) -> None
     assert shown == rendered(values), "python -m monitoring.alerts renders them anew"
 
 
-def test_the_queue_is_watched_for_the_bound_and_the_batch_of_serve_config(values: AlertValues) -> None:
+def test_queue_thresholds_equal_the_batchers_limits_in_serve_config(values: AlertValues) -> None:
     config = config_file.load(str(ROOT / "serve_config.yaml"))
     batcher = config_file.recommender_args(config).batcher
     assert (values.queue.bound, values.queue.floor) == (batcher.max_queue, batcher.max_batch)
@@ -115,7 +115,7 @@ def test_prometheus_accepts_the_rendered_files() -> None:
     run(tool("promtool"), "check", "config", RENDERED / "prometheus.yaml")
 
 
-def test_own_values_are_laid_over_and_wrong_ones_are_refused(
+def test_own_values_override_defaults_and_wrong_values_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def render(own: str) -> int:
@@ -129,7 +129,7 @@ def test_own_values_are_laid_over_and_wrong_ones_are_refused(
              for r in g["rules"] if "alert" in r}  # fmt: skip
     assert found["RayfunnelStoreDown"]["for"] == "5s"
     assert not [name for name in found if "Drift" in name]
-    for wrong, said in (
+    for wrong, message in (
         ("{store: {for: 5}}", "for"),
         ("{slo: {latency: {threshold_s: 0.3}}}", "bucket"),
         ("{slo: {latency: {objective: 0.9}}}", "14.4 times too fast"),
@@ -137,14 +137,14 @@ def test_own_values_are_laid_over_and_wrong_ones_are_refused(
         ("{treshold: 1}", "treshold"),
     ):
         assert render(wrong) == 1
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_every_alert_has_its_paragraph_in_the_runbook_that_it_links(values: AlertValues) -> None:
+def test_every_alert_links_its_section_in_the_runbook(values: AlertValues) -> None:
     text = RUNBOOK.read_text("utf-8")
     found = dict(re.findall(r"^### (\w+)\n\n(.+?)(?=\n\n|\Z)", text, re.MULTILINE | re.DOTALL))
     assert set(found) == {alert.name for alert in alerts(values)}
     for name, paragraph in found.items():
-        assert len(paragraph) > 100, f"{name}: what it means, what to look at, what to do"
+        assert len(paragraph) > 100, f"{name}: what meaning, what to look at, what to do"
     for alert in alerts(values):
         assert alert.rule(values.runbook)["annotations"]["runbook_url"] == f"{values.runbook}#{alert.name.lower()}"

@@ -1,4 +1,4 @@
-"""The SMS bridge between real HTTP servers: a text for each notification, refusals, and what the provider refuses."""
+"""The SMS bridge between real HTTP servers: a text for each notification, and errors of callers and of the provider."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 import httpx
 
-from monitoring.alerts.sms_bridge import LONGEST, Provider, server, text_of
+from monitoring.alerts.sms_bridge import LONGEST, SmsProvider, server, text_of
 from tests.support.sinks import http_server, serving
 
 
@@ -19,11 +19,11 @@ def notification(summary: str = "The store does not answer", alerts: int = 1) ->
     return {"version": "4", "status": "firing", "commonLabels": labels, "alerts": [one] * alerts}
 
 
-def test_a_notification_becomes_one_text_at_the_provider_with_its_fields_and_secret(tmp_path: Path) -> None:
+def test_a_notification_becomes_one_sms_with_the_providers_fields_and_secret(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("account:pass\n")
     with http_server() as calls:
-        provider = Provider(calls.url, {"to": "+4712345678"}, secret_file=secret)
+        provider = SmsProvider(calls.url, {"to": "+4712345678"}, secret_file=secret)
         with serving(server(provider, "127.0.0.1", 0, token="t")) as port:
             bridge = f"http://127.0.0.1:{port}/"
             assert httpx.post(bridge, json=notification()).status_code == 401
@@ -39,11 +39,11 @@ def test_a_notification_becomes_one_text_at_the_provider_with_its_fields_and_sec
     assert got["Authorization"] == "Basic " + base64.b64encode(b"account:pass").decode()
 
 
-def test_a_token_is_sent_as_bearer_and_the_text_as_json_where_the_provider_wants_it(tmp_path: Path) -> None:
+def test_a_token_is_sent_as_bearer_and_the_text_as_json_if_configured(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("abc")
     with http_server() as calls:
-        Provider(calls.url, {"to": "1"}, "text", as_json=True, secret_file=secret).send("hello")
+        SmsProvider(calls.url, {"to": "1"}, "text", as_json=True, secret_file=secret).send("hello")
     assert calls.bodies == [{"to": "1", "text": "hello"}]
     assert calls.posts[0][0]["Authorization"] == "Bearer abc"
 

@@ -1,4 +1,4 @@
-"""The sampler: bounded, one row per user, and fair to what it left out."""
+"""The sampler: bounded, one row per user, and weights that make up for rows not drawn."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.drift.sampling import Row, Sampler, SamplingConfig, shared_out
+from monitoring.drift.sampling import Sampler, SamplingConfig, StratumAndUser, allocate
 
 Batch = list[tuple[str, str]]
 
 
 def sampler(seed: int | None = None, **config: float) -> Sampler[Batch]:
-    def describe(batch: Batch) -> list[Row | None]:
+    def describe(batch: Batch) -> list[StratumAndUser | None]:
         return [row if row[1] else None for row in batch]
 
     return Sampler(describe, len, SamplingConfig.model_validate(config), seed)
 
 
-def test_a_full_buffer_drops_and_counts_and_an_emptied_one_takes_again() -> None:
+def test_a_full_buffer_drops_and_counts_until_it_is_emptied() -> None:
     full = sampler(buffer_rows=10)
     for n in range(5):
         full.offer([("known", f"{n}-{m}") for m in range(4)])
@@ -29,7 +29,7 @@ def test_a_full_buffer_drops_and_counts_and_an_emptied_one_takes_again() -> None
     assert full.dropped == 12
 
 
-def test_a_user_has_one_row_however_often_they_asked_and_rows_without_user_none() -> None:
+def test_a_user_has_one_row_per_draw_and_rows_without_user_are_never_drawn() -> None:
     some = sampler()
     for _ in range(20):
         some.offer([("known", "busy"), ("known", "other"), ("known", "")])
@@ -38,7 +38,7 @@ def test_a_user_has_one_row_however_often_they_asked_and_rows_without_user_none(
     assert all(part.batch[row][1] == user for part in drawn for row, user in zip(part.rows, part.users, strict=True))
 
 
-def test_weights_stand_for_all_users_of_a_stratum() -> None:
+def test_weights_of_a_stratum_sum_to_its_number_of_users() -> None:
     some = sampler(rows_per_draw=50)
     some.offer([("known", f"k{n}") for n in range(900)] + [("new", f"n{n}") for n in range(10)])
     drawn = some.draw()
@@ -63,8 +63,8 @@ def test_a_weighted_mean_is_that_of_all_users() -> None:
 
 
 @given(st.dictionaries(st.text(min_size=1), st.integers(1, 500), min_size=1, max_size=6), st.integers(10, 300))
-def test_places_are_never_more_than_there_are_or_can_be_filled(sizes: dict[str, int], places: int) -> None:
-    got = shared_out(sizes, places)
-    assert got.keys() == sizes.keys()
-    assert all(0 < got[name] <= sizes[name] for name in sizes)
-    assert sum(got.values()) <= places + len(sizes)
+def test_no_stratum_gets_more_rows_than_it_has_or_than_there_are_in_all(sizes: dict[str, int], total: int) -> None:
+    quotas = allocate(sizes, total)
+    assert quotas.keys() == sizes.keys()
+    assert all(0 < quotas[name] <= sizes[name] for name in sizes)
+    assert sum(quotas.values()) <= total + len(sizes)

@@ -1,4 +1,4 @@
-"""Histograms, distances and verdicts: laws they obey, and what a known shift gives."""
+"""Histograms, distances and verdicts: their laws, and the results of known shifts."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ numbers = st.lists(st.one_of(st.floats(-1e6, 1e6, width=32), st.just(float("nan"
 
 @settings(deadline=None)
 @given(numbers, numbers, numbers, numbers)
-def test_merging_is_associative_commutative_and_counts_as_if_all_came_at_once(
+def test_merging_is_associative_commutative_and_equals_counting_all_rows_at_once(
     reference: list[float], a: list[float], b: list[float], c: list[float]
 ) -> None:
     cells = Cells.of(columns([*reference, 1.0]))
     x, y, z = (cells.count(columns(part)) for part in (a, b, c))
     same(x.merge(y).merge(z), x.merge(y.merge(z)))
     same(x.merge(y), y.merge(x))
-    same(x.merge(cells.none()), x)
+    same(x.merge(cells.empty()), x)
     same(x.merge(y).merge(z), cells.count(concat([columns(a), columns(b), columns(c)])))
 
 
 @settings(deadline=None)
 @given(numbers, numbers)
-def test_no_column_raises_and_every_distance_keeps_its_bounds(reference: list[float], window: list[float]) -> None:
-    """Also empty, constant and all-missing ones."""
+def test_no_column_raises_and_every_distance_is_within_its_range(reference: list[float], window: list[float]) -> None:
+    """Also empty, constant and all-missing columns."""
     cells = Cells.of(columns(reference))
     found = distances(cells, cells.count(columns(reference)), cells.count(columns(window)))
     for name in ("jensen_shannon_S", "psi_S", "effect_S", "wasserstein_S", "statistic_S", "p_value_S"):
@@ -71,7 +71,7 @@ def test_the_distance_of_anything_to_itself_is_0_whatever_its_weights(values: li
     np.testing.assert_allclose(found.p_value_S, 1)
 
 
-def test_a_constant_is_told_from_what_is_above_and_below_it() -> None:
+def test_values_above_and_below_a_constant_reference_are_distinguished_from_it() -> None:
     cells = Cells.of(columns([10.0] * 200))
     reference = cells.count(columns([10.0] * 200))
     for other in (5.0, 9.999, 10.001, 20.0):
@@ -86,7 +86,7 @@ def test_labels_unknown_to_the_reference_are_counted_as_other() -> None:
     assert dict(cells.named("y", counted.counts_SM[1])) == {"a": 0, "b": 1, OTHER: 2}
 
 
-def test_the_test_is_pearsons_on_the_table_of_both_samples() -> None:
+def test_the_statistic_is_pearsons_chi_squared_of_both_samples() -> None:
     reference, window = ["a"] * 300 + ["b"] * 200 + ["c"] * 100, ["a"] * 80 + ["b"] * 90 + ["c"] * 30
     cells = Cells.of(columns([1.0] * 600, reference))
     found = distances(cells, cells.count(columns([1.0] * 600, reference)), cells.count(columns([1.0] * 200, window)))
@@ -95,7 +95,7 @@ def test_the_test_is_pearsons_on_the_table_of_both_samples() -> None:
     assert found.p_value_S[1] == pytest.approx(expected.pvalue)
 
 
-def test_without_drift_p_values_are_even_and_the_effect_is_about_0_at_any_sizes() -> None:
+def test_without_drift_p_values_are_uniform_and_the_effect_is_about_0() -> None:
     p_values, effects = [], []
     for _ in range(600):
         cells = Cells.of(columns(reference := RNG.normal(size=500)))
@@ -107,7 +107,7 @@ def test_without_drift_p_values_are_even_and_the_effect_is_about_0_at_any_sizes(
     assert np.mean(np.array(p_values) <= 0.01) < 0.03
 
 
-def test_users_who_come_again_and_again_are_one_draw_and_no_drift() -> None:
+def test_the_same_users_in_every_window_are_no_drift() -> None:
     """Reference and live users are halves of one population; every window shows the same live users."""
     rejected = []
     for _ in range(200):
@@ -129,7 +129,7 @@ def test_rows_of_unequal_weight_count_for_less_than_their_number() -> None:
     assert Cells.of(rows).count(uneven).effective_S()[0] == pytest.approx(2000**2 / (200 * 1 + 200 * 81))
 
 
-def test_wasserstein_is_that_of_the_rows_but_for_the_width_of_the_cells() -> None:
+def test_wasserstein_equals_that_of_the_rows_up_to_the_width_of_the_cells() -> None:
     reference, window = RNG.normal(3, 2, 5000), RNG.normal(4, 2, 5000)
     cells = Cells.of(columns(reference))
     found = distances(cells, cells.count(columns(reference)), cells.count(columns(window)))
@@ -147,7 +147,7 @@ def test_adjusted_p_values_reject_what_benjamini_and_hochberg_reject(p_values: l
     assert (adjusted(p) >= p - 1e-12).all()
 
 
-class Days:
+class Windows:
     """Windows of one number against a reference of 1,000 rows."""
 
     def __init__(self, **config: float) -> None:
@@ -162,18 +162,18 @@ class Days:
 
 
 def test_drift_takes_k_of_n_windows_and_ends_after_as_many_quiet_ones() -> None:
-    days = Days()
-    assert [days.window(0.0) for _ in range(4)] == [Verdict.OK] * 4
-    assert [days.window(1.0) for _ in range(4)] == [Verdict.WARN, Verdict.WARN, Verdict.DRIFT, Verdict.DRIFT]
-    after = [days.window(0.0) for _ in range(8)]
+    windows = Windows()
+    assert [windows.window(0.0) for _ in range(4)] == [Verdict.OK] * 4
+    assert [windows.window(1.0) for _ in range(4)] == [Verdict.WARN, Verdict.WARN, Verdict.DRIFT, Verdict.DRIFT]
+    after = [windows.window(0.0) for _ in range(8)]
     assert after[:2] == [Verdict.DRIFT] * 2
     assert after[-1] == Verdict.OK
     assert Verdict.DRIFT not in after[3:]
 
 
-def test_one_bad_window_is_a_warning_and_no_more() -> None:
-    days = Days()
-    seen = [days.window(1.0), *(days.window(0.0) for _ in range(8))]
+def test_one_window_that_differs_is_a_warning_only() -> None:
+    windows = Windows()
+    seen = [windows.window(1.0), *(windows.window(0.0) for _ in range(8))]
     assert seen[0] == Verdict.WARN
     assert Verdict.DRIFT not in seen
     assert seen[-1] == Verdict.OK
@@ -181,21 +181,21 @@ def test_one_bad_window_is_a_warning_and_no_more() -> None:
 
 def test_a_small_difference_does_not_end_a_drift_that_it_would_not_have_begun() -> None:
     config = {"enter_effect": 0.3, "leave_effect": 0.02}
-    days = Days(**config)
-    assert Verdict.DRIFT not in [days.window(0.3, 3000) for _ in range(8)]
-    assert [days.window(1.0) for _ in range(5)][-1] == Verdict.DRIFT
-    assert {days.window(0.3, 3000) for _ in range(8)} == {Verdict.DRIFT}
+    windows = Windows(**config)
+    assert Verdict.DRIFT not in [windows.window(0.3, 3000) for _ in range(8)]
+    assert [windows.window(1.0) for _ in range(5)][-1] == Verdict.DRIFT
+    assert {windows.window(0.3, 3000) for _ in range(8)} == {Verdict.DRIFT}
 
 
 def test_a_window_of_few_rows_is_insufficient_data_and_changes_nothing() -> None:
-    days = Days(min_rows=50)
+    windows = Windows(min_rows=50)
     for _ in range(3):
-        days.window(1.0)
-    assert days.window(0.0, 30) == Verdict.INSUFFICIENT_DATA
-    assert days.window(1.0) == Verdict.DRIFT
+        windows.window(1.0)
+    assert windows.window(0.0, 30) == Verdict.INSUFFICIENT_DATA
+    assert windows.window(1.0) == Verdict.DRIFT
 
 
-def test_bars_in_the_wrong_order_are_refused() -> None:
+def test_thresholds_in_the_wrong_order_are_refused() -> None:
     with pytest.raises(ValueError, match="leave_effect"):
         VerdictConfig(enter_effect=0.1, leave_effect=0.2)
     with pytest.raises(ValueError, match="enter_windows"):

@@ -1,4 +1,4 @@
-"""Log lines: the Elastic Common Schema, one per request, and nothing in them that a caller sent."""
+"""Log lines: the Elastic Common Schema, one per request, without values of callers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from deployments.assembly import FunnelConfig
 from deployments.errors import FunnelError, InvalidRequest, StoreUnavailable
 from deployments.pipeline.stage_client import StageClient, scattered
 from deployments.store.memory import MemoryStore
-from monitoring.logs.ecs import FIELDS, EcsFormatter, LogConfig, bound, install, replica_fields
-from monitoring.logs.request_log import KEY_VARIABLE, BatchRecord, Pseudonyms, RequestLog, RequestRecord, trace_of
+from monitoring.logs.context import BatchLogContext, RequestLogContext, log_context, trace_of
+from monitoring.logs.ecs import FIELDS, EcsFormatter, replica_fields
+from monitoring.logs.pseudonyms import KEY_VARIABLE, Pseudonyms
+from monitoring.logs.request_log import RequestLog
+from monitoring.logs.setup import LogConfig, install
 from tests.support.ecs_fields import flat, problems
 
 CANARY = "canary-7f3a"
@@ -33,7 +36,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def lines() -> Iterator[Lines]:
-    """What is logged from here on, parsed."""
+    """The lines logged during the test, parsed."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(EcsFormatter(REPLICA))
@@ -58,7 +61,7 @@ def everything() -> FunnelConfig:
     return FunnelConfig(logs=LogConfig(success_share=1.0))
 
 
-def test_a_line_has_the_fields_of_ecs_and_ours_under_a_name_of_their_own(lines: Lines) -> None:
+def test_a_line_has_ecs_fields_and_custom_fields_in_their_own_namespace(lines: Lines) -> None:
     logging.getLogger("rayfunnel.test").info("seen %d", 3, extra={FIELDS: {"rayfunnel.batch.size": 3}})
     (line,) = lines()
     assert problems(line) == []
@@ -73,7 +76,7 @@ def test_attributes_that_others_put_on_a_record_are_left_out(lines: Lines) -> No
     assert CANARY not in json.dumps(lines())
 
 
-def test_an_exception_is_logged_by_type_and_frames_and_its_causes_too_but_not_by_what_it_says(lines: Lines) -> None:
+def test_an_exception_and_its_causes_are_logged_by_type_and_frames_without_message(lines: Lines) -> None:
     def lookup(user: str) -> None:
         try:
             raise KeyError(user)
@@ -94,10 +97,10 @@ def test_an_exception_is_logged_by_type_and_frames_and_its_causes_too_but_not_by
     assert trace.index("KeyError\n") < trace.index("RuntimeError\n")
 
 
-def test_what_an_exception_says_is_logged_where_its_class_vouches_for_it_or_when_asked_for() -> None:
-    def message(error: Exception, asked: bool) -> Any:
+def test_a_message_is_logged_if_its_class_is_loggable_or_the_configuration_asks_for_it() -> None:
+    def message(error: Exception, all_messages: bool) -> Any:
         record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "failed", (), (type(error), error, None))
-        return get(json.loads(EcsFormatter(REPLICA, asked).format(record)), "error.message")
+        return get(json.loads(EcsFormatter(REPLICA, all_messages).format(record)), "error.message")
 
     assert message(StoreUnavailable("no answer in 50 ms"), False) == "no answer in 50 ms"
     assert message(InvalidRequest([("user_id", CANARY)]), False) is None
@@ -105,7 +108,7 @@ def test_what_an_exception_says_is_logged_where_its_class_vouches_for_it_or_when
     assert message(KeyError(CANARY), True) == f"'{CANARY}'"
 
 
-async def test_a_task_whose_exception_nobody_takes_does_not_put_it_into_the_log(lines: Lines) -> None:
+async def test_an_exception_of_a_task_that_was_never_retrieved_is_logged_without_message(lines: Lines) -> None:
     async def fails() -> None:
         raise ValueError(CANARY)
 
@@ -120,10 +123,10 @@ async def test_a_task_whose_exception_nobody_takes_does_not_put_it_into_the_log(
     assert CANARY not in json.dumps(line)
 
 
-def test_installing_takes_over_rays_file_past_its_buffer_and_writes_to_stderr_as_well(
+def test_install_writes_to_rays_file_without_its_buffer_and_to_stderr(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Ray Serve sets a replica up in throughput mode: 1,000 records in a buffer, of text."""
+    """Ray Serve's setup in throughput mode: a buffer of 1,000 records, formatted as text."""
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "__stderr__", stderr)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
@@ -135,9 +138,9 @@ def test_installing_takes_over_rays_file_past_its_buffer_and_writes_to_stderr_as
     try:
         install(LogConfig(stderr="warnings"), REPLICA)
         logging.captureWarnings(False)
-        bound.set(BatchRecord("b1"))
+        log_context.set(BatchLogContext("b1"))
         ray.info("Started")
-        bound.set(None)
+        log_context.set(None)
         ours.getChild("x").info("ours")
         ours.getChild("x").warning("ours too")
         written = [json.loads(line) for line in (tmp_path / "replica.log").read_text().splitlines()]
@@ -165,12 +168,12 @@ def test_installing_takes_over_rays_file_past_its_buffer_and_writes_to_stderr_as
             logger.filters.clear()
 
 
-async def test_a_request_has_one_line_with_what_it_took(in_process: Build, store: MemoryStore, lines: Lines) -> None:
+async def test_a_request_has_one_line_with_its_timings(in_process: Build, store: MemoryStore, lines: Lines) -> None:
     answer = await in_process(store, everything()).recommend({"user_id": "u3", "deadline_ms": 20_000})
     (line,) = requests_in(lines())
     assert problems(line) == []
     assert get(line, "http.request.id") == answer["request_id"]
-    assert get(line, "trace.id") == answer["request_id"], "no trace came with it"
+    assert get(line, "trace.id") == answer["request_id"], "the caller sent no trace"
     assert get(line, "event.action") == "recommend"
     assert (get(line, "event.outcome"), get(line, "http.response.status_code")) == ("success", 200)
     assert get(line, "event.duration") > 0
@@ -180,7 +183,7 @@ async def test_a_request_has_one_line_with_what_it_took(in_process: Build, store
     assert "u3" not in json.dumps(line)
 
 
-async def test_the_trace_that_comes_with_an_http_request_is_on_its_line(
+async def test_the_line_of_an_http_request_has_its_trace_id(
     in_process: Build, store: MemoryStore, lines: Lines
 ) -> None:
     import httpx
@@ -197,11 +200,11 @@ async def test_the_trace_that_comes_with_an_http_request_is_on_its_line(
 
 
 @pytest.mark.parametrize("header", ["", "00", "00-xyz-1-01", f"00-{'0' * 32}-1-01", f"00-{'A' * 32}-1-01"])
-def test_what_is_no_traceparent_gives_no_trace(header: str) -> None:
+def test_an_invalid_traceparent_gives_no_trace(header: str) -> None:
     assert trace_of([(b"host", b"x"), (b"traceparent", header.encode())]) == ""
 
 
-async def test_errors_degraded_and_slow_answers_have_a_line_and_others_by_their_share(
+async def test_errors_and_degraded_and_slow_answers_always_have_a_line_and_others_a_share(
     in_process: Build, store: MemoryStore, lines: Lines
 ) -> None:
     few = FunnelConfig(logs=LogConfig(success_share=0, slow_ms=60_000))
@@ -238,37 +241,37 @@ def kept() -> Iterator[list[dict[str, Any]]]:
     logger.setLevel(level)
 
 
-def test_the_share_of_successes_is_kept(kept: list[dict[str, Any]]) -> None:
+def test_the_configured_share_of_successes_is_logged(kept: list[dict[str, Any]]) -> None:
     lines = RequestLog(LogConfig(success_share=0.25, most_per_s=0), Pseudonyms.random(), "m")
     for _ in range(4000):
-        lines.ended(RequestRecord("recommend"), 200, 0.001)
+        lines.ended(RequestLogContext("recommend"), 200, 0.001)
     assert 850 < len(kept) < 1150  # 1000 ± 5.5 standard deviations
     assert {fields["rayfunnel.share"] for fields in kept} == {0.25}
 
 
-def test_a_flood_of_each_kind_of_requests_has_a_bounded_number_of_lines_which_count_the_rest(
+def test_lines_per_second_are_limited_for_each_kind_and_the_next_line_counts_the_rest(
     kept: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [7.0]
     monkeypatch.setattr("monitoring.logs.request_log.time.monotonic", lambda: now[0])
     lines = RequestLog(LogConfig(success_share=1.0, most_per_s=3), Pseudonyms.random(), "m")
     for _ in range(10):
-        lines.ended(RequestRecord("recommend"), 200, 60.0)
-        lines.ended(RequestRecord("recommend"), 503, 0.001)
-        lines.ended(RequestRecord("recommend"), 200, 0.001)
-        lines.ended(RequestRecord("recommend"), 500, 0.001)
+        lines.ended(RequestLogContext("recommend"), 200, 60.0)
+        lines.ended(RequestLogContext("recommend"), 503, 0.001)
+        lines.ended(RequestLogContext("recommend"), 200, 0.001)
+        lines.ended(RequestLogContext("recommend"), 500, 0.001)
     slow, refused, well, failed = (
         [fields for fields in kept if (fields["http.response.status_code"], fields["event.duration"]) == kind]
         for kind in ((200, int(60e9)), (503, int(1e6)), (200, int(1e6)), (500, int(1e6)))
     )
     assert (len(slow), len(refused), len(well), len(failed)) == (2, 1, 3, 10)
     now[0] = 8.0
-    lines.ended(RequestRecord("recommend"), 200, 60.0)
-    lines.ended(RequestRecord("recommend"), 200, 0.001)
+    lines.ended(RequestLogContext("recommend"), 200, 60.0)
+    lines.ended(RequestLogContext("recommend"), 200, 0.001)
     assert sum(fields.get("rayfunnel.left_out", 0) for fields in kept) == 17 + 7
 
 
-async def test_lines_of_a_batch_carry_its_requests_and_not_what_its_stage_said(
+async def test_lines_of_a_batch_carry_its_request_ids_and_no_message_of_the_failed_stage(
     in_process: Build, store: MemoryStore, lines: Lines
 ) -> None:
     async def broken(deadline: float, batches: Any) -> Any:
@@ -285,7 +288,7 @@ async def test_lines_of_a_batch_carry_its_requests_and_not_what_its_stage_said(
     assert CANARY not in json.dumps(lines())
 
 
-async def test_a_part_that_fails_is_logged_without_what_it_said(lines: Lines) -> None:
+async def test_a_failed_shard_is_logged_without_its_message(lines: Lines) -> None:
     async def broken(deadline: float, batches: Any) -> Any:
         raise ValueError(CANARY)
 
@@ -296,7 +299,7 @@ async def test_a_part_that_fails_is_logged_without_what_it_said(lines: Lines) ->
     assert CANARY not in json.dumps(lines())
 
 
-def test_a_users_hash_needs_the_key_and_is_another_for_each_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pseudonyms_depend_on_the_key_and_on_the_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = Pseudonyms(b"one"), Pseudonyms(b"other")
     assert one.text("u1") == Pseudonyms(b"one").text("u1") != other.text("u1")
     assert one.number("u1") == Pseudonyms(b"one").number("u1") != other.number("u1")

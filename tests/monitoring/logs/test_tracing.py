@@ -1,4 +1,4 @@
-"""Traces: every stage of a request is a span of its own trace, also where requests share a batch."""
+"""Traces: every stage of a request is a span of the request's trace, also if requests share a batch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Build = Callable[..., Recommender]
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """What is traced from here on."""
+    """The spans of the test."""
     exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer", lambda name: provider.get_tracer(name))
@@ -35,7 +35,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 
 async def traced(recommender: Recommender, user: str, trace_id: str) -> dict[str, Any]:
-    """Asks as Serve does: in a span that continues the caller's."""
+    """Calls as Serve does: in a span that continues the caller's."""
     parent = TraceContextTextMapPropagator().extract({"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"})
     with trace.get_tracer("serve").start_as_current_span("request", parent):
         return await recommender.recommend({"user_id": user, "deadline_ms": 20_000})
@@ -76,7 +76,7 @@ async def test_without_a_span_nothing_is_traced(
 
 @pytest.fixture
 def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    """An OTLP/HTTP endpoint and what it was sent."""
+    """An OTLP/HTTP endpoint, and the calls it received."""
     got: list[tuple[str, bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):

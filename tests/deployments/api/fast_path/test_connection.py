@@ -20,7 +20,7 @@ from deployments.errors import Overloaded
 from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit
 from deployments.pipeline.overload.refusal_pacing import RefusalPacer
 from deployments.pipeline.request import came_at
-from monitoring.logs.request_log import incoming_trace
+from monitoring.logs.context import incoming_trace
 from tests.deployments.api.fast_path.test_listener import listening
 
 BODY = b'{"user_id": "u1"}'
