@@ -16,7 +16,7 @@ from deployments.stages.candidates import CandidateConfig, CandidateGenerator
 from deployments.stages.profile import ProfileConfig, Profiles
 from deployments.stages.ranking import Ranker, RankerConfig
 from deployments.stages.scoring import Scorer, ScorerConfig
-from monitoring.logs.ecs import LogConfig
+from monitoring.logs.setup import LogConfig
 
 
 def test_every_stage_is_warmed_up_with_its_recorded_inputs(artifact: Artifact) -> None:
