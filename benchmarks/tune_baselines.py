@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from graphs.data.dataset import movielens, temporal_split
+from graphs.data.dataset import MOVIELENS, load_dataset
+from graphs.data.splits import temporal_split
 from graphs.evaluation.baselines import METHODS, TUNED
-from graphs.evaluation.report import HeldOutUsers
+from graphs.evaluation.metrics import HeldOutUsers
 
 WEIGHTINGS: list[tuple[str, float]] = [
     ("success", 0.0),
@@ -60,7 +61,7 @@ def candidates(rng: np.random.Generator) -> dict[str, Iterator[dict[str, Any]]]:
 
 def main() -> None:
     """Prints the best setting of each method, beside the recorded one."""
-    dataset = movielens()
+    dataset = load_dataset(MOVIELENS)
     n_items = len(dataset.items)
     train, test = temporal_split(dataset.interactions)
     inner_train, inner_test = temporal_split(train)

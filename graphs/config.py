@@ -15,6 +15,7 @@ from deployments.stages.profile import ProfileConfig, Profiles
 from deployments.stages.ranking import Ranker, RankerConfig
 from deployments.stages.scoring import Scorer, ScorerConfig
 from deployments.telemetry.hub_keeper import MetricsConfig
+from deployments.validation_errors import FieldError, field_errors
 from monitoring.drift.monitor import DriftConfig
 
 STAGES: dict[str, tuple[str, type[Any]]] = {
@@ -148,14 +149,13 @@ def parse_args(model: type[ArgsT], args: Mapping[str, Any], where: str = "args."
     try:
         return model.model_validate(args)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(each, where) for each in error.errors(include_url=False))) from None
+        wrong = field_errors(error, "is not a known key; remove it or mend its spelling", "is missing; add it")
+        raise ConfigError("; ".join(_sentence(each, where) for each in wrong)) from None
 
 
-def _explain(error: Any, where: str) -> str:
-    field = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{where}{field} is not a known key; remove it or mend its spelling"
-    if error["type"] == "missing":
-        return f"{where}{field} is missing; add it"
-    value = "(not shown)" if field.endswith("redis_url") else repr(error["input"])
-    return f"{where}{field} = {value}: {error['msg']}"
+def _sentence(error: FieldError, where: str) -> str:
+    name = f"{where}{error.field}".rstrip(".")
+    if error.value is None:
+        return f"{name} {error.message}"
+    value = "(not shown)" if error.field.endswith("redis_url") else error.value
+    return f"{name} = {value}: {error.message}"

@@ -16,13 +16,14 @@ import numpy as np
 from rich.progress import track
 
 from deployments.artifact.reader import Artifact
+from deployments.messages import Ints
 from deployments.telemetry.drift_signals import DriftSignals
-from graphs.commands.drift_reference import NEW_USERS, OfflineFunnel, measure
 from graphs.config import RecommenderArgs
 from graphs.config_file import load, recommender_args
-from graphs.data.dataset import Dataset
-from graphs.data.dataset import load as load_data
+from graphs.data.dataset import Dataset, load_dataset
+from graphs.evaluation.offline_funnel import OfflineFunnel, with_plain_scoring
 from graphs.evaluation.results_file import write_section
+from graphs.fit.drift_reference import ANSWERS, NEW_USERS, measure
 from monitoring.drift.histograms import Columns, concat
 from monitoring.drift.monitor import DriftConfig, DriftMonitor, Sample
 from monitoring.drift.reference import FILE, Reference, from_table
@@ -51,20 +52,22 @@ class Pools:
 
 def pools(artifact: Artifact, dataset: Dataset, args: RecommenderArgs) -> Pools:
     """Runs the stages over every user, once per change."""
-    funnel, measures = OfflineFunnel(artifact, args), DriftSignals.load(artifact)
-    users = np.unique(dataset.interactions.user_E)
-    short_args = args.model_copy(update={"store": args.store.model_copy(update={"history_limit": 10})})
+    funnel, signals = OfflineFunnel(artifact, with_plain_scoring(args.stages)), DriftSignals.load(artifact)
+    known = np.unique(dataset.interactions.user_E)
+
+    def rows(data: Dataset, users: Ints, limit: int = args.store.history_limit, answers: int = ANSWERS) -> Columns:
+        return measure(funnel, signals, data, users, limit, answers)
 
     def weaker(share: float) -> Dataset:
         events = dataset.interactions
         return replace(dataset, interactions=replace(events, weight_E=(events.weight_E * (1 - share)).astype("f4")))
 
     return Pools(
-        known=measure(funnel, measures, dataset, users),
-        new=measure(funnel, measures, dataset, np.full(200, -1, np.int32)),
-        short=measure(OfflineFunnel(artifact, short_args), measures, dataset, users),
-        twenty=measure(funnel, measures, dataset, users, answers=20),
-        weaker={share: measure(funnel, measures, weaker(share), users) for share in SHIFTS},
+        known=rows(dataset, known),
+        new=rows(dataset, np.full(200, -1, np.int32)),
+        short=rows(dataset, known, limit=10),
+        twenty=rows(dataset, known, answers=20),
+        weaker={share: rows(weaker(share), known) for share in SHIFTS},
     )
 
 
@@ -150,7 +153,7 @@ def calibrate(config_path: str, out: str, data: str, days: float) -> None:
     began = time.process_time()
     args = recommender_args(load(config_path))
     config = args.drift
-    artifact, dataset = Artifact.open(args.artifact), load_data(data, args.store)
+    artifact, dataset = Artifact.open(args.artifact), load_dataset(data, args.store)
     version = artifact.model_version
     reference = from_table(artifact.table(FILE))
     found = pools(artifact, dataset, args)

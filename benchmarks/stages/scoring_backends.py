@@ -27,12 +27,11 @@ from deployments.models.backends.unavailable import BackendUnavailable
 from deployments.models.features.ranking_features import RankingFeatures
 from deployments.models.features.user_features import UserFeatures
 from deployments.models.fused_dcn_v2 import FusedDCNv2
-from deployments.pipeline.request import Query, request_batch
-from deployments.stages.candidates import CandidateGenerator
-from deployments.stages.profile import Profiles
 from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker
 from graphs.config import RecommenderArgs
 from graphs.config_file import load, recommender_args
+from graphs.evaluation.held_out import TrainedRanker
+from graphs.evaluation.offline_funnel import OfflineFunnel
 from graphs.evaluation.results_file import write_section
 
 ROUNDS = 3
@@ -64,12 +63,13 @@ def histories(artifact: Artifact, count: int, seed: int = 1) -> HistoryBatch:
 
 
 def recorded(artifact: Artifact, config: RecommenderArgs, n_candidates: int, count: int = RECORDED) -> Inputs:
-    """What the scoring stage is given for `count` requests: exactly `n_candidates` candidates each."""
-    profiles = Profiles(artifact, config.stages.profile.config)(histories(artifact, count))
-    chosen = config.stages.candidates.config.model_copy(update={"n_candidates": n_candidates})
-    # An answer of that many items is asked for, so that popularity fills up what the sources leave open.
-    requests = request_batch([Query("", n_candidates, 0.0)] * count, artifact.model_version)
-    candidates = CandidateGenerator(artifact, chosen)(requests, profiles)
+    """The inputs of the scoring stage for `count` requests with exactly `n_candidates` candidates each."""
+    stages = config.stages
+    chosen = stages.candidates.config.model_copy(update={"n_candidates": n_candidates})
+    candidate_args = stages.candidates.model_copy(update={"config": chosen})
+    funnel = OfflineFunnel(artifact, stages.model_copy(update={"candidates": candidate_args}))
+    # Each request asks for that many items: popular items then fill the places that the sources leave open.
+    _, profiles, candidates = funnel.retrieve(histories(artifact, count), n_candidates)
     assert candidates.mask_BK.all()
     return profiles, candidates
 
@@ -96,15 +96,9 @@ Way = tuple[Callable[[ProfileBatch, CandidateBatch], object], Callable[[ProfileB
 
 
 def as_trained(artifact: Artifact) -> Way:
-    """The trained model over raw features."""
-    features, model = RankingFeatures(artifact), load_ranker(artifact)
-
-    def score(profiles: ProfileBatch, candidates: CandidateBatch) -> object:
-        with torch.inference_mode():
-            scores_BK = model(torch.from_numpy(features(profiles, candidates))).numpy()
-        return np.where(candidates.mask_BK, scores_BK, np.float32(-np.inf))
-
-    return features, score
+    """The trained model over the features of every candidate."""
+    trained = TrainedRanker(artifact)
+    return trained.features, trained
 
 
 def combinations(artifact: Artifact) -> Iterator[tuple[str, Way]]:

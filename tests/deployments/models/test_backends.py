@@ -36,8 +36,9 @@ from deployments.stages.profile import ProfileConfig, Profiles
 from deployments.stages.ranking import Ranker, RankerConfig
 from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker
 from graphs.__main__ import main
-from graphs.commands import package
-from graphs.data.dataset import load
+from graphs.data.dataset import load_dataset
+from graphs.evaluation.held_out import hold_out
+from graphs.fit.packaging import package
 from monitoring.logs.ecs import LogConfig
 from tests.conftest import small_args
 from tests.contracts.stage_contract import StageContract
@@ -60,8 +61,8 @@ def packaged(artifact: Artifact, dataset_folder: Path, tmp_path_factory: pytest.
     with ArtifactWriter(path) as writer:
         writer.keep(artifact)
         asked = [pair for pair in COMBINATIONS if pair != ("compiled", "fp32")]
-        held_out = package.hold_out(writer.preview(), load(str(dataset_folder)), small_args("").stages)
-        package.package(writer, held_out, asked, Console(quiet=True))
+        held_out = hold_out(writer.preview(), load_dataset(str(dataset_folder)), small_args("").stages)
+        package(writer, held_out, asked, Console(quiet=True))
     return Artifact.open(str(path))
 
 
@@ -219,35 +220,6 @@ def test_compiled_fp32_passes_the_gate_and_serves(packaged: Artifact) -> None:
     assert (answer.ran_on, answer.instead) == ("compiled-fp32", "")
 
 
-def test_the_gate_measures_what_the_model_answers(
-    artifact: Artifact, dataset_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held_out = package.hold_out(artifact, load(str(dataset_folder)), small_args("").stages)
-    same = package._gate(artifact, held_out, "eager", "fp32", "cpu")
-    assert same.overlap > 0.999
-    assert same.loss == pytest.approx(0, abs=1e-3)
-    assert same.passed
-
-    def noisy(artifact: Artifact, model: FusedDCNv2, *_: object) -> Callable[[torch.Tensor], torch.Tensor]:
-        return lambda rows_RF: model(rows_RF) + 2 * torch.randn(len(rows_RF), generator=generator)
-
-    generator = torch.Generator().manual_seed(1)
-    monkeypatch.setattr(package, "start", noisy)
-    broken = package._gate(artifact, held_out, "eager", "fp32", "cpu")
-    assert broken.overlap < 0.95
-    assert broken.loss > 0.05
-    assert not broken.passed
-
-
-def test_held_out_requests_never_know_what_they_are_judged_by(artifact: Artifact, dataset_folder: Path) -> None:
-    held_out = package.hold_out(artifact, load(str(dataset_folder)), small_args("").stages)
-    assert len(held_out.count_R) > 100
-    for (profiles, candidates), wanted_BK in zip(held_out.batches, held_out.wanted, strict=True):
-        for b in range(len(wanted_BK)):
-            assert not np.isin(candidates.item_ids_BK[b][wanted_BK[b]], profiles.item_BH[b]).any()
-    assert any(wanted.any() for wanted in held_out.wanted)
-
-
 @pytest.mark.parametrize(
     ("gate", "passes"),
     [
@@ -377,8 +349,8 @@ def test_without_a_compiler_packaging_says_so_and_eager_stands_in(
     console = Console(record=True, width=200)
     with ArtifactWriter(tmp_path / "made") as writer:
         writer.keep(artifact)
-        held_out = package.hold_out(writer.preview(), load(str(dataset_folder)), small_args("").stages)
-        package.package(writer, held_out, [("compiled", "fp32")], console)
+        held_out = hold_out(writer.preview(), load_dataset(str(dataset_folder)), small_args("").stages)
+        package(writer, held_out, [("compiled", "fp32")], console)
     assert "compiled-fp32: not made: no C++ compiler (no-such-compiler) where the artifact" in console.export_text()
     scorer = Scorer(Artifact.open(str(tmp_path / "made")), ScorerConfig(backend="compiled"))
     assert scorer.running.backend == "eager"
