@@ -50,8 +50,8 @@ START_S = 1_700_000_000.0
 
 @dataclass(frozen=True)
 class Size:
-    """`neighbours` per item in each of three tables; `events` per user on average (geometric); `wide`: by what the
-    sources' quotas are multiplied; `cross_rank`, `deep`: of the ranking model."""
+    """`neighbours`: per item in each of three tables; `events`: per user on average (geometric); `wide`: factor on the
+    quotas of the sources; `cross_rank`, `deep`: of the ranking model."""
 
     items: int
     users: int = 10_000
@@ -164,7 +164,7 @@ def _held_out(artifact: Artifact, rng: np.random.Generator) -> HeldOutRequests:
 
 
 def _vectors(rng: np.random.Generator, cluster_N: Array, popularity_N: Floats) -> Floats:
-    """Clusters of clusters, as catalogues have, and log popularity as the bias."""
+    """Vectors in clusters of clusters, as in real catalogues, with the log popularity as the bias."""
     n_clusters = int(cluster_N[-1]) + 1
     theme_TW = rng.normal(size=(max(1, n_clusters // 20), WIDTH)).astype(np.float32)
     centre_CW = theme_TW[np.arange(n_clusters) // 20 % len(theme_TW)]
@@ -179,7 +179,7 @@ def _vectors(rng: np.random.Generator, cluster_N: Array, popularity_N: Floats) -
 
 
 def _neighbours(rng: np.random.Generator, n_items: int, width: int) -> dict[str, Array]:
-    """Per table `width` items nearby, each with a falling weight."""
+    """Per table `width` items near each item, with falling weights."""
     tables: dict[str, Array] = {}
     for name in TABLES:
         step_NW = rng.integers(1, min(CLUSTER, n_items - 1), (n_items, width), dtype=np.int32)

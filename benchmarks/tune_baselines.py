@@ -31,7 +31,7 @@ WEIGHTINGS: list[tuple[str, float]] = [
 
 
 def candidates(rng: np.random.Generator) -> dict[str, Iterator[dict[str, Any]]]:
-    """Settings to try per method: grids for the small ones, random search for the others."""
+    """The settings to try per method: a grid where it is small, else a random search."""
 
     def draw(trials: int, **choices: list[Any]) -> Iterator[dict[str, Any]]:
         for _ in range(trials):
@@ -60,7 +60,7 @@ def candidates(rng: np.random.Generator) -> dict[str, Iterator[dict[str, Any]]]:
 
 
 def main() -> None:
-    """Prints the best setting of each method, beside the recorded one."""
+    """Prints the best setting of each method beside the recorded one."""
     dataset = load_dataset(MOVIELENS)
     n_items = len(dataset.items)
     train, test = temporal_split(dataset.interactions)

@@ -1,4 +1,4 @@
-"""What each stage costs on one core, on random requests of a given kind: one process, one JSON line.
+"""The cost of each stage on one core, on random requests of one size: one process, one JSON line.
 
 python -m benchmarks.stages.stage_cost ARTIFACT --candidates 500 --batch 32 --history 20
 """
@@ -25,11 +25,11 @@ from graphs.config import STAGES, CandidateArgs, RankerArgs, Stages
 from graphs.evaluation.offline_funnel import OfflineFunnel
 
 BATCHES = 8
-"""Different batches; each is computed at least once more than it warms up."""
+"""Different batches. Each is computed once to warm up, and at least once more."""
 
 
 def own_mb() -> float:
-    """Memory of this process that no file backs, MiB."""
+    """Memory of this process without a file behind it, MiB."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Anonymous:"))
 
@@ -47,7 +47,7 @@ def timed(stage: Callable[..., Batch], batches: list[tuple[Batch, ...]], seconds
 
 
 def measure(path: str, candidates: int, batch: int, history: int, seconds: float) -> dict[str, Any]:
-    """Per stage: `ms` of CPU per request, `mb` of own memory and `ready_s` to load."""
+    """Per stage: `ms` per request on one core, `mb` of own memory and `ready_s` to load."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     began = time.perf_counter()

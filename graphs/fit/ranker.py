@@ -78,7 +78,7 @@ def ranking_data(
 
 
 Cut = tuple[int, int, int]
-"""A user's events in `Interactions`: start, cut, end."""
+"""Positions in `Interactions`: the user's first event, the cut, the end of the user's events."""
 
 
 def _share(progress: Callable[[float], None], fold: int, share: float) -> None:
@@ -88,7 +88,7 @@ def _share(progress: Callable[[float], None], fold: int, share: float) -> None:
 def _cuts(
     events: Interactions, users: Array, start_of_user: Array, early_count: Array, rng: np.random.Generator
 ) -> Iterator[Cut]:
-    """Per user: where the hidden part begins, and up to CUTS - 1 later successes."""
+    """Per user the start of the hidden part, and up to CUTS - 1 random later successes."""
     ends = np.append(start_of_user[1:], len(events))
     for user in users:
         start, end = int(start_of_user[user]), int(ends[user])

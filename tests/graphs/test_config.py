@@ -190,7 +190,7 @@ def test_fractions_and_whole_gpus_are_accepted(gpus: float) -> None:
         (yaml.safe_dump({"applications": [{"import_path": "graphs.recommendation:build", "args": {}}]}), "artifact"),
     ],
 )
-def test_a_config_file_that_can_not_work_is_refused_in_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+def test_a_config_file_that_can_not_work_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=sentence):
@@ -202,7 +202,7 @@ def test_a_missing_config_file_is_named() -> None:
         load("nowhere.yaml")
 
 
-def test_what_the_environment_sets_wins_over_serve_env(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_environment_win_over_serve_env(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_worker_niceness", "7")
     flags = environment()
     assert flags["RAY_worker_niceness"] == "7"
@@ -212,15 +212,15 @@ def test_what_the_environment_sets_wins_over_serve_env(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("most_files", "connections"), [(20_000, "7960"), (1_048_576, "16384"), (resource.RLIM_INFINITY, "16384")]
 )
-def test_haproxy_is_given_no_more_connections_than_it_may_open_files_for(
+def test_haproxy_gets_no_more_connections_than_it_may_open_files_for(
     monkeypatch: pytest.MonkeyPatch, most_files: int, connections: str
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, most_files))
     assert environment()[MAXCONN] == connections
 
 
-def test_what_handles_of_other_applications_read_of_the_drift_actor_is_plain() -> None:
-    """Serve sends it to every handle, and a caller need not have our code."""
+def test_the_config_of_the_drift_actor_has_plain_values_only() -> None:
+    """Serve sends it to every handle, and a caller may run without our code."""
     args = parse_args(RecommenderArgs, {"artifact": "x"})
     (actor,) = _drift(args, "x")
     assert isinstance(actor, DeploymentActorConfig)
