@@ -11,8 +11,9 @@ from benchmarks.drift.calibration import calibrate
 from benchmarks.serving import servers
 from benchmarks.serving.cpu import profile
 from benchmarks.serving.growth import growth
+from benchmarks.serving.latency import latency
 from benchmarks.serving.overhead import ARGS, overhead
-from benchmarks.serving.speed import REFERENCE, paced, speed
+from benchmarks.serving.speed import REFERENCE, speed
 from benchmarks.serving.traffic import traffic
 from benchmarks.serving.workloads import UNKNOWN, WORKLOADS
 from benchmarks.stages.scoring_backends import scoring
@@ -32,7 +33,7 @@ DEFAULT = [
 
 def main() -> None:
     """Parses the arguments and measures."""
-    # Shells let background jobs ignore it; servers would inherit that, and are stopped by it.
+    # Shells start background jobs with SIGINT ignored; the servers would inherit that, and SIGINT stops them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--config", default="serve_config.yaml")
@@ -40,30 +41,32 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     workload = argparse.ArgumentParser(add_help=False)
     workload.add_argument("--workload", default="movielens", choices=WORKLOADS)
-    closed = commands.add_parser("speed", parents=[workload], help="closed loop: rayfunnel, its peers and the limit")
+    closed = commands.add_parser(
+        "speed", parents=[workload], help="throughput in closed loop: rayfunnel, its peers and the limit"
+    )
     closed.add_argument("--servers", default=";".join(DEFAULT), help="names separated by semicolons")
     closed.add_argument("--clients", default="1,32,128")
     closed.add_argument("--rounds", type=int, default=3)
     closed.add_argument("--seconds", type=float, default=8)
-    paced_ = commands.add_parser("open-loop", parents=[workload], help="Poisson arrivals at shares of the peak")
+    paced_ = commands.add_parser("open-loop", parents=[workload], help="latency in open loop, at shares of the peak")
     paced_.add_argument("--servers", default="rayfunnel as shipped;rayfunnel as shipped, all in ingress")
     paced_.add_argument("--seconds", type=float, default=20)
-    spent = commands.add_parser("cpu", parents=[workload], help="where the CPU goes, by process and within the ingress")
+    spent = commands.add_parser("cpu", parents=[workload], help="CPU time per process, and per part of the ingress")
     spent.add_argument("--server", default="rayfunnel as shipped")
     spent.add_argument("--clients", type=int, default=128)
     spent.add_argument("--seconds", type=float, default=8)
-    growing = commands.add_parser("growth", help="cost of each stage as catalogue, candidates, history and batch grow")
+    growing = commands.add_parser("growth", help="cost of each stage over catalogue, candidates, history and batch")
     growing.add_argument("--items", default="10000,100000,1000000")
     alone = commands.add_parser("scoring", help="the scoring stage alone, on one core")
     alone.add_argument("--batches", default="1,32,64")
     alone.add_argument("--candidates", default="300,500")
     alone.add_argument("--seconds", type=float, default=0.5)
-    days = commands.add_parser("drift", help="false alarms without drift, and how soon a shift is found")
-    days.add_argument("--data", default="movielens", help="what the artifact was trained on")
+    days = commands.add_parser("drift", help="false alarms without drift, and the delay until a shift is detected")
+    days.add_argument("--data", default="movielens", help="the training data of the artifact")
     days.add_argument("--days", type=float, default=30)
     study = commands.add_parser("autoscaling", help="policies in the simulator, tuned alike, on held-out seeds")
     study.add_argument("--budget", type=int, default=12, help="random configurations per policy and scenario")
-    study.add_argument("--only", default="", help="scenarios whose title holds this")
+    study.add_argument("--only", default="", help="scenarios whose title contains this text")
     bounds = commands.add_parser("overload", help="what each overload mechanism earns, switched within one server")
     bounds.add_argument("--mechanisms", default="", help="left out: all")
     bounds.add_argument("--loads", default="", help="left out: all")
@@ -75,8 +78,8 @@ def main() -> None:
     sent.add_argument("--rate", type=float, default=30, help="requests per second")
     sent.add_argument("--seconds", type=float, default=180)
     sent.add_argument("--new", type=float, default=UNKNOWN, help="share of the requests from unknown users")
-    sent.add_argument("--n", type=int, default=10, help="items asked for")
-    cost = commands.add_parser("overhead", help="throughput with and without drift watched, or logs, in turns")
+    sent.add_argument("--n", type=int, default=10, help="items per answer")
+    cost = commands.add_parser("overhead", help="cost of drift monitoring or of logs: with and without, in turns")
     cost.add_argument("--of", choices=ARGS, default="drift")
     cost.add_argument("--pairs", type=int, default=60)
     cost.add_argument("--seconds", type=float, default=4)
@@ -128,7 +131,7 @@ def main() -> None:
         clients = [int(count) for count in args.clients.split(",")]
         speed(args.config, args.workload, args.out, names, clients, args.rounds, args.seconds)
     else:
-        paced(args.config, args.workload, args.out, names, args.seconds)
+        latency(args.config, args.workload, args.out, names, args.seconds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The pictures in RESULTS.md, as PNG files."""
+"""The plots in RESULTS.md, as PNG files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STAGES = ("profile", "candidates", "scoring", "ranking")
 
 
 def latencies(curves: Mapping[str, Sequence[tuple[float, Load]]], path: Path) -> Path:
-    """p50 and p99 of each server over the requests per second that were offered."""
+    """p50 and p99 of each server over the offered requests per second."""
     figure = _figure(7, 4)
     axes = figure.subplots()
     for number, (name, curve) in enumerate(curves.items()):
@@ -26,20 +26,20 @@ def latencies(curves: Mapping[str, Sequence[tuple[float, Load]]], path: Path) ->
 
 
 def costs(panels: Mapping[str, Mapping[int, Mapping[str, float]]], path: Path) -> Path:
-    """A panel per thing that grows: ms per request of every stage, stacked, over its values."""
+    """One panel per size that grows: ms per request of every stage, stacked, over the values of that size."""
     figure = _figure(3.2 * len(panels), 3.5)
     row = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (what, values) in zip(row, panels.items(), strict=True):
+    for axes, (size, values) in zip(row, panels.items(), strict=True):
         xs = list(values)
         axes.stackplot(xs, *([values[x][stage] for x in xs] for stage in STAGES), labels=STAGES)
-        axes.set(xlabel=what, ylabel="ms per request", xscale="log")
+        axes.set(xlabel=size, ylabel="ms per request", xscale="log")
         axes.grid(alpha=0.3)
     row[0].legend(loc="upper left")
     return _saved(figure, path)
 
 
 def flash_crowd(curves: Iterable[tuple[str, Any, Any, Any]], path: Path) -> Path:
-    """Per policy (name, requests/s, requests under way, replicas), all per half second."""
+    """`curves`: per policy its name, and requests/s, requests in flight and replicas per half second."""
     figure = _figure(8, 7)
     load, queue, replicas = figure.subplots(3, 1, sharex=True)
     for number, (name, came, waiting, running) in enumerate(curves):
@@ -49,7 +49,7 @@ def flash_crowd(curves: Iterable[tuple[str, Any, Any, Any]], path: Path) -> Path
         queue.plot(seconds, waiting, f"C{number}", label=name, linewidth=0.9)
         replicas.step(seconds, running[: len(seconds)], f"C{number}", label=name, where="post")
     load.set(ylabel="requests/s")
-    queue.set(ylabel="requests under way")
+    queue.set(ylabel="requests in flight")
     replicas.set(ylabel="replicas running", xlabel="seconds")
     replicas.legend()
     return _saved(figure, path)

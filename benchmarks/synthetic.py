@@ -1,6 +1,6 @@
 """Artifacts of any size without training: clustered items, random weights; the same files and shapes as trained ones.
 
-What they recommend means nothing, what they cost is real: N items in clusters, vectors of 64 dimensions and a bias,
+Their recommendations mean nothing, their costs are real: N items in clusters, vectors of 64 dimensions and a bias,
 neighbours within the cluster, a ranker of the shape that training gives, users whose events stay in two clusters.
 """
 
@@ -18,15 +18,23 @@ from rich.console import Console
 from deployments.artifact.reader import Artifact
 from deployments.artifact.writer import ArtifactWriter
 from deployments.assembly import HISTORIES
-from deployments.messages import Array, Floats, HistoryBatch, RequestBatch
+from deployments.messages import Array, Floats, HistoryBatch
 from deployments.models.dcn_v2 import DCNv2
-from deployments.models.features.ranking_features import RankingFeatures, feature_names
-from deployments.pipeline.request import Query, request_batch
-from deployments.stages.candidates import CandidateConfig, CandidateGenerator
-from deployments.stages.profile import ProfileConfig, Profiles
-from deployments.stages.scoring import WEIGHTS, load_ranker
-from graphs.commands.package import REQUESTS, HeldOut, asked, package, record
+from deployments.models.features.ranking_features import feature_names
+from deployments.stages.candidates import CandidateConfig
+from deployments.stages.scoring import WEIGHTS
+from graphs.config import CandidateArgs, Stages
+from graphs.evaluation.held_out import (
+    MAX_REQUESTS,
+    TOP,
+    HeldOutBatch,
+    HeldOutRequests,
+    TrainedRanker,
+    recorded_messages,
+)
+from graphs.evaluation.offline_funnel import OfflineFunnel
 from graphs.fit.index_choice import QUERIES, choose_index
+from graphs.fit.packaging import combinations, package
 from graphs.fit.ranker import SHAPE
 from graphs.fit.retrieval import SOURCES
 from graphs.fit.towers import TrainableUserTower
@@ -42,8 +50,8 @@ START_S = 1_700_000_000.0
 
 @dataclass(frozen=True)
 class Size:
-    """`neighbours` per item in each of three tables; `events` per user on average (geometric); `wide`: by what the
-    sources' quotas are multiplied; `cross_rank`, `deep`: of the ranking model."""
+    """`neighbours`: per item in each of three tables; `events`: per user on average (geometric); `wide`: factor on the
+    quotas of the sources; `cross_rank`, `deep`: of the ranking model."""
 
     items: int
     users: int = 10_000
@@ -112,22 +120,21 @@ def write(out: str, size: Size, seed: int = 1) -> Artifact:
         )
         writer.tensors(WEIGHTS, _ranker(size, len(feature_names(names, [], attributes))))
         writer.table(HISTORIES, _histories(rng, size))
-        package(writer, _held_out(writer.preview(), rng), asked("compiled", "auto"), Console())
+        package(writer, _held_out(writer.preview(), rng), combinations("compiled", "auto"), Console())
     return Artifact.open(out)
 
 
-def inputs(artifact: Artifact, batch: int, history: int, seed: int) -> tuple[RequestBatch, HistoryBatch]:
-    """Users whose events lie in two places of the catalogue, 10 items wanted."""
+def histories(artifact: Artifact, batch: int, length: int, seed: int) -> HistoryBatch:
+    """Histories of `length` events each; the items of a user lie near two random items of the catalogue."""
     rng = np.random.default_rng(seed)
     n_items = _n_items(artifact)
-    shape = (batch, history)
+    shape = (batch, length)
     centre_B2 = rng.integers(0, n_items, (batch, 2))
     item_BH = np.take_along_axis(centre_B2, rng.integers(0, 2, shape), axis=1) + rng.integers(0, CLUSTER, shape)
-    requests = request_batch([Query("", 10, 0.0) for _ in range(batch)], artifact.model_version)
-    return requests, HistoryBatch(
+    return HistoryBatch(
         artifact.model_version,
         (item_BH % n_items).astype(np.int32),
-        np.tile(np.arange(history, dtype=np.float64), (batch, 1)),
+        np.tile(np.arange(length, dtype=np.float64), (batch, 1)),
         rng.choice([0.4, 0.8, 1.0], shape).astype(np.float32),
         np.zeros((batch, len(artifact.manifest.feature_schema["users"])), np.float32),
     )
@@ -137,29 +144,27 @@ def _n_items(artifact: Artifact) -> int:
     return len(artifact.tensors("popularity.safetensors")["score_N"])
 
 
-def _held_out(artifact: Artifact, rng: np.random.Generator) -> HeldOut:
-    """For the parity gate: random requests, of whose candidates one in fifty is said to have come true."""
-    profile_stage = Profiles(artifact, ProfileConfig())
-    generator = CandidateGenerator(artifact, CandidateConfig(n_candidates=min(200, _n_items(artifact))))
-    plain, features = load_ranker(artifact), RankingFeatures(artifact)
-    found = HeldOut([], [], [], [], [])
-    for _ in range(REQUESTS // 40):
-        requests, histories = inputs(artifact, 40, 20, int(rng.integers(1 << 30)))
-        profiles = profile_stage(histories)
-        candidates = generator(requests, profiles)
-        with torch.inference_mode():
-            scores_BK = plain(torch.from_numpy(features(profiles, candidates))).numpy()
-        found.batches.append((profiles, candidates))
-        found.plain.append(np.where(candidates.mask_BK, scores_BK, np.float32(-np.inf)))
-        found.wanted.append((rng.random(candidates.mask_BK.shape) < 0.02) & candidates.mask_BK)
-        found.count_R.extend(found.wanted[-1].sum(axis=1).tolist())
-        if not found.recorded:
-            found.recorded.extend(record(artifact, histories, requests, profiles, candidates))
-    return found
+def _held_out(artifact: Artifact, rng: np.random.Generator) -> HeldOutRequests:
+    """For the parity gate: random requests; one candidate in fifty counts as relevant."""
+    candidate_config = CandidateConfig(n_candidates=min(200, _n_items(artifact)))
+    funnel = OfflineFunnel(artifact, Stages(candidates=CandidateArgs(config=candidate_config)))
+    trained = TrainedRanker(artifact)
+    held_out = HeldOutRequests([], [])
+    for _ in range(MAX_REQUESTS // 40):
+        random_histories = histories(artifact, 40, 20, int(rng.integers(1 << 30)))
+        retrieved = funnel.retrieve(random_histories, TOP)
+        _, profiles, candidates = retrieved
+        trained_scores_BK = trained(profiles, candidates)
+        relevant_BK = (rng.random(candidates.mask_BK.shape) < 0.02) & candidates.mask_BK
+        n_relevant_B = relevant_BK.sum(axis=1, dtype=np.int32)
+        held_out.batches.append(HeldOutBatch(profiles, candidates, relevant_BK, n_relevant_B, trained_scores_BK))
+        if not held_out.recorded:
+            held_out.recorded.extend(recorded_messages(artifact, random_histories, retrieved))
+    return held_out
 
 
 def _vectors(rng: np.random.Generator, cluster_N: Array, popularity_N: Floats) -> Floats:
-    """Clusters of clusters, as catalogues have, and log popularity as the bias."""
+    """Vectors in clusters of clusters, as in real catalogues, with the log popularity as the bias."""
     n_clusters = int(cluster_N[-1]) + 1
     theme_TW = rng.normal(size=(max(1, n_clusters // 20), WIDTH)).astype(np.float32)
     centre_CW = theme_TW[np.arange(n_clusters) // 20 % len(theme_TW)]
@@ -174,7 +179,7 @@ def _vectors(rng: np.random.Generator, cluster_N: Array, popularity_N: Floats) -
 
 
 def _neighbours(rng: np.random.Generator, n_items: int, width: int) -> dict[str, Array]:
-    """Per table `width` items nearby, each with a falling weight."""
+    """Per table `width` items near each item, with falling weights."""
     tables: dict[str, Array] = {}
     for name in TABLES:
         step_NW = rng.integers(1, min(CLUSTER, n_items - 1), (n_items, width), dtype=np.int32)

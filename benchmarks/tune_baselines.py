@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from graphs.data.dataset import movielens, temporal_split
+from graphs.data.dataset import MOVIELENS, load_dataset
+from graphs.data.splits import temporal_split
 from graphs.evaluation.baselines import METHODS, TUNED
-from graphs.evaluation.report import HeldOutUsers
+from graphs.evaluation.metrics import HeldOutUsers
 
 WEIGHTINGS: list[tuple[str, float]] = [
     ("success", 0.0),
@@ -30,7 +31,7 @@ WEIGHTINGS: list[tuple[str, float]] = [
 
 
 def candidates(rng: np.random.Generator) -> dict[str, Iterator[dict[str, Any]]]:
-    """Settings to try per method: grids for the small ones, random search for the others."""
+    """The settings to try per method: a grid where it is small, else a random search."""
 
     def draw(trials: int, **choices: list[Any]) -> Iterator[dict[str, Any]]:
         for _ in range(trials):
@@ -59,8 +60,8 @@ def candidates(rng: np.random.Generator) -> dict[str, Iterator[dict[str, Any]]]:
 
 
 def main() -> None:
-    """Prints the best setting of each method, beside the recorded one."""
-    dataset = movielens()
+    """Prints the best setting of each method beside the recorded one."""
+    dataset = load_dataset(MOVIELENS)
     n_items = len(dataset.items)
     train, test = temporal_split(dataset.interactions)
     inner_train, inner_test = temporal_split(train)

@@ -1,4 +1,4 @@
-"""What runs: one file per flow, each reads like its diagram, and the command line. Start with recommendation.py
-(the served application) and training.py; `python -m graphs --help` lists the commands. May import everything;
-serving never imports training.
+"""The flows and the command line. Start with recommendation.py (the served application) and training.py; each reads
+like its diagram. `python -m graphs --help` lists the commands. May import all packages; serving never imports
+training.
 """

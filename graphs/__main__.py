@@ -27,11 +27,11 @@ def _run(args: argparse.Namespace) -> int:
 
             train(args.data, args.out, recommender_args(load(args.config)), args.seed)
         case "evaluate":
+            from graphs.commands.evaluate import evaluate_artifact
             from graphs.config_file import load, recommender_args
-            from graphs.evaluation.report import report
 
             command = f"python -m graphs {' '.join(sys.argv[1:])}"
-            report(args.artifact, args.data, recommender_args(load(args.config)), args.out, command)
+            evaluate_artifact(args.artifact, args.data, recommender_args(load(args.config)), args.out, command)
         case "package":
             from graphs.commands.package import repackage
             from graphs.config_file import load, recommender_args

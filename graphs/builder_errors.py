@@ -1,4 +1,4 @@
-"""How a builder refuses a configuration: Serve shows the text of its own exceptions alone, of any other the frames."""
+"""Errors of the application builders. Serve shows the text of its own exceptions, and the frames of others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deployments.errors import ConfigError
 
 
 class Refused(ConfigError, RayServeException):
-    """A ConfigError whose sentence is all that `serve status` and the dashboard show."""
+    """A ConfigError that `serve status` and the dashboard show as one sentence."""
 
 
 @contextmanager

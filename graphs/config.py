@@ -1,4 +1,4 @@
-"""The typed `args:` of the application `recommender` in serve_config.yaml; each part's Config lives with its owner."""
+"""The typed `args:` of the application `recommender` in serve_config.yaml. Each part has its Config beside its code."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from deployments.stages.profile import ProfileConfig, Profiles
 from deployments.stages.ranking import Ranker, RankerConfig
 from deployments.stages.scoring import Scorer, ScorerConfig
 from deployments.telemetry.durable_aggregator import MetricsConfig
+from deployments.validation_errors import FieldError, field_errors
 from monitoring.drift.config import DriftConfig
 
 STAGES: dict[str, tuple[str, type[Any]]] = {
@@ -23,7 +24,7 @@ STAGES: dict[str, tuple[str, type[Any]]] = {
     "scoring": ("Scorer", Scorer),
     "ranking": ("Ranker", Ranker),
 }
-"""Per stage the name under which the Ray dashboard shows it, and its class."""
+"""Per stage its name in the Ray dashboard, and its class."""
 
 
 def _fraction(gpus: float) -> float:
@@ -36,13 +37,13 @@ Gpus = Annotated[float, Field(ge=0), AfterValidator(_fraction)]
 
 
 class Strict(BaseModel):
-    """No unknown key."""
+    """Refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class IngressArgs(Strict):
-    """The Ingress deployment: shares of a replica, and Ray's labels of the nodes that may hold one."""
+    """The Ingress deployment: CPUs and GPUs of a replica, and the Ray labels of the nodes that may run one."""
 
     replicas: int = Field(1, ge=1)
     num_cpus: float = Field(0.5, gt=0)
@@ -53,12 +54,13 @@ class IngressArgs(Strict):
 class StageArgs(Strict):
     """Where a stage runs; its own numbers are under `config`.
 
-    `placement`: `replica` = a deployment of its own, `ingress` = in the ingress process. The others describe a replica.
-    `num_cpus`, `num_gpus`: its shares; `node_labels`: Ray's labels of the nodes that may hold it. `slots`: batches an
-    ingress replica keeps under way at this stage; `concurrency`: computed at a time in one replica (more only contend
-    for its interpreter lock, unless a GPU computes); those that wait meanwhile are joined, up to `max_rows` requests.
-    `min_replicas`, `max_replicas`: bounds of the autoscaling policy, which starts from `replicas`; max_replicas 0: no
-    autoscaling.
+    `placement`: `replica` is a deployment of its own, `ingress` the ingress process. The other keys describe a replica.
+    `num_cpus`, `num_gpus`: its shares; `node_labels`: Ray labels of the nodes that may run it.
+    `slots`: batches that one ingress replica has in flight at this stage.
+    `concurrency`: batches that one replica computes at a time; more than 1 contend for the interpreter lock, unless a
+    GPU computes. Batches that wait are joined, up to `max_rows` requests.
+    `min_replicas`, `max_replicas`: bounds of the autoscaling policy, which starts from `replicas`; max_replicas 0 turns
+    autoscaling off.
     """
 
     placement: Literal["replica", "ingress"] = "replica"
@@ -83,14 +85,14 @@ class StageArgs(Strict):
 
 
 class ProfileArgs(StageArgs):
-    """Profiles."""
+    """The profile stage."""
 
     placement: Literal["replica", "ingress"] = "ingress"
     config: ProfileConfig = ProfileConfig()
 
 
 class CandidateArgs(StageArgs):
-    """CandidateGenerator. `shards`: so many deployments hold a part of the catalogue each, `replicas` of every one."""
+    """The candidate stage. `shards`: deployments with a part of the catalogue each, and `replicas` replicas each."""
 
     shards: int = Field(1, ge=1, le=64)
     config: CandidateConfig = CandidateConfig()
@@ -103,13 +105,13 @@ class CandidateArgs(StageArgs):
 
 
 class ScorerArgs(StageArgs):
-    """Scorer."""
+    """The scoring stage."""
 
     config: ScorerConfig = ScorerConfig()
 
 
 class RankerArgs(StageArgs):
-    """Ranker."""
+    """The ranking stage."""
 
     config: RankerConfig = RankerConfig()
 
@@ -124,8 +126,8 @@ class Stages(Strict):
 
 
 class RecommenderArgs(FunnelConfig):
-    """Everything under `args:`. `artifact`: a folder or an fsspec URI; `seed_histories`: put the histories that the
-    artifact carries into the store."""
+    """Everything under `args:`. `artifact`: a folder or an fsspec URI; `seed_histories`: write the histories of the
+    artifact into the store at the start."""
 
     artifact: str
     seed_histories: bool = True
@@ -140,7 +142,7 @@ ArgsT = TypeVar("ArgsT", bound=BaseModel)
 
 
 def parse_args(model: type[ArgsT], args: Mapping[str, Any], where: str = "args.") -> ArgsT:
-    """`args` as `model`. `where`: what comes before a field's name in an error.
+    """Parses `args` as `model`. `where`: prefix of the field names in an error.
 
     Raises:
         ConfigError: one sentence naming every wrong field and value.
@@ -148,14 +150,13 @@ def parse_args(model: type[ArgsT], args: Mapping[str, Any], where: str = "args."
     try:
         return model.model_validate(args)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(each, where) for each in error.errors(include_url=False))) from None
+        wrong = field_errors(error, "is not a known key; remove it or mend its spelling", "is missing; add it")
+        raise ConfigError("; ".join(_sentence(each, where) for each in wrong)) from None
 
 
-def _explain(error: Any, where: str) -> str:
-    field = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{where}{field} is not a known key; remove it or mend its spelling"
-    if error["type"] == "missing":
-        return f"{where}{field} is missing; add it"
-    value = "(not shown)" if field.endswith("redis_url") else repr(error["input"])
-    return f"{where}{field} = {value}: {error['msg']}"
+def _sentence(error: FieldError, where: str) -> str:
+    name = f"{where}{error.field}".rstrip(".")
+    if error.value is None:
+        return f"{name} {error.message}"
+    value = "(not shown)" if error.field.endswith("redis_url") else error.value
+    return f"{name} = {value}: {error.message}"

@@ -15,13 +15,12 @@ from graphs.config import RecommenderArgs, parse_args
 
 RECOMMENDER, STORE = "graphs.recommendation:build", "graphs.store:build"
 
-
 ARGS: dict[str, type[BaseModel]] = {RECOMMENDER: RecommenderArgs, STORE: ValkeyConfig}
-"""What the `args:` of each of our import paths must be."""
+"""The type of `args:` per import path of ours."""
 
 
 def read(path: str | Path) -> Any:
-    """What a YAML file holds.
+    """The content of a YAML file.
 
     Raises:
         ConfigError: the file is missing, or is no YAML.
@@ -44,33 +43,36 @@ def load(path: str) -> dict[str, Any]:
 
 
 def checked(config: Any, path: str) -> dict[str, Any]:
-    """A Serve config, once the args of our applications are checked; `path`: where it is from.
+    """Returns a Serve config after it has checked the args of our applications. `path`: its file, for errors.
 
     Raises:
         ConfigError: a wrong key or value.
     """
-    if not isinstance(config, dict) or not isinstance(config.get("applications"), list):
-        raise ConfigError(f"{path}: `applications` must be a list, as in the serve_config.yaml of this repository")
-    for application in config["applications"]:
-        model = ARGS.get(application.get("import_path"))
-        if model is not None:
-            parse_args(model, application.get("args", {}))
+    applications = config.get("applications") if isinstance(config, dict) else None
+    if not isinstance(applications, list) or not all(isinstance(each, dict) for each in applications):
+        raise ConfigError(
+            f"{path}: `applications` must be a list of mappings, as in the serve_config.yaml of this repository"
+        )
+    for import_path, model in ARGS.items():
+        for args in _args_of(config, import_path):
+            parse_args(model, args)
     _check_ports(config)
-    return config
+    found: dict[str, Any] = config
+    return found
+
+
+def _args_of(config: Mapping[str, Any], import_path: str) -> list[Any]:
+    """The `args:` of every application with this import path."""
+    return [app.get("args", {}) for app in config["applications"] if app.get("import_path") == import_path]
 
 
 def _check_ports(config: Mapping[str, Any]) -> None:
-    """The recommender must look for the embedded store where the application `store` runs it."""
-    ports = [
-        parse_args(ValkeyConfig, app.get("args", {})).port
-        for app in config["applications"]
-        if app.get("import_path") == STORE
-    ]
-    for app in config["applications"]:
-        if app.get("import_path") == RECOMMENDER:
-            store = parse_args(RecommenderArgs, app.get("args", {})).store
-            if ports and not store.redis_url and store.port not in ports:
-                raise ConfigError(f"args.store.port is {store.port}, but the application store runs on {ports[0]}")
+    """The recommender must connect to the port of the application `store`, unless it has a Redis of its own."""
+    ports = [parse_args(ValkeyConfig, args).port for args in _args_of(config, STORE)]
+    for args in _args_of(config, RECOMMENDER):
+        store = parse_args(RecommenderArgs, args).store
+        if ports and not store.redis_url and store.port not in ports:
+            raise ConfigError(f"args.store.port is {store.port}, but the application store runs on {ports[0]}")
 
 
 def recommender_args(config: Mapping[str, Any]) -> RecommenderArgs:
@@ -79,7 +81,6 @@ def recommender_args(config: Mapping[str, Any]) -> RecommenderArgs:
     Raises:
         ConfigError: there is none.
     """
-    for application in config["applications"]:
-        if application.get("import_path") == RECOMMENDER:
-            return parse_args(RecommenderArgs, application.get("args", {}))
+    for args in _args_of(config, RECOMMENDER):
+        return parse_args(RecommenderArgs, args)
     raise ConfigError(f"no application has the import_path {RECOMMENDER}; add one, as in serve_config.yaml")

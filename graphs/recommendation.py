@@ -31,21 +31,21 @@ from monitoring.drift.reference import BASIS_FILE
 
 ROUTER = RequestRouterConfig(request_router_class="deployments.replicas.router:LeastOutstanding")  # type: ignore[arg-type]
 INGRESS_METRICS_S, STAGE_METRICS_S = 0.25, 0.5
-"""Seconds between a replica's reports to the autoscaling policy, which sees rises in those of the ingress."""
+"""Seconds between two reports of a replica to the autoscaling policy. The ingress reports show a rise of load first."""
 
 
 def build(args: dict) -> Application:  # type: ignore[type-arg]
-    """The application that serve_config.yaml names; a plain dict, so that what is wrong in it is said in a sentence.
+    """The application that serve_config.yaml names. `args` is a plain dict, so that errors in it become one sentence.
 
     Raises:
-        ConfigError: what the configuration asks for can't work: field, value, remedy.
+        ConfigError: the configuration can't work; with field, value, remedy.
     """
     with in_one_sentence():
         config = parse_args(RecommenderArgs, args)
         check(config)
-    # A link is followed here, once: replicas that start after a retraining load the model they were deployed with.
+    # Resolves the link once: replicas that start after a retraining still load the model of their deployment.
     artifact = str(Path(config.artifact).resolve()) if "://" not in config.artifact else config.artifact
-    # Some more than the batcher takes, so that its bound is met first: what Serve refuses is in none of our metrics.
+    # More than our own limits: they must refuse first, since our metrics do not show what Serve refuses.
     at_once = config.batcher.max_queue + config.batcher.at_once + config.limits.similar + config.limits.events + 64
     hub = _hub(config)
     replicas = config.ingress.replicas
@@ -57,7 +57,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         name="Ingress",
         **_replicas(replicas, replicas, replicas, _autoscaled(config), INGRESS_METRICS_S),
         max_ongoing_requests=at_once,
-        max_queued_requests=at_once,  # with no deadline yet; so many may come in one turn of the event loop
+        max_queued_requests=at_once,  # of requests without a deadline yet; one turn of the event loop may bring so many
         backpressure_config={"retry_after_s": Overloaded.retry_after_s},
         max_surge_percent=100,  # a redeploy starts the new replicas before it stops the old ones
         ray_actor_options=_actor(config.ingress),
@@ -92,8 +92,8 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
 
 
 def _hub(config: RecommenderArgs) -> Any:
-    """The deployment that adds up what all replicas count. The totals so far are handed over in the store, so that the
-    new one may start beside the old.
+    """The deployment that adds up the counters of all replicas. A new one takes the totals over from the store, so that
+    it may start beside the old one.
     """
     deployment: Any = serve.deployment(
         MetricsHub,
@@ -109,32 +109,32 @@ def _hub(config: RecommenderArgs) -> Any:
 
 
 def _drift(config: RecommenderArgs, artifact: str) -> list[dict[Any, Any] | DeploymentActorConfig]:
-    """The actor that judges drift, beside the Ingress: found by its replicas, replaced by the controller if it dies."""
+    """The actor of the Ingress that computes drift verdicts. Serve's controller replaces it if it dies."""
     if not config.drift.enabled:
         return []
     actor = DeploymentActorConfig(
         name=DRIFT,
         actor_class=ray.remote(DriftActor),
-        # Plain values: handles of other applications read this too, and have none of our classes.
+        # Plain values: handles of other applications read them too, without our classes.
         init_args=(artifact, config.drift.model_dump(mode="json"), config.logs.model_dump(mode="json")),
-        # Beside the Ingress in this too: without a share of a CPU it might else go to a head that runs no replicas.
+        # The labels of the Ingress: with 0 CPUs the actor could else run on a head node without replicas.
         actor_options=_actor(config.ingress) | {"num_cpus": 0, "num_gpus": 0},
     )
     return [actor]
 
 
 def _cache_scope(config: RecommenderArgs) -> str:
-    """Digest of everything but the model that a user's candidates and their scores depend on."""
+    """Digest of the settings on which the candidates of a user and their scores depend, beside the model."""
     stages = config.stages
     parts: list[BaseModel] = [config.store, *(s.config for s in (stages.profile, stages.candidates, stages.scoring))]
     return hashlib.blake2b("\n".join(part.model_dump_json() for part in parts).encode(), digest_size=8).hexdigest()
 
 
 def check(config: RecommenderArgs) -> None:
-    """Loads every stage once and calls the store, so that what a replica would trip over is said now.
+    """Loads every stage once and calls the store, so that an error appears before a replica starts.
 
     Raises:
-        ConfigError: the artifact is missing or altered or can't do what is asked, or `redis_url` can't be reached.
+        ConfigError: the artifact is missing, altered or unfit for the configuration, or `redis_url` can't be reached.
     """
     artifact = Artifact.open(config.artifact)
     for name, (_, stage) in STAGES.items():
@@ -168,7 +168,7 @@ def _stage(name: str, config: RecommenderArgs, artifact: str, hub: Any) -> Any:
 
 
 def _shards(config: RecommenderArgs, artifact: str, hub: Any) -> list[Any]:
-    """A deployment per part of the catalogue."""
+    """One deployment per part of the catalogue."""
     shards, args = [], config.stages.candidates
     for shard in range(args.shards):
         part = ShardConfig(n_candidates=args.config.n_candidates, shard=shard, shards=args.shards)
@@ -195,7 +195,7 @@ def _deployment(
 
 
 def _actor(args: IngressArgs | StageArgs) -> dict[str, Any]:
-    """Ray's options of a replica: its shares, and the nodes that it may run on."""
+    """Ray's options of a replica: its CPUs and GPUs, and the nodes that it may run on."""
     options: dict[str, Any] = {"num_cpus": args.num_cpus, "num_gpus": args.num_gpus}
     return options | ({"label_selector": args.node_labels} if args.node_labels else {})
 
@@ -205,13 +205,13 @@ def _autoscaled(config: RecommenderArgs) -> bool:
 
 
 def _replicas(start: int, least: int, most: int, autoscaled: bool, metrics_s: float) -> dict[str, Any]:
-    """A fixed number, or bounds for the autoscaling policy. Only a deployment with bounds reports to the policy, so the
-    ingress has them too. What Serve would do after the policy, delays and factors, is off.
+    """A fixed number, or bounds for the autoscaling policy. Only deployments with bounds report to the policy, so the
+    ingress has bounds, too. Serve's own delays and factors after the policy are off.
     """
     if not autoscaled:
         return {"num_replicas": start}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the variables that should replace it are not read in 2.60
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray 2.60 does not read the variables that replace it
         bounds = AutoscalingConfig(
             min_replicas=least,
             initial_replicas=start,

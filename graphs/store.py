@@ -1,6 +1,6 @@
 """The application `store`: the embedded Valkey server. Leave it out when `redis_url` points at a Redis of your own.
 
-It is an application of its own so that redeploying the recommender leaves it alone.
+It is a separate application, so that a redeploy of the recommender does not restart it.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from graphs.config import parse_args
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """`Store` (the one replica that runs the server).
+    """The deployment `Store`: one replica, which runs the server.
 
     Raises:
         ConfigError: a key or value is wrong, or the port is taken; field, value, remedy.

@@ -1,7 +1,8 @@
 """The training flow: events → retrieval → ranker → evaluated artifact.
 
-The artifact that is served is, byte for byte, the one whose evaluation its manifest holds: it is fitted on the training
-part of the split. The histories it carries for the store are complete.
+The models are fitted on the training part of the temporal split and evaluated on the test part. They are not fitted
+again on all events: the manifest's metrics are those of the served files, byte for byte. The histories that the
+artifact carries for the store are complete.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from deployments.artifact.reader import Artifact
 from deployments.artifact.writer import ArtifactWriter
 from deployments.assembly import HISTORIES
-from deployments.models.backends.parity_gate import PLAIN, may_serve
+from deployments.models.backends.parity_gate import may_serve
 from deployments.stages.scoring import WEIGHTS
-from graphs.commands.drift_reference import write_reference
-from graphs.commands.package import asked, hold_out, package
 from graphs.config import RecommenderArgs
-from graphs.data.dataset import Dataset, check_trainable, load, temporal_split
+from graphs.data.dataset import Dataset, load_dataset
+from graphs.data.splits import check_trainable, temporal_split
 from graphs.evaluation import baselines
-from graphs.evaluation.report import evaluate, show
+from graphs.evaluation.evaluate import evaluate
+from graphs.evaluation.held_out import hold_out
+from graphs.evaluation.offline_funnel import with_plain_scoring
+from graphs.evaluation.report import show
+from graphs.fit.drift_reference import write_reference
+from graphs.fit.packaging import combinations, package
 from graphs.fit.ranker import SHAPE, fit_ranker, ranking_data
 from graphs.fit.retrieval import write_retrieval
 
@@ -37,13 +42,13 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
 
     Raises:
         DataError: the data can't be used; names file, column and remedy.
-        ConfigError: `out` is something else than an artifact.
+        ArtifactError: `out` exists and is no artifact.
     """
     began = time.perf_counter()
-    torch.use_deterministic_algorithms(True)  # gradients of gathered rows add up in one order, whatever the threads
+    torch.use_deterministic_algorithms(True)  # else the order of gradient sums depends on the threads
     console = Console()
     stages = config.stages
-    dataset = load(data, config.store)
+    dataset = load_dataset(data, config.store)
     check_trainable(dataset, stages.candidates.config.n_candidates)
     baselines.require()
     events, _ = temporal_split(dataset.interactions)
@@ -58,10 +63,10 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
             task = bars.add_task(title, total=1.0)
             return lambda share: bars.update(task, completed=share)
 
-        stack, retrieval, ranker, packaged, judged = map(
+        candidates, retrieval, ranker, packaging, evaluation = map(
             bar, ("Candidates to learn from", "Retrieval models", "Ranking model", "Packaging", "Evaluation")
         )
-        ranked = ranking_data(dataset, events, stages.candidates.config.n_candidates, seed, stack)
+        ranked = ranking_data(dataset, events, stages.candidates.config.n_candidates, seed, candidates)
         write_retrieval(writer, dataset, events, seed, retrieval)
         model = fit_ranker(ranked, seed, ranker)
         writer.tensors(WEIGHTS, {name: value.numpy() for name, value in model.state_dict().items()})
@@ -69,15 +74,14 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
         write_reference(writer, dataset, config, seed)
         scoring = stages.scoring.config
         held_out = hold_out(writer.preview(), dataset, stages)
-        package(writer, held_out, asked(scoring.backend, scoring.precision), console)
-        packaged(1.0)
+        package(writer, held_out, combinations(scoring.backend, scoring.precision), console)
+        packaging(1.0)
         preview = writer.preview()
         if not may_serve(preview, scoring.backend, scoring.precision):
-            console.print("the evaluation, and a deployment until that is mended, runs eager in fp32")
-            plain = scoring.model_copy(update={"backend": PLAIN[0], "precision": PLAIN[1]})
-            stages = stages.model_copy(update={"scoring": stages.scoring.model_copy(update={"config": plain})})
+            console.print("the evaluation runs eager in fp32 instead")
+            stages = with_plain_scoring(stages)
         writer.metrics = evaluate(preview, dataset, stages)
-        judged(1.0)
+        evaluation(1.0)
     artifact = Artifact.open(out)
     show(artifact.manifest.metrics, console)
     console.print(f"{out}: model {artifact.model_version}, trained in {time.perf_counter() - began:.0f} s")

@@ -47,7 +47,7 @@ from benchmarks.autoscaling.crowd import (
 from benchmarks.autoscaling.study import interval
 from benchmarks.plots import flash_crowd
 from benchmarks.serving import servers, workloads
-from benchmarks.serving.open_loop import ask_all
+from benchmarks.serving.open_loop import send_all
 from benchmarks.serving.workloads import FOLDER
 from cluster.autoscaling.policy import PolicyConfig
 from cluster.simulator.funnel import TICK_S
@@ -150,7 +150,7 @@ def live(base: str, policy: str, seed: int, points_s: Sequence[float] = POINTS_S
             with _ReplicaSampler(f"http://{address}/api/serve/applications/") as sampler:
                 _settle(sampler.now)
                 priorities.raise_serving()
-                began, answers = ask_all(servers.URL, bodies, schedule(seed, points_s))
+                began, answers = send_all(servers.URL, bodies, schedule(seed, points_s))
             samples = [(at - began, *counts) for at, *counts in sampler.samples if 0 <= at - began <= points_s[-1]]
             upscaled = [at - began for at in _upscaled((folder / "server.log").read_text())]
     first_s = min((at for at in upscaled if at > POINTS_S[0]), default=math.inf) - POINTS_S[0]

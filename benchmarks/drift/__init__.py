@@ -1,1 +1,1 @@
-"""False alarms and delays of the drift verdicts."""
+"""False alarms and detection delays of the drift verdicts (calibration.py)."""

@@ -1,7 +1,7 @@
-"""How often drift is found where there is none, and how soon where there is some.
+"""False alarms of the drift verdicts without drift, and the delay until a shift is detected.
 
-The stages and the measuring code are the real ones, the days are simulated: windows of users drawn from the training
-users' measured requests go through the monitor as samples of live traffic would, with its clock running ahead.
+The stages and the drift signals are the real ones; the days are simulated. Windows of requests, drawn from the measured
+requests of the training users, go through the monitor as samples of live traffic do, on a simulated clock.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import numpy as np
 from rich.progress import track
 
 from deployments.artifact.reader import Artifact
+from deployments.messages import Ints
 from deployments.telemetry.drift_signals import DriftSignals
-from graphs.commands.drift_reference import NEW_USERS, OfflineFunnel, measure
 from graphs.config import RecommenderArgs
 from graphs.config_file import load, recommender_args
-from graphs.data.dataset import Dataset
-from graphs.data.dataset import load as load_data
+from graphs.data.dataset import Dataset, load_dataset
+from graphs.evaluation.offline_funnel import OfflineFunnel, with_plain_scoring
 from graphs.evaluation.results_file import write_section
+from graphs.fit.drift_reference import ANSWERS, NEW_USERS, measure
 from monitoring.drift.config import DriftConfig
 from monitoring.drift.detector import DriftDetector, DriftSample
 from monitoring.drift.histograms import Columns, concat
@@ -41,7 +42,7 @@ DRIFT = "DRIFT"
 
 @dataclass(frozen=True)
 class Pools:
-    """Measured requests: of known users as they are, of new ones, and of known users with one input changed."""
+    """Measured requests: of known users, of new users, and of known users with one input changed."""
 
     known: Columns
     new: Columns
@@ -51,26 +52,28 @@ class Pools:
 
 
 def pools(artifact: Artifact, dataset: Dataset, args: RecommenderArgs) -> Pools:
-    """Runs the stages over every user, once per change."""
-    funnel, signals = OfflineFunnel(artifact, args), DriftSignals.load(artifact)
-    users = np.unique(dataset.interactions.user_E)
-    short_args = args.model_copy(update={"store": args.store.model_copy(update={"history_limit": 10})})
+    """Runs the stages over every user, once per changed input."""
+    funnel, signals = OfflineFunnel(artifact, with_plain_scoring(args.stages)), DriftSignals.load(artifact)
+    known = np.unique(dataset.interactions.user_E)
+
+    def rows(data: Dataset, users: Ints, limit: int = args.store.history_limit, answers: int = ANSWERS) -> Columns:
+        return measure(funnel, signals, data, users, limit, answers)
 
     def weaker(share: float) -> Dataset:
         events = dataset.interactions
         return replace(dataset, interactions=replace(events, weight_E=(events.weight_E * (1 - share)).astype("f4")))
 
     return Pools(
-        known=measure(funnel, signals, dataset, users),
-        new=measure(funnel, signals, dataset, np.full(200, -1, np.int32)),
-        short=measure(OfflineFunnel(artifact, short_args), signals, dataset, users),
-        twenty=measure(funnel, signals, dataset, users, answers=20),
-        weaker={share: measure(funnel, signals, weaker(share), users) for share in SHIFTS},
+        known=rows(dataset, known),
+        new=rows(dataset, np.full(200, -1, np.int32)),
+        short=rows(dataset, known, limit=10),
+        twenty=rows(dataset, known, answers=20),
+        weaker={share: rows(weaker(share), known) for share in SHIFTS},
     )
 
 
 class Traffic:
-    """Windows of WINDOW_USERS users for a monitor, each from its own moment on."""
+    """Sends windows of WINDOW_USERS users to a monitor, one after the other in simulated time."""
 
     def __init__(self, reference: Columns, config: DriftConfig, version: str, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -78,7 +81,7 @@ class Traffic:
         self._version, self._step_s, self._now = version, config.window_s, 0.0
 
     def window(self, rows: Columns) -> set[str]:
-        """Sends a window and closes it; the signals that drift."""
+        """Sends a window, closes it and returns the signals in DRIFT."""
         users = np.arange(len(rows), dtype=np.uint64)
         self.monitor.add(DriftSample("simulated", self._version, rows, users, []), self._now)
         self._now += self._step_s
@@ -86,31 +89,31 @@ class Traffic:
         return {name for name, verdict in self.monitor.verdicts().items() if verdict == DRIFT}
 
     def drawn(self, known: Columns, new: Columns, share_new: float = NEW_USERS) -> Columns:
-        """As many users as a window has: known ones, none twice, and a share of new ones."""
+        """The requests of one window: known users, none twice, and a share of new users."""
         count = int(self.rng.binomial(WINDOW_USERS, share_new))
         known_rows = self.rng.permutation(len(known))[: WINDOW_USERS - count]
         return concat([known.take(known_rows), new.take(self.rng.integers(0, len(new), count))])
 
     def mixed(self, pools_: Pools, changed: Columns, share: float) -> Columns:
-        """The same, with the requests of `share` of the known users replaced by their changed ones."""
+        """As `drawn`; the requests of `share` of the known users have the changed input."""
         mask = self.rng.random(len(pools_.known)) < share
         both = concat([pools_.known.take(~mask), changed.take(mask)])
         return self.drawn(both, pools_.new)
 
 
 def false_alarms(traffic: Traffic, windows: int, draw: Callable[[], Columns], title: str) -> tuple[int, int]:
-    """(times that a signal entered DRIFT, windows in which any was in it) over traffic without drift."""
-    entered, held, before = 0, 0, set[str]()
+    """Counts over traffic without drift: (signals that entered DRIFT, windows with a signal in DRIFT)."""
+    entered, in_drift, before = 0, 0, set[str]()
     for _ in track(range(windows), title):
         drifting = traffic.window(draw())
         entered += len(drifting - before)
-        held += bool(drifting)
+        in_drift += bool(drifting)
         before = drifting
-    return entered, held
+    return entered, in_drift
 
 
 def delays(pools_: Pools, reference: Columns, config: DriftConfig, version: str) -> Iterator[tuple[str, ...]]:
-    """Rows of the table of detection delays."""
+    """Yields the rows of the table of detection delays."""
     shifts: list[tuple[str, str, Callable[[Traffic, float], Columns]]] = [
         (
             "of all requests come from new users, besides the usual ones",
@@ -147,11 +150,11 @@ def delays(pools_: Pools, reference: Columns, config: DriftConfig, version: str)
 
 
 def calibrate(config_path: str, out: str, data: str, days: float) -> None:
-    """Measures, and writes the section."""
+    """Measures false alarms and delays, and writes the section."""
     began = time.process_time()
     args = recommender_args(load(config_path))
     config = args.drift
-    artifact, dataset = Artifact.open(args.artifact), load_data(data, args.store)
+    artifact, dataset = Artifact.open(args.artifact), load_dataset(data, args.store)
     version = artifact.model_version
     reference = from_table(artifact.table(REFERENCE_FILE))
     found = pools(artifact, dataset, args)
@@ -160,7 +163,7 @@ def calibrate(config_path: str, out: str, data: str, days: float) -> None:
 
     traffic = Traffic(reference, config, version, seed=1)
     windows = round(days * 86_400 / config.window_s)
-    entered, held = false_alarms(
+    entered, in_drift = false_alarms(
         traffic, windows, lambda: traffic.drawn(found.known, found.new), f"{days:g} days without drift"
     )
     split_entered, split_bad = 0, 0
@@ -190,10 +193,10 @@ def calibrate(config_path: str, out: str, data: str, days: float) -> None:
         f"windows of {config.window_s:g} s with {WINDOW_USERS} users, q = {verdicts.q:g} (Benjamini-Hochberg), index "
         f"beyond noise ≥ {verdicts.enter_effect:g}, {verdicts.enter_windows} of {verdicts.of_windows} windows.",
         "",
-        f"**Without drift: {entered} false DRIFT in {days:g} simulated days** ({windows} windows; in DRIFT for {held} "
-        "of them). The windows are drawn from the same users as the reference.",
+        f"**Without drift: {entered} false DRIFT in {days:g} simulated days** ({windows} windows; in DRIFT for "
+        f"{in_drift} of them). The windows are drawn from the same users as the reference.",
         "",
-        f"Harder: the reference is one random half of the users, the traffic the other ({SPLITS} splits, "
+        f"Harder: the reference is one random half of the users, the traffic the other half ({SPLITS} splits, "
         f"{SPLIT_WINDOWS} windows each): {split_bad} splits had a DRIFT, in {split_entered} of {SPLITS * signals} "
         "signals. The halves do differ, and they differ in every window.",
         "",

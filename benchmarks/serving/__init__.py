@@ -1,1 +1,1 @@
-"""Servers under load: ours, the limit without a server, and peers/."""
+"""Servers under load: ours, its peers (peers/), and the limit without a server. Start with speed.py."""

@@ -1,7 +1,7 @@
-"""Where the CPU goes under load: per process, and within the ingress by whose code runs, as py-spy samples it.
+"""CPU time under load: per process, and within the ingress per part of the code, sampled by py-spy.
 
-A sample counts for the innermost frame that belongs to a part below: a JSON dump that our code calls is ours, a
-socket read that the event loop makes is the loop's.
+A sample counts for the part of its innermost frame that belongs to one. So a JSON dump that our code calls counts as
+ours, and a socket read by the event loop counts as the event loop.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from benchmarks.provenance import made_by
 from benchmarks.serving import servers, workloads
 from benchmarks.serving.load import closed_loop
-from benchmarks.serving.speed import made_by
 from deployments.artifact.reader import Artifact
 from graphs.config_file import load, recommender_args
 from graphs.evaluation.results_file import write_section
@@ -30,7 +30,7 @@ RATE = 200
 
 PARTS = {
     "stages: model work": r"(^|/)deployments/(stages|retrieval|models)/",
-    "ours: HTTP door": r"(^|/)deployments/(api/(fast_path/|http\.py)|replicas/ingress\.py)",
+    "ours: HTTP": r"(^|/)deployments/(api/(fast_path/|http\.py)|replicas/ingress\.py)",
     "ours: validation, answer": r"(^|/)deployments/(api|artifact)/",
     "ours: histories and cache": r"(^|/)deployments/(store/|pipeline/(history_reader|result_cache)\.py)",
     "ours: metrics, drift, rest": r"(^|/)(monitoring/|deployments/telemetry/)",
@@ -44,7 +44,7 @@ PARTS = {
 }
 """Part → pattern of the file names that belong to it; the first that matches."""
 FUNNEL = ("ours: validation, answer", "ours: batcher, pipeline, messages")
-"""What every request costs our code, however it came in."""
+"""The parts that every request passes, whether it comes by HTTP or by a handle."""
 
 _PROCESSES = {
     "ray::ServeController": "Serve's controller",
@@ -60,13 +60,13 @@ _WAITING = re.compile(
     r"(_worker \(concurrent/futures/thread\.py|(run|wait) \(threading\.py|main_loop \(ray/[^:)]+|"
     r"select \(selectors\.py)(:\d+)?\)$"
 )
-"""Innermost frames of threads that wait; py-spy can't always tell that they are idle."""
+"""Innermost frames of waiting threads; py-spy does not always recognise them as idle."""
 
 _FRAME = re.compile(r"\((?P<file>[^()]*?)(:\d+)?\)$")
 
 
 def part_of(stack: str) -> str:
-    """The part that a stack of py-spy's raw format (`outer (file:line);…;inner (file:line)`) counts for."""
+    """The part of a stack in py-spy's raw format: `outer (file:line);…;inner (file:line)`."""
     for frame in reversed(stack.split(";")):
         found = _FRAME.search(frame)
         file = found["file"] if found else ""
@@ -77,7 +77,7 @@ def part_of(stack: str) -> str:
 
 
 def shares(lines: Iterable[str]) -> dict[str, float]:
-    """Share of the samples by part, from py-spy's raw output (`stack count`); threads that wait do not count."""
+    """Share of the samples per part, from py-spy's raw output (`stack count`), without waiting threads."""
     counts: Counter[str] = Counter()
     for line in lines:
         stack, _, count = line.rpartition(" ")
@@ -89,7 +89,7 @@ def shares(lines: Iterable[str]) -> dict[str, float]:
 
 
 def profile(base: str, workload: str, out: str, name: str, clients: int, seconds: float) -> None:
-    """Loads the server, samples its ingress and writes the section."""
+    """Puts load on the server, samples its ingress and writes the section."""
     with tempfile.TemporaryDirectory(prefix="rfb") as tmp:
         folder = Path(tmp)
         config = workloads.config(base, workload, folder)
@@ -113,8 +113,8 @@ def profile(base: str, workload: str, out: str, name: str, clients: int, seconds
         *("", "| within the ingress | of its CPU |", "|---|---|"),
         *(f"| {part} | {share:.1%} |" for part, share in parts.items()),
         "",
-        f"**Batcher, pipeline, messages and validation: {of(funnel)}; all of our own code {of(ours)}.** The HTTP",
-        "door does what uvicorn, Starlette and Serve's wrapper would.",
+        f"**Batcher, pipeline, messages and validation: {of(funnel)}; all of our own code {of(ours)}.** Our",
+        "HTTP code does the work of uvicorn, Starlette and Serve's wrapper.",
     ]
     command = f"python -m benchmarks cpu --workload {workload} --server '{name}' --clients {clients}"
     text = (
@@ -125,7 +125,7 @@ def profile(base: str, workload: str, out: str, name: str, clients: int, seconds
 
 
 def process_title(pid: str) -> str:
-    """What a process is: Serve's replicas by deployment, else by program; empty: gone, or none of ours."""
+    """The name of a process: the deployment of a Serve replica, else the program; empty: it ended, or is not ours."""
     try:
         title = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -140,14 +140,14 @@ def _seconds() -> dict[tuple[str, str], float]:
     spent = {}
     for path in Path("/proc").glob("[0-9]*"):
         if title := process_title(path.name):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
+            with contextlib.suppress(OSError):  # the process has ended
                 fields = (path / "stat").read_text().rpartition(")")[2].split()
                 spent[path.name, title] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return spent
 
 
 def _used(url: str, bodies: Path, clients: int, seconds: float) -> tuple[Mapping[str, float], float]:
-    """µs of CPU a request that went to each kind of process, and requests per second."""
+    """µs of CPU per request for each kind of process, and requests per second."""
     before, load_before = _seconds(), _children()
     rate = closed_loop(url, bodies, clients, seconds).per_second
     used: dict[str, float] = defaultdict(float, {"wrk, the load": _children() - load_before})

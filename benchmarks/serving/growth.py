@@ -1,4 +1,4 @@
-"""How the cost of a request grows: catalogue, candidates, history, batch; one process per point, on one core."""
+"""Growth of the cost of a request with catalogue, candidates, history and batch; one process per point, on one core."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from rich.progress import track
 
 from benchmarks import plots
-from benchmarks.serving.speed import made_by
+from benchmarks.provenance import made_by
 from benchmarks.serving.workloads import FOLDER
 from benchmarks.synthetic import Size, write
 from graphs.evaluation.results_file import write_section
@@ -31,7 +31,7 @@ def growth(out: str, items: Sequence[int]) -> None:
     points: list[tuple[str, int, dict[str, int], str]] = [
         ("items", count, USUAL, _artifact(count)) for count in track(items, "artifacts")
     ]
-    middle = _artifact(100_000, wide=8.0)  # so that 2,000 candidates are found
+    middle = _artifact(100_000, wide=8.0)  # large quotas, for 2,000 candidates
     points += [
         (what, value, USUAL | {what: value}, middle if what == "candidates" else _artifact(100_000))
         for what, values in GROWING.items()
@@ -61,8 +61,8 @@ def growth(out: str, items: Sequence[int]) -> None:
     text = (
         f"Milliseconds of one core per request, plain fp32 model, every stage in one process; {USUAL['candidates']} "
         f"candidates, batches of {USUAL['batch']}, histories of {USUAL['history']} events and 100,000 items where not "
-        "stated. `own`: memory of all four stages that no file backs; `mapped`: files of the artifact, which the "
-        "replicas of a node share; `ready`: check of every hash, load and compile."
+        "stated. `own`: memory of all four stages without a file behind it; `mapped`: files of the artifact, which the "
+        "replicas of a node share; `ready`: time to check every hash, load and compile."
     )
     command = f"python -m benchmarks growth --items {','.join(map(str, items))}"
     image = f"![Cost](plots/{picture.name})"

@@ -16,7 +16,7 @@ from graphs.config_file import load, recommender_args
 
 
 def build(config_path: str, batching: BatcherConfig) -> Recommender:
-    """As serve_config.yaml at `config_path` says, every stage in this process, on one thread each call."""
+    """Builds the recommender of the config file at `config_path`; every stage runs in this process."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     config: RecommenderArgs = recommender_args(load(config_path))

@@ -1,4 +1,4 @@
-"""The limit: what this machine can compute without any server. One process; run as many as there are cores.
+"""The limit: requests that this machine can compute without any server. One process; run one per core.
 
 python -m benchmarks.serving.limit CONFIG BODIES SECONDS [BATCH]   # prints requests, seconds, median batch time
 """
@@ -22,7 +22,7 @@ BATCH = 32
 
 
 async def run(config: str, bodies: list[bytes], seconds: float, size: int) -> tuple[list[float], float]:
-    """Bytes to bytes, batch after batch, all requests at hand. Seconds of each batch, and of all together."""
+    """Answers batch after batch, from bytes to bytes. Returns the seconds of each batch and of all together."""
     recommender = build(config, BatcherConfig(max_batch=size, in_flight=1))
     await recommender.readiness.warm_up()
     turn = itertools.cycle(bodies)
@@ -33,7 +33,7 @@ async def run(config: str, bodies: list[bytes], seconds: float, size: int) -> tu
             orjson.dumps(answer)
         return time.perf_counter() - began
 
-    await batch()  # not counted: code is compiled, files are mapped
+    await batch()  # not counted: it compiles code and maps files
     took, began = [], time.perf_counter()
     while time.perf_counter() - began < seconds:
         took.append(await batch())

@@ -1,4 +1,4 @@
-"""Load on 127.0.0.1, a closed loop by wrk; errors and degraded answers counted."""
+"""Load in closed loop by wrk on 127.0.0.1; errors and degraded answers are counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-# Bodies rotate; the rest of wrk's threads and of its work is in C. `done` reports what we need as one line of JSON.
+# Sends the bodies in turn; `done` prints the result as one line of JSON.
 _LUA = """
 local bodies = {{}}
 for line in io.lines("{bodies}") do bodies[#bodies + 1] = line end
@@ -36,7 +36,7 @@ end
 
 @dataclass(frozen=True)
 class Load:
-    """What one run of a load measured. `full`: requests answered well and in full."""
+    """The result of one run. `full`: requests answered without error and not degraded."""
 
     full: int
     seconds: float
@@ -46,8 +46,8 @@ class Load:
     degraded: int
 
     @property
-    def asked(self) -> int:
-        """All requests that were answered at all."""
+    def sent(self) -> int:
+        """All requests that were sent."""
         return self.full + self.errors + self.degraded
 
     @property
@@ -57,8 +57,8 @@ class Load:
 
 
 def closed_loop(url: str, bodies: Path, clients: int, seconds: float, offset: int = 0) -> Load:
-    """`clients` connections that each ask as soon as they are answered. `bodies`: a JSON body per line, of which the
-    first `offset` are asked last.
+    """Each of `clients` connections sends the next request as soon as it has an answer. `bodies`: a JSON body per line;
+    the first `offset` of them are sent last.
     """
     wrk = shutil.which("wrk")
     if wrk is None:

@@ -1,7 +1,7 @@
-"""Open loop on 127.0.0.1: requests at the times of a Poisson process whoever is served, from a process of its own.
+"""Load in open loop on 127.0.0.1: requests at the times of a Poisson process, from a process of its own.
 
-It shares the cores with what it measures, so a request costs it little: connections are kept, and it reads and writes
-them without an event loop's callbacks.
+The generator shares the cores with the server, so a request must cost it little: it keeps connections open, and reads
+and writes them without the callbacks of an event loop.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 
 from benchmarks.serving.load import Load
 
-Answers = list[tuple[float, float, str]]
-"""Per request: when it was due, seconds from the start; ms until it was answered; `ok`, `degraded` or `error`."""
+Outcomes = list[tuple[float, float, str]]
+"""Per request: the scheduled time in seconds from the start; ms until the answer; `ok`, `degraded` or `error`."""
 
-GIVEN_UP_S = 10.0
+TIMEOUT_S = 10.0
 _AT_ONCE = 32
 """Requests sent before answers are read again."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
@@ -38,33 +38,31 @@ def arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
 
 
 def open_loop(url: str, bodies: Path, rate: float, seconds: float, seed: int = 1, lead_s: float = 0) -> Load:
-    """Poisson arrivals; a latency counts from the scheduled time, so a stall is felt by all whom it delays. What is
-    asked in the first `lead_s` of `seconds` does not count.
+    """Poisson arrivals for `seconds`. A latency counts from the scheduled time, so a stall shows in all the requests
+    that it delays. Requests of the first `lead_s` seconds do not count.
     """
-    _, answers = ask_all(url, bodies.read_bytes().splitlines(), arrivals(rate, seconds, seed))
-    return summary(answers, lead_s)
+    _, outcomes = send_all(url, bodies.read_bytes().splitlines(), arrivals(rate, seconds, seed))
+    return summary(outcomes, lead_s)
 
 
-def summary(answers: Answers, lead_s: float = 0) -> Load:
-    """Of the requests that were due after `lead_s`."""
-    counted = [(at, ms, outcome) for at, ms, outcome in answers if at >= lead_s]
-    outcomes = [outcome for _, _, outcome in counted]
+def summary(outcomes: Outcomes, lead_s: float = 0) -> Load:
+    """The result over the requests that were scheduled after `lead_s`."""
+    counted = [(at, ms, outcome) for at, ms, outcome in outcomes if at >= lead_s]
+    kinds = [outcome for _, _, outcome in counted]
     p50, p99 = np.percentile([ms for _, ms, _ in counted], (50, 99))
     seconds = max(at + ms / 1e3 for at, ms, _ in counted) - lead_s
-    return Load(
-        outcomes.count("ok"), seconds, float(p50), float(p99), outcomes.count("error"), outcomes.count("degraded")
-    )
+    return Load(kinds.count("ok"), seconds, float(p50), float(p99), kinds.count("error"), kinds.count("degraded"))
 
 
-def ask_all(url: str, bodies: Sequence[bytes], times: np.ndarray) -> tuple[float, Answers]:
-    """Requests for the bodies in turn, at `times`; (Unix seconds of the start, the answers in the order they came)."""
+def send_all(url: str, bodies: Sequence[bytes], times: np.ndarray) -> tuple[float, Outcomes]:
+    """Sends the bodies in turn at `times`, from another process. Returns the start (Unix seconds) and the outcomes."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found: tuple[float, Answers] = pool.apply(ask, (url, bodies[: len(times)], times))
+        found: tuple[float, Outcomes] = pool.apply(send_all_here, (url, bodies[: len(times)], times))
     return found
 
 
-def ask(url: str, bodies: Sequence[bytes], times: np.ndarray) -> tuple[float, Answers]:
-    """As `ask_all`, in this process."""
+def send_all_here(url: str, bodies: Sequence[bytes], times: np.ndarray) -> tuple[float, Outcomes]:
+    """As `send_all`, in this process."""
     address = urlsplit(url)
     requests = [
         b"POST /v1/recommend HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
@@ -81,13 +79,13 @@ def ask(url: str, bodies: Sequence[bytes], times: np.ndarray) -> tuple[float, An
                 break
             due.popleft()
             generator.send(at, requests[number % len(requests)])
-        generator.receive(max(0.0, due[0][1] - now) if due else GIVEN_UP_S / 10)
+        generator.receive(max(0.0, due[0][1] - now) if due else TIMEOUT_S / 10)
     generator.close()
-    return started, generator.answers
+    return started, generator.outcomes
 
 
 class _Connection:
-    """One request at a time."""
+    """A connection with at most one request in flight."""
 
     __slots__ = ("at", "got", "socket", "unsent")
 
@@ -100,7 +98,7 @@ class _Connection:
 
 
 class _Generator:
-    """Sends each request on a connection that is free, or on a new one. `began`: second 0, of time.perf_counter."""
+    """Sends each request on a free connection, or on a new one. `began`: second 0 on time.perf_counter."""
 
     def __init__(self, address: tuple[str, int], began: float) -> None:
         self._address = address
@@ -109,11 +107,11 @@ class _Generator:
         self._open: dict[int, _Connection] = {}
         self._free: list[_Connection] = []
         self.busy: dict[_Connection, None] = {}
-        """Connections with a request, the earliest first."""
-        self.answers: Answers = []
+        """Connections with a request in flight, the earliest first."""
+        self.outcomes: Outcomes = []
 
     def send(self, at: float, request: bytes) -> None:
-        """Sends `request`, which was due at second `at`, without waiting for anything."""
+        """Sends `request`, scheduled for second `at`, without blocking."""
         if self._free:
             connection = self._free.pop()
         else:
@@ -125,7 +123,7 @@ class _Generator:
         self._write(connection)
 
     def receive(self, seconds: float) -> None:
-        """Reads what has come; waits so long for something, up to a millisecond longer."""
+        """Reads the answers that have arrived; waits up to `seconds`, and at most a millisecond longer."""
         for file, event in self._epoll.poll(seconds):
             connection = self._open[file]
             if connection.unsent and event == select.EPOLLOUT:
@@ -133,8 +131,8 @@ class _Generator:
                 self._write(connection)
             else:
                 self._read(connection)
-        given_up = time.perf_counter() - self._began - GIVEN_UP_S
-        while self.busy and (first := next(iter(self.busy))).at < given_up:
+        expired = time.perf_counter() - self._began - TIMEOUT_S
+        while self.busy and (first := next(iter(self.busy))).at < expired:
             self._end(first, "error", keep=False)
 
     def close(self) -> None:
@@ -151,7 +149,7 @@ class _Generator:
         except OSError:
             self._end(connection, "error", keep=False)
             return
-        if connection.unsent:  # it is being opened
+        if connection.unsent:  # the connection is being opened
             self._epoll.modify(connection.socket, select.EPOLLIN | select.EPOLLOUT)
 
     def _read(self, connection: _Connection) -> None:
@@ -171,7 +169,7 @@ class _Generator:
         if connection in self.busy:
             del self.busy[connection]
             late_ms = (time.perf_counter() - self._began - connection.at) * 1e3
-            self.answers.append((connection.at, late_ms, outcome))
+            self.outcomes.append((connection.at, late_ms, outcome))
         else:
             self._free.remove(connection)
         if keep:
@@ -182,7 +180,7 @@ class _Generator:
 
 
 def _outcome(got: bytes) -> str:
-    """What a response is; empty: there is more to come."""
+    """The outcome of a response; empty: it is not complete."""
     head = got.find(b"\r\n\r\n")
     length = _LENGTH.search(got, 0, head + 2) if head >= 0 else None
     if length is None or len(got) < head + 4 + int(length.group(1)):

@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
+from benchmarks.provenance import made_by
 from benchmarks.serving import servers, workloads
 from benchmarks.serving.load import Load, closed_loop
 from benchmarks.serving.open_loop import open_loop
-from benchmarks.serving.speed import made_by
 from benchmarks.serving.switched import FILE, MECHANISMS
 from deployments.artifact.reader import Artifact
 from graphs.commands.serve import environment

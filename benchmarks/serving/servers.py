@@ -1,4 +1,4 @@
-"""Starts and stops what is compared: rayfunnel, its peers and the store they share, each on a port of its own."""
+"""Starts and stops the compared servers: rayfunnel, its peers, and the store that they share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BIN = Path(sys.executable).parent
 
 @contextlib.contextmanager
 def store(folder: Path, artifact: str) -> Iterator[None]:
-    """A Valkey server that holds the artifact's histories."""
+    """Runs a Valkey server with the histories of the artifact."""
     supervisor = ValkeySupervisor(ValkeyConfig(port=STORE_PORT, data_dir=str(folder / "store")))
     supervisor.start()
     try:
@@ -56,8 +56,8 @@ async def _seed(artifact: str) -> None:
     await client.close()
 
 
-def forget() -> None:
-    """Empties the caches that servers before have left in the store."""
+def clear_caches() -> None:
+    """Deletes the cache entries that earlier servers have left in the store."""
     with redis.Redis(port=STORE_PORT) as client:
         for key in client.scan_iter("*:candidates:*", count=10_000):
             client.unlink(key)
@@ -66,9 +66,9 @@ def forget() -> None:
 def config(
     base: str, folder: Path, name: str, plain: bool, inside: bool = False, changed: Mapping[str, str] | None = None
 ) -> Path:
-    """A copy of the config file on our ports and store. `plain`: the fp32 model as it is, no cache, as many replicas
-    as at the start; `inside`: all stages in two ingress replicas, a batch at a time in each, as the peers' two workers;
-    `changed`: a number of the batcher or the cache, or another one of every stage.
+    """A copy of the config file with the ports and the store of the benchmark. `plain`: eager fp32, no cache, no
+    autoscaling; `inside`: all stages in two ingress replicas with one batch at a time, like the two workers of the
+    peers; `changed`: values for keys of the batcher or the cache, else for the key in every stage.
     """
     loaded: dict[str, Any] = copy.deepcopy(yaml.safe_load(Path(base).read_text("utf-8")))
     loaded["http_options"]["port"] = PORT
@@ -76,7 +76,7 @@ def config(
     args = loaded["applications"][0]["args"]
     args["artifact"] = str(Path(args["artifact"]).resolve())
     args["store"] = {"redis_url": f"redis://127.0.0.1:{STORE_PORT}/0", "history_limit": args["store"]["history_limit"]}
-    args["pipeline"]["deadline_ms"] = 2000  # every server computes every answer in full
+    args["pipeline"]["deadline_ms"] = 2000  # long enough for full answers from every server
     if plain:
         args["cache"] = {}
         args["drift"] = {"enabled": False}
@@ -110,21 +110,21 @@ COMMANDS = {
     "FastAPI + uvicorn x2, per request": _UVICORN,
     "mosec x2, batched": ["python", "-m", "benchmarks.serving.peers.mosec_batched", *_QUIET],
 }
-"""Every server by name. ` +in_flight=3 +concurrency=1` behind one of ours changes these numbers."""
+"""The command of every server. ` +in_flight=3 +concurrency=1` after one of our names changes these keys."""
 
 LIMITS = ("limit, 1 process", "limit, 2 processes")
-"""Two processes; before them one alone that answers one request after the other, for the latency at 1 client."""
+"""The limit in two processes is the reference; one process with one request at a time gives the latency at 1 client."""
 
 
 def named(name: str) -> tuple[str, dict[str, str]]:
-    """A server's name, and the numbers behind it."""
+    """Splits a name into the server and its changed keys."""
     server, *changes = re.split(r" \+(?=\w+=)", name)
     return server, dict(change.split("=") for change in changes)
 
 
 @contextlib.contextmanager
 def server(name: str, base: str, folder: Path) -> Iterator[str]:
-    """Runs the server until the block ends; gives its URL once it answers."""
+    """Runs the server until the block ends; yields its URL once it answers."""
     shipped = "as shipped" in name
     name, changes = named(name)
     path = config(base, folder, "config", not shipped, "all in ingress" in name, changes)
@@ -153,7 +153,7 @@ def server(name: str, base: str, folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def launched(words: Sequence[str], flags: Mapping[str, str], log_file: Path, ready: Sequence[str]) -> Iterator[None]:
-    """Runs the command, once every path in `ready` answers, until the block ends."""
+    """Runs the command until the block ends; enters the block once every path in `ready` answers."""
     _wait_for_port()
     with log_file.open("w") as log:
         process = subprocess.Popen(
@@ -168,7 +168,7 @@ def launched(words: Sequence[str], flags: Mapping[str, str], log_file: Path, rea
 
 
 def _wait_for_port() -> None:
-    """What ran before may go on answering after its command has ended: Serve's proxy does so for some seconds."""
+    """Waits until the port is free: Serve's proxy answers for some seconds after its command has ended."""
     deadline = time.monotonic() + READY_S
     while True:
         with socket.socket() as probe:
@@ -202,7 +202,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def limit(name: str, base: str, folder: Path, bodies: Path, seconds: float, batch: int = BATCH) -> tuple[float, float]:
-    """Requests per second of the limit in as many processes as `name` says, at the same time; median ms of a batch."""
+    """The limit `name` (one of LIMITS): requests per second of all its processes together, and median ms of a batch."""
     path = config(base, folder, "config", plain=True)
     count = 2 if "2" in name else 1
     command = [sys.executable, "-m", "benchmarks.serving.limit", str(path), str(bodies), str(seconds), str(batch)]

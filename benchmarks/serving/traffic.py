@@ -1,4 +1,4 @@
-"""Traffic for a running application, normal or shifted, to see drift verdicts and autoscaling by hand."""
+"""Normal or shifted traffic for a running application, to watch drift verdicts and autoscaling."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _PIECE_S = 30.0
 
 
 def traffic(config: str, url: str, rate: float, seconds: float, new: float, n: int) -> None:
-    """Poisson arrivals from the artifact's users, a share `new` of them unknown, each asking for `n` items; every half
-    minute a line with what the clients saw and which signals are in DRIFT.
+    """Poisson arrivals of requests for `n` items each, a share `new` of them from unknown users.
+
+    Every half minute it prints the result of the load and the signals in DRIFT.
     """
     console = Console(highlight=False, soft_wrap=True)
     artifact = Artifact.open(recommender_args(load(config)).artifact)

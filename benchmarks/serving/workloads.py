@@ -1,4 +1,4 @@
-"""What the servers are asked: data, model and users. Every one but MovieLens is synthetic, and made when first used."""
+"""The workloads: data, model and users. All but MovieLens are synthetic, and are written at their first use."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from deployments.assembly import HISTORIES
 
 FOLDER = Path("artifacts/bench")
 UNKNOWN = 0.05
-"""Share of the requests that come from users nobody knows."""
+"""Share of the requests from users without history."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """`size`: of the synthetic artifact, None: the configured one; `stages`: what differs of theirs; `zipf`:
-    exponent of how often the users ask, 0: evenly."""
+    """`what`: its description in RESULTS.md; `size`: of the synthetic artifact, None for the configured artifact;
+    `stages`: changes to `args.stages`; `zipf`: exponent of the users' request rates, 0 for equal rates."""
 
     what: str
     size: Size | None = None
@@ -31,7 +31,7 @@ class Workload:
     zipf: float = 0.0
 
     def artifact(self, name: str) -> str:
-        """The synthetic artifact's folder, written if it is not there."""
+        """The folder of the synthetic artifact; writes it if it is missing."""
         assert self.size is not None
         path = FOLDER / name
         if not path.exists():
@@ -40,7 +40,7 @@ class Workload:
 
 
 WORKLOADS = {
-    "movielens": Workload("9,066 items, 671 users who ask evenly, 300 candidates, the trained model"),
+    "movielens": Workload("9,066 items, 671 users with equal request rates, 300 candidates, the trained model"),
     "reference": Workload(
         "200,000 items, 100,000 users, Zipf 1.0, 500 candidates, DCN-V2 with cross rank 64 and 512-256-128 on each; "
         "two Scorers where they are replicas",
@@ -55,7 +55,7 @@ WORKLOADS = {
         zipf=1.0,
     ),
     "light": Workload(
-        "200 items, 10,000 users who ask evenly, 20 candidates: next to no model work",
+        "200 items, 10,000 users with equal request rates, 20 candidates: next to no model work",
         Size(items=200, neighbours=4, wide=0.1, cross_rank=4, deep=(8,)),
         {"candidates": {"config": {"n_candidates": 20}}, "ranking": {"config": {"diversity": 0.0}}},
     ),
@@ -63,7 +63,7 @@ WORKLOADS = {
 
 
 def config(base: str, name: str, folder: Path) -> str:
-    """The configuration file at `base` changed for the workload; `base` itself if nothing is to change."""
+    """The config file at `base`, changed for the workload; `base` itself for the configured artifact."""
     workload = WORKLOADS[name]
     if workload.size is None:
         return base
@@ -74,7 +74,7 @@ def config(base: str, name: str, folder: Path) -> str:
         config = args["stages"][stage]["config"] | changed.get("config", {})
         args["stages"][stage] |= changed | {"config": config}
     args["stages"]["ranking"]["config"].pop("category", None)
-    args["drift"] = {"enabled": False}  # there is no reference of random users
+    args["drift"] = {"enabled": False}  # a synthetic artifact has no drift reference
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(loaded), "utf-8")
     return str(path)
@@ -89,7 +89,7 @@ def bodies(
     new: float = UNKNOWN,
     n: int = 10,
 ) -> Path:
-    """Requests of `n` items, one a line: users of the artifact, and a share `new` of unknown ones."""
+    """Writes requests for `n` items, one per line: from users of the artifact, and a share `new` from unknown users."""
     rng = np.random.default_rng(seed)
     users = artifact.table(HISTORIES).column("user_id").unique()
     share_U = 1 / np.arange(1, len(users) + 1) ** zipf

@@ -1,1 +1,1 @@
-"""What stages cost by themselves, without a server."""
+"""The cost of the stages alone, without a server. Start with stage_cost.py."""

@@ -1,7 +1,7 @@
-"""What scoring costs: milliseconds per request on one core, over candidates that the funnel really produces.
+"""The cost of the scoring stage: milliseconds per request on one core, over candidates that the funnel produces.
 
-Each request gets as many candidates as stated. `features` is what makes the model's input from the messages, `model`
-the rest of the scoring stage. The first row is the model as it was trained, on features of every candidate.
+`features` is the time to build the input of the model from the messages, `model` the time of the rest of the stage. The
+first row is the model as it was trained, over the features of every candidate.
 """
 
 from __future__ import annotations
@@ -27,23 +27,22 @@ from deployments.models.backends.unavailable import BackendUnavailable
 from deployments.models.features.ranking_features import RankingFeatures
 from deployments.models.features.user_features import UserFeatures
 from deployments.models.fused_dcn_v2 import FusedDCNv2
-from deployments.pipeline.request import Query, request_batch
-from deployments.stages.candidates import CandidateGenerator
-from deployments.stages.profile import Profiles
 from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker
 from graphs.config import RecommenderArgs
 from graphs.config_file import load, recommender_args
+from graphs.evaluation.held_out import TrainedRanker
+from graphs.evaluation.offline_funnel import OfflineFunnel
 from graphs.evaluation.results_file import write_section
 
 ROUNDS = 3
 RECORDED = 256
-"""Requests; batches are drawn from them in turn."""
+"""Requests that the batches are taken from, in turn."""
 
 Inputs = tuple[ProfileBatch, CandidateBatch]
 
 
 def histories(artifact: Artifact, count: int, seed: int = 1) -> HistoryBatch:
-    """Histories of users drawn evenly from the artifact's, as the store would give them."""
+    """The histories of `count` random users of the artifact, as the store would give them."""
     table = artifact.table(HISTORIES)
     users = table.column("user_id").to_numpy(zero_copy_only=False)
     ids = artifact.table("catalogue.arrow").column("item_id").to_pylist()
@@ -64,12 +63,13 @@ def histories(artifact: Artifact, count: int, seed: int = 1) -> HistoryBatch:
 
 
 def recorded(artifact: Artifact, config: RecommenderArgs, n_candidates: int, count: int = RECORDED) -> Inputs:
-    """What the scoring stage is given for `count` requests: exactly `n_candidates` candidates each."""
-    profiles = Profiles(artifact, config.stages.profile.config)(histories(artifact, count))
-    chosen = config.stages.candidates.config.model_copy(update={"n_candidates": n_candidates})
-    # An answer of that many items is asked for, so that popularity fills up what the sources leave open.
-    requests = request_batch([Query("", n_candidates, 0.0)] * count, artifact.model_version)
-    candidates = CandidateGenerator(artifact, chosen)(requests, profiles)
+    """The inputs of the scoring stage for `count` requests with exactly `n_candidates` candidates each."""
+    stages = config.stages
+    chosen = stages.candidates.config.model_copy(update={"n_candidates": n_candidates})
+    candidate_args = stages.candidates.model_copy(update={"config": chosen})
+    funnel = OfflineFunnel(artifact, stages.model_copy(update={"candidates": candidate_args}))
+    # Each request asks for that many items: popular items then fill the places that the sources leave open.
+    _, profiles, candidates = funnel.retrieve(histories(artifact, count), n_candidates)
     assert candidates.mask_BK.all()
     return profiles, candidates
 
@@ -92,23 +92,17 @@ def timed(call: Callable[[ProfileBatch, CandidateBatch], object], inputs: Inputs
 
 
 Way = tuple[Callable[[ProfileBatch, CandidateBatch], object], Callable[[ProfileBatch, CandidateBatch], object]]
-"""The features alone, and all of the scoring."""
+"""The features alone, and the whole scoring stage."""
 
 
 def as_trained(artifact: Artifact) -> Way:
-    """The trained model over raw features."""
-    features, model = RankingFeatures(artifact), load_ranker(artifact)
-
-    def score(profiles: ProfileBatch, candidates: CandidateBatch) -> object:
-        with torch.inference_mode():
-            scores_BK = model(torch.from_numpy(features(profiles, candidates))).numpy()
-        return np.where(candidates.mask_BK, scores_BK, np.float32(-np.inf))
-
-    return features, score
+    """The trained model over the features of every candidate."""
+    trained = TrainedRanker(artifact)
+    return trained.features, trained
 
 
 def combinations(artifact: Artifact) -> Iterator[tuple[str, Way]]:
-    """Eager fp32, and every combination that the artifact was packaged for and that runs here."""
+    """Eager fp32, and every packaged combination that runs on this machine."""
     model = FusedDCNv2(load_ranker(artifact))
     for name in dict.fromkeys([combination(*PLAIN), *sorted(artifact.manifest.gates, reverse=True)]):
         backend, precision = name.split("-")
@@ -118,13 +112,13 @@ def combinations(artifact: Artifact) -> Iterator[tuple[str, Way]]:
         except BackendUnavailable as error:
             print(f"{name}: {error}")
             continue
-        scorer.running = RunningModel(run, backend, precision)  # also one that the gate refuses
+        scorer.running = RunningModel(run, backend, precision)  # also a combination that failed the gate
         yield name, (scorer.features.rows, scorer)
 
 
 def first_product(artifact: Artifact, count: int, seconds: float) -> tuple[float, float]:
-    """Milliseconds per request of the fused model's first product: over all columns, and over those of neither the item
-    nor the user alone, with the terms of these gathered from a row per item and one per user.
+    """Milliseconds per request of the first matrix product of the fused model, over all columns and over the columns of
+    (user, item) pairs alone. For the latter the terms of the other columns are precomputed, per item and per user.
     """
     features, layer = RankingFeatures(artifact), FusedDCNv2(load_ranker(artifact)).first
     n_items, wide = len(artifact.tensors("popularity.safetensors")["score_N"]), layer.out_features
@@ -153,7 +147,7 @@ def first_product(artifact: Artifact, count: int, seconds: float) -> tuple[float
 
 
 def scoring(config: str, out: str, batches: Sequence[int], counts: Sequence[int], seconds: float) -> None:
-    """Measures every way of scoring that can run here, and writes the section."""
+    """Measures every combination that runs on this machine, and writes the section."""
     torch.set_num_threads(1)
     args = recommender_args(load(config))
     artifact = Artifact.open(args.artifact)
@@ -167,7 +161,7 @@ def scoring(config: str, out: str, batches: Sequence[int], counts: Sequence[int]
             inputs = recorded(artifact, args, count)
             for batch in batches:
                 taken = measured[count, batch] = {name: [] for name in ways}
-                for _ in range(ROUNDS):  # interleaved: the machine is not equally fast all the time
+                for _ in range(ROUNDS):  # interleaved, because the speed of the machine varies
                     for name, (features, total) in ways.items():
                         taken[name] += [timed(features, inputs, batch, seconds), timed(total, inputs, batch, seconds)]
                         bars.advance(bar)
@@ -192,12 +186,12 @@ def scoring(config: str, out: str, batches: Sequence[int], counts: Sequence[int]
         f"The scoring stage alone, on one thread, over {RECORDED} recorded requests of the artifact's users, with "
         f"exactly as many candidates as stated; medians of {ROUNDS} interleaved rounds. `as trained`: the model of "
         "training over features of every candidate; the others as served. A combination that failed the gate is "
-        "refused by the Scorer, and shown for its speed alone."
+        "refused by the Scorer; the table shows its speed all the same."
     )
     whole, gathered = first_product(artifact, max(counts), 4 * seconds)
     remark = (
         f"The first product of {max(counts)} candidates takes {whole:.3f} ms over all columns; with the terms of the "
         f"item's and the user's own columns precomputed and gathered, {gathered:.3f} ms. So their columns are "
-        "precomputed (standardised and within the clip), and their terms are not."
+        "precomputed (standardised and clipped), and their terms are not."
     )
     write_section(out, "\n".join(["## Speed: scoring", "", made_by, "", text, "", *lines, "", remark]))

@@ -1,4 +1,4 @@
-"""What each stage costs on one core, on random requests of a given kind: one process, one JSON line.
+"""The cost of each stage on one core, on random requests of one size: one process, one JSON line.
 
 python -m benchmarks.stages.stage_cost ARTIFACT --candidates 500 --batch 32 --history 20
 """
@@ -16,20 +16,20 @@ import faiss
 import numpy as np
 import torch
 
-from benchmarks.synthetic import inputs
+from benchmarks import synthetic
 from deployments.artifact.reader import Artifact
 from deployments.messages import Batch
-from deployments.stages.candidates import CandidateConfig, CandidateGenerator
-from deployments.stages.profile import ProfileConfig, Profiles
-from deployments.stages.ranking import Ranker, RankerConfig
-from deployments.stages.scoring import Scorer, ScorerConfig
+from deployments.stages.candidates import CandidateConfig
+from deployments.stages.ranking import RankerConfig
+from graphs.config import STAGES, CandidateArgs, RankerArgs, Stages
+from graphs.evaluation.offline_funnel import OfflineFunnel
 
 BATCHES = 8
-"""Different batches; each is computed at least once more than it warms up."""
+"""Different batches. Each is computed once to warm up, and at least once more."""
 
 
 def own_mb() -> float:
-    """Memory of this process that no file backs, MiB."""
+    """Memory of this process without a file behind it, MiB."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Anonymous:"))
 
@@ -47,33 +47,32 @@ def timed(stage: Callable[..., Batch], batches: list[tuple[Batch, ...]], seconds
 
 
 def measure(path: str, candidates: int, batch: int, history: int, seconds: float) -> dict[str, Any]:
-    """Per stage: `ms` of CPU per request, `mb` of own memory and `ready_s` to load."""
+    """Per stage: `ms` per request on one core, `mb` of own memory and `ready_s` to load."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     began = time.perf_counter()
     artifact = Artifact.open(path)
     opened_s = time.perf_counter() - began
-    asked = [inputs(artifact, batch, history, seed) for seed in range(BATCHES)]
+    stages = Stages(
+        candidates=CandidateArgs(config=CandidateConfig(n_candidates=candidates)),
+        ranking=RankerArgs(config=RankerConfig(diversity=0.1)),
+    )
+    funnel = OfflineFunnel(artifact, stages)
+    histories = [synthetic.histories(artifact, batch, history, seed) for seed in range(BATCHES)]
+    requests = [funnel.requests(batch, n=10)] * BATCHES
     result: dict[str, Any] = {"check_s": opened_s, "index": artifact.manifest.settings.get("index", {})}
-    built: dict[str, Any] = {}
-    for name, (stage, config) in {
-        "profile": (Profiles, ProfileConfig()),
-        "candidates": (CandidateGenerator, CandidateConfig(n_candidates=candidates)),
-        "scoring": (Scorer, ScorerConfig()),
-        "ranking": (Ranker, RankerConfig(diversity=0.1)),
-    }.items():
+    for name in STAGES:
         before_mb, began = own_mb(), time.perf_counter()
-        built[name] = stage(artifact, config)
+        getattr(funnel, name)  # loads the stage
         result[name] = {"ready_s": time.perf_counter() - began, "mb": own_mb() - before_mb}
 
     def run(name: str, batches: list[tuple[Batch, ...]]) -> list[Any]:
         before_mb = own_mb()
-        took, answers = timed(built[name], batches, seconds)
+        took, answers = timed(getattr(funnel, name), batches, seconds)
         result[name] |= {"ms": took * 1e3 / batch, "mb": result[name]["mb"] + own_mb() - before_mb}
         return answers
 
-    profiles = run("profile", [(histories,) for _, histories in asked])
-    requests = [request for request, _ in asked]
+    profiles = run("profile", [(batch_,) for batch_ in histories])
     found = run("candidates", list(zip(requests, profiles, strict=True)))
     result["found"] = float(np.mean([batch.mask_BK.sum(axis=1).mean() for batch in found]))
     scores = run("scoring", list(zip(profiles, found, strict=True)))

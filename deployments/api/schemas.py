@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from deployments.errors import InvalidRequest
+from deployments.validation_errors import FieldError, field_errors
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """An external id: 1 to 256 characters, none of them a control character."""
@@ -20,6 +21,9 @@ Scalar = bool | Number | Annotated[str, StringConstraints(max_length=256)]
 
 MOST_GIVEN = 500
 """Items that one request may have ranked."""
+
+_MOST_ERRORS = 20
+"""Wrong fields that one answer names."""
 
 
 class Body(BaseModel):
@@ -108,15 +112,14 @@ def parse(model: type[BodyT], body: bytes | Mapping[str, Any]) -> BodyT:
             return model.model_validate_json(body)
         return model.model_validate(body)
     except ValidationError as error:
-        raise InvalidRequest([_explain(e) for e in error.errors(include_url=False)[:20]]) from None
+        unknown, missing = "unknown field; remove it, or see /docs for the fields there are", "required, but missing"
+        wrong = field_errors(error, unknown, missing, most=_MOST_ERRORS)
+        raise InvalidRequest([_field_and_message(each) for each in wrong]) from None
 
 
-def _explain(error: Any) -> tuple[str, str]:
-    field = ".".join(str(part) for part in error["loc"]) or "body"
-    if error["type"] == "extra_forbidden":
-        return field[:200], "unknown field; remove it, or see /docs for the fields there are"
-    if error["type"] == "missing":
-        return field[:200], "required, but missing"
-    value = repr(error["input"])
-    shown = value if len(value) <= 60 else f"{value[:57]}..."
-    return field[:200], f"{error['msg']} (got {shown})"
+def _field_and_message(error: FieldError) -> tuple[str, str]:
+    field = (error.field or "body")[:200]
+    if error.value is None:
+        return field, error.message
+    shown = error.value if len(error.value) <= 60 else f"{error.value[:57]}..."
+    return field, f"{error.message} (got {shown})"

@@ -1,3 +1,3 @@
-"""The command line, one file per command: serve, kuberay, gpu_plan, simulate, package, drift_reference.
-`graphs/__main__.py` parses the arguments and calls them. May import all of graphs.
+"""The commands that are no flow, one file each: serve, evaluate, package, drift_reference, kuberay, gpu_plan, simulate.
+`graphs/__main__.py` parses the arguments and calls them: start there. May import all of graphs.
 """

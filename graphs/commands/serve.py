@@ -19,7 +19,7 @@ from graphs.config_file import load, recommender_args
 
 MAXCONN = "RAY_SERVE_HAPROXY_MAXCONN"
 _FILES_PER_CONNECTION, _OTHER_FILES = 2.5, 100
-"""Of HAProxy with Serve's configuration: 40,996 for 16,384 connections."""
+"""Open files of HAProxy with Serve's configuration: 40,996 for 16,384 connections."""
 
 
 def flags() -> dict[str, str]:
@@ -29,8 +29,8 @@ def flags() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment over the flags of cluster/serve.env (what is set already wins), HAProxy's connections
-    bounded by the files that a process may open here.
+    """The flags of cluster/serve.env under the environment of this process, whose variables win. HAProxy gets no more
+    connections than it may open files for.
     """
     ours = flags()
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -47,14 +47,14 @@ def serve(path: str) -> int:
     http = config.get("http_options", {})
     url = f"http://127.0.0.1:{http.get('port', 8000)}"
     command = [str(Path(sys.executable).with_name("serve")), "run", path]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started us with it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
     with subprocess.Popen(command, env=environment()) as process:  # noqa: S603 - our own interpreter's `serve`
         signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
         try:
             for state in _until_ready(process, url):
                 print(state, flush=True)
             return process.wait()
-        except KeyboardInterrupt:  # the terminal has sent it to `serve run` as well
+        except KeyboardInterrupt:  # the terminal sends SIGINT to `serve run` as well
             return process.wait()
 
 

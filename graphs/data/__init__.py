@@ -1,2 +1,4 @@
-"""Training data: what users bring is read, checked and split here. Start with dataset.py. May import deployments, not
-the models that are fitted."""
+"""What users bring: interactions, items and users become one checked, indexed Dataset. Start with dataset.py;
+columns.py checks single columns, splits.py splits events by time, histories.py gives the stages their input. May
+import deployments.
+"""

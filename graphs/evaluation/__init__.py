@@ -1,3 +1,4 @@
-"""What a trained artifact is worth: the funnel as served against tuned baselines on held-out events. Start with
-report.py. May import graphs.fit and graphs.data.
+"""How good a trained artifact is: the funnel run offline (offline_funnel.py), its answers to held-out users judged
+(metrics.py) beside tuned baselines, and its scoring backends compared (parity.py). Start with evaluate.py. May import
+graphs.data, graphs.config and deployments.
 """

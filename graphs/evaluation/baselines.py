@@ -1,6 +1,6 @@
-"""What the funnel is measured against: popularity, ItemKNN, EASE and implicit ALS.
+"""The baselines of the evaluation: popularity, ItemKNN, EASE and implicit ALS.
 
-Each is tuned for NDCG@10 on the validation cut of MovieLens; benchmarks/tune_baselines.py repeats the search.
+Each is tuned for NDCG@10 on a validation cut of MovieLens; benchmarks/tune_baselines.py repeats the search.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from deployments.messages import Array, Floats
 from graphs.data.dataset import Interactions
 
 Weighting = tuple[Literal["success", "weight", "success_weight"], float]
-"""success, w: successes 1, other events w; weight, p: weight^p; success_weight, p: the same, successes only."""
+"""(success, w): 1 for successes, w for other events; (weight, p): weight^p; (success_weight, p): weight^p for
+successes, 0 for other events."""
 
 TUNED: Mapping[str, Mapping[str, Any]] = {
     "popularity": {"weighting": ("success_weight", 1)},
@@ -49,7 +50,7 @@ def matrix(events: Interactions, n_items: int, weighting: Weighting) -> sp.csr_m
 
 
 def popularity(events: Interactions, n_items: int, users: Array, weighting: Weighting) -> Floats:
-    """The same scores for everybody [users, N]."""
+    """The same scores for every user [users, N]."""
     total_N = np.asarray(matrix(events, n_items, weighting).sum(axis=0), np.float32)
     return np.repeat(total_N, len(users), axis=0)
 
@@ -66,7 +67,7 @@ def item_knn(
 
 
 def ease(events: Interactions, n_items: int, users: Array, weighting: Weighting, regularisation: float) -> Floats:
-    """EASE in closed form (Steck 2019), solved on the users' side (Woodbury): exact, and small with few users."""
+    """EASE in closed form (Steck 2019), solved in the users' dimension (Woodbury): exact, and small with few users."""
     seen_UN = matrix(events, n_items, weighting).toarray().astype(np.float64)
     kernel_UU = seen_UN @ seen_UN.T + regularisation * np.eye(len(seen_UN))
     projected_UN = np.linalg.solve(kernel_UU, seen_UN)
@@ -101,7 +102,11 @@ def als(
 
 
 def require() -> None:
-    """Raises DataError if the library of the baselines is missing."""
+    """Checks that the library of the baselines is installed.
+
+    Raises:
+        DataError: it is missing.
+    """
     _implicit()
 
 
@@ -127,5 +132,5 @@ METHODS: Mapping[str, Callable[..., Floats]] = {
 def scores(name: str, events: Interactions, n_items: int, users: Array) -> Floats:
     """Scores [users, N] of the tuned baseline `name`, fitted on `events`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # implicit warns about the format it converts
+        warnings.simplefilter("ignore")  # implicit warns when it converts the matrix format
         return METHODS[name](events, n_items, users, **TUNED[name])

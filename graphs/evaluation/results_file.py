@@ -9,7 +9,7 @@ _HEAD = "# Results\n\nGenerated; every section names the command that makes it.\
 
 
 def write_section(out: str, section: str) -> None:
-    """Puts `section`, which begins with its `## title`, in the place of the one with the same title, or at the end."""
+    """Replaces the section with the same `## title` as `section`, or appends it."""
     title = section.split("\n", 1)[0]
     assert title.startswith("## ")
     path = Path(out)

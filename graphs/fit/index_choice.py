@@ -1,4 +1,4 @@
-"""Chooses the index of item vectors: exact where the catalogue is small, else probed as far as the recall target asks.
+"""Chooses the index of item vectors: exact for a small catalogue, else inverted lists that reach the recall target.
 
 Shapes: N items, Q queries, D dimensions.
 """
@@ -14,34 +14,33 @@ import numpy as np
 from deployments.messages import Floats
 
 EXACT_UP_TO = 50_000
-"""Items up to which all are compared: about 3 ms per batch of 32 on one core."""
+"""Items up to which the search compares all of them: about 3 ms per batch of 32 on one core."""
 
 TARGET, DEPTH = 0.98, 500
-"""Share of the exact `DEPTH` best that the index must find, on average."""
+"""Mean share of the exact `DEPTH` best items that the index must find."""
 
 QUERIES = 500
-"""User vectors that recall is measured on."""
+"""User vectors for measuring recall."""
 
 _PER_LIST = 64
-"""Vectors per inverted list that the lists' centres are fitted on."""
+"""Vectors per inverted list for fitting the centres of the lists."""
 
 _LANES = 8
-"""Vectors are padded with zeros to a multiple of it: Faiss compares bytes of other lengths one by one, 6 times slower.
-"""
+"""Vectors are padded with zeros to a multiple of it. Faiss compares other lengths byte by byte, 6 times slower."""
 
 
 class Choice(NamedTuple):
-    """An index and what to say of it: kind, probed lists, recall."""
+    """An index, and its entry in the manifest: kind, probed lists, recall."""
 
     index: Any
     settings: dict[str, Any]
 
 
 def choose_index(vectors_ND: Floats, queries_QD: Floats, exact_up_to: int = EXACT_UP_TO) -> Choice:
-    """An index over `vectors_ND` for inner products. `queries_QD`: vectors of users to measure recall with.
+    """An index over `vectors_ND` for inner products. `queries_QD`: user vectors for measuring recall.
 
-    Inverted lists hold 8 bits per dimension (Faiss IVF…,SQ8); of about 2 √N lists as many are probed as the target
-    takes, to the nearest sixteenth. If that is half of them or more, all items are compared.
+    About 2 √N inverted lists store 8 bits per dimension (Faiss IVF…,SQ8). The number of probed lists grows by a
+    sixteenth at a time until recall reaches TARGET. If half of the lists do not reach it, the index is exact.
     """
     n_items, dimension = vectors_ND.shape
     exact = faiss.IndexFlatIP(dimension)

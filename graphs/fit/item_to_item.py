@@ -1,5 +1,5 @@
-"""Item-to-item tables from the order of events. Each is a matrix W [N, N]: W[i, j] says how much i in a history speaks
-for j next; only the strongest neighbours of each item are kept.
+"""Item-to-item tables from the order of events. Each is a matrix W [N, N]: W[i, j] is the weight of item i in a history
+for item j as the next one. A table keeps the strongest neighbours of each item only.
 
 Shapes: N items, E events, C cuts (places in a history), M items with enough events, K neighbours.
 """
@@ -16,7 +16,7 @@ from graphs.data.dataset import Interactions
 
 NEIGHBOURS = 300
 MOST_ITEMS = 10_000
-"""Items that a dense linear model takes in: the most frequent ones."""
+"""Most frequent items that a dense linear model covers."""
 
 Table = tuple[Ints, Floats]
 """ids [N, K] (-1 padded) and weights [N, K]."""
@@ -26,7 +26,7 @@ def sequence_ridge(events: Interactions, n_items: int) -> Table:
     """Ridge regression of the decayed future on the decayed past, over the cuts of all histories: directed EASE.
 
     With X [C, M] the past (decay 5 events, 60 at most) and Y [C, M] the successes to come (decay 30, 80 at most):
-    W = (X'X + λI)⁻¹ X'Y, columns divided by (their mass)^0.2 to hold popular items back.
+    W = (X'X + λI)⁻¹ X'Y, columns divided by (their mass)^0.2 to weaken popular items.
     """
     kept_M = _frequent(events, n_items, at_least=2)
     cut_C = np.flatnonzero(events.user_E[1:] == events.user_E[:-1])[::2] + 1
@@ -43,8 +43,8 @@ def sequence_ridge(events: Interactions, n_items: int) -> Table:
 
 
 def linear(events: Interactions, n_items: int) -> Table:
-    """EASE (Steck 2019, https://arxiv.org/abs/1905.03375), λ = 400; other events count WEAK_EVIDENCE. Solved on the
-    users' side (Woodbury) if there are fewer users than items."""
+    """EASE (Steck 2019, https://arxiv.org/abs/1905.03375), λ = 400; events that are no success have the
+    weight WEAK. With fewer users than items it is solved in the users' dimension (Woodbury)."""
     kept_M = _frequent(events, n_items, at_least=1)
     strength_E = np.where(events.success_E, np.float32(1), np.float32(WEAK_EVIDENCE)) * (events.weight_E > 0)
     shape = (int(events.user_E.max()) + 1, n_items)
@@ -65,8 +65,8 @@ def linear(events: Interactions, n_items: int) -> Table:
 
 
 def co_occurrence(events: Interactions, n_items: int) -> Table:
-    """How often success j follows i within 50 events, decaying with the distance; events at the same time count both
-    ways. Normalised by (mass + 5) of the row^0.5 and of the column^0.3."""
+    """Counts of success j after i within 50 events, decaying with the distance. Events at the same time count in both
+    directions. W is divided by (row mass + 5)^0.5 and (column mass + 5)^0.3."""
     counts = follows(events, n_items)
     row_N = np.asarray(counts.sum(axis=1)).ravel() + 5
     column_N = np.asarray(counts.sum(axis=0)).ravel() + 5
@@ -104,7 +104,7 @@ def follows(events: Interactions, n_items: int) -> sp.csr_matrix:
 
 
 def _frequent(events: Interactions, n_items: int, at_least: int) -> Array:
-    """The items a dense model takes in, ascending."""
+    """The items that a dense model covers, ascending."""
     count_N = np.bincount(events.item_E, minlength=n_items)
     order = np.lexsort((np.arange(n_items), -count_N))[:MOST_ITEMS]
     return np.sort(order[count_N[order] >= at_least])

@@ -1,8 +1,8 @@
-"""Fits DCN-V2 on what the candidate stage really produces.
+"""Fits DCN-V2 on the candidates that the candidate stage really produces.
 
-The retrieval models must not have seen what the ranker learns to predict. So the users are dealt into folds; for each
-fold the retrieval is fitted without the later part of its users' histories, that part is what the ranker is to find
-among the candidates, at several cuts per user.
+The retrieval models must not have seen the events that the ranker learns to predict. So the users are divided into
+folds. For each fold the retrieval models are fitted without the later part of its users' histories. The ranker learns
+to find the items of that part among the candidates, at several cuts per user.
 
 Shapes: R requests (user, cut), K candidates, F features.
 """
@@ -20,14 +20,14 @@ import torch
 
 from deployments.artifact.reader import Artifact
 from deployments.artifact.writer import ArtifactWriter
-from deployments.messages import Array, Bools, CandidateBatch, Floats, HistoryBatch, ProfileBatch
+from deployments.messages import Array, Bools, Floats
 from deployments.models.dcn_v2 import DCNv2
 from deployments.models.features.ranking_features import RankingFeatures
-from deployments.models.features.user_features import UserFeatures
-from deployments.pipeline.request import Query, request_batch
-from deployments.stages.candidates import CandidateConfig, CandidateGenerator
-from deployments.stages.profile import ProfileConfig, Profiles
-from graphs.data.dataset import Dataset, Interactions, temporal_split
+from deployments.stages.candidates import CandidateConfig
+from graphs.config import CandidateArgs, Stages
+from graphs.data.dataset import Dataset, Interactions
+from graphs.data.splits import temporal_split
+from graphs.evaluation.offline_funnel import OfflineFunnel
 from graphs.fit.retrieval import write_retrieval
 
 FOLDS, CUTS, HELD_OUT = 3, 6, 0.3
@@ -38,44 +38,12 @@ DROPOUT = 0.4
 
 @dataclass(frozen=True, slots=True)
 class RankingData:
-    """Requests with their candidates' features, which of them came true, and which are real."""
+    """Requests with the features of their candidates. `labels_RK`: 1 for candidates that came true; `mask_RK`: no
+    padding."""
 
     features_RKF: Floats
     labels_RK: Floats
     mask_RK: Bools
-
-
-def history_rows(
-    events: Interactions, starts: Sequence[int], ends: Sequence[int], features_BF: Floats, model_version: str
-) -> HistoryBatch:
-    """Histories of the given stretches of `events`, as the store would give them, with their users' features."""
-    lengths = np.array(ends) - np.array(starts)
-    column_H = np.arange(max(1, int(lengths.max(initial=0))))
-    inside_BH = column_H < lengths[:, None]
-    at_BH = np.where(inside_BH, np.array(starts)[:, None] + column_H, 0)
-    return HistoryBatch(
-        model_version=model_version,
-        item_BH=np.where(inside_BH, events.item_E[at_BH], -1).astype(np.int32),
-        timestamp_BH=np.where(inside_BH, events.timestamp_E[at_BH], 0.0),
-        weight_BH=np.where(inside_BH, events.weight_E[at_BH], 0).astype(np.float32),
-        features_BF=features_BF,
-    )
-
-
-class RetrievalStages:
-    """The profile and candidate stages of an artifact, for offline batches."""
-
-    def __init__(self, artifact: Artifact, n_candidates: int) -> None:
-        self.artifact = artifact
-        self._profiles = Profiles(artifact, ProfileConfig())
-        self._candidates = CandidateGenerator(artifact, CandidateConfig(n_candidates=n_candidates))
-
-    def __call__(self, histories: HistoryBatch, n: int) -> tuple[ProfileBatch, CandidateBatch]:
-        """Profiles, and candidates for n answers."""
-        queries = [Query(user_id="", n=n, deadline=0.0)] * len(histories)
-        requests = request_batch(queries, self.artifact.model_version)
-        profiles = self._profiles(histories)
-        return profiles, self._candidates(requests, profiles)
 
 
 def ranking_data(
@@ -87,6 +55,7 @@ def ranking_data(
 ) -> RankingData:
     """Candidates and labels of all folds."""
     rng = np.random.default_rng(seed)
+    stages = Stages(candidates=CandidateArgs(config=CandidateConfig(n_candidates=n_candidates)))
     early, late = temporal_split(events, HELD_OUT)
     users = np.unique(late.user_E)
     fold_of_user = np.full(int(events.user_E.max()) + 1, -1)
@@ -100,16 +69,16 @@ def ranking_data(
         with tempfile.TemporaryDirectory() as folder:
             with ArtifactWriter(Path(folder) / "fold") as writer:
                 write_retrieval(writer, dataset, events.take(~hidden_E), seed, partial(_share, progress, fold))
-            retrieval = RetrievalStages(Artifact.open(f"{folder}/fold"), n_candidates)
+            funnel = OfflineFunnel(Artifact.open(f"{folder}/fold"), stages)
             cuts = list(_cuts(events, users[fold_of_user[users] == fold], start_of_user, early_count, rng))
-            parts += [_part(retrieval, dataset, events, cuts[i : i + 256]) for i in range(0, len(cuts), 256)]
+            parts += [_part(funnel, dataset, events, cuts[i : i + 256]) for i in range(0, len(cuts), 256)]
     return RankingData(
         *(np.concatenate([getattr(p, name) for p in parts]) for name in ("features_RKF", "labels_RK", "mask_RK"))
     )
 
 
 Cut = tuple[int, int, int]
-"""A user's events in `Interactions`: start, cut, end."""
+"""Positions in `Interactions`: the user's first event, the cut, the end of the user's events."""
 
 
 def _share(progress: Callable[[float], None], fold: int, share: float) -> None:
@@ -119,7 +88,7 @@ def _share(progress: Callable[[float], None], fold: int, share: float) -> None:
 def _cuts(
     events: Interactions, users: Array, start_of_user: Array, early_count: Array, rng: np.random.Generator
 ) -> Iterator[Cut]:
-    """Per user: where the hidden part begins, and up to CUTS - 1 later successes."""
+    """Per user the start of the hidden part, and up to CUTS - 1 random later successes."""
     ends = np.append(start_of_user[1:], len(events))
     for user in users:
         start, end = int(start_of_user[user]), int(ends[user])
@@ -129,16 +98,15 @@ def _cuts(
             yield start, int(cut), end
 
 
-def _part(retrieval: RetrievalStages, dataset: Dataset, events: Interactions, cuts: Sequence[Cut]) -> RankingData:
+def _part(funnel: OfflineFunnel, dataset: Dataset, events: Interactions, cuts: Sequence[Cut]) -> RankingData:
     starts, middles, _ = zip(*cuts, strict=True)
-    users = UserFeatures(retrieval.artifact)([dataset.users[events.user_E[start]] for start in starts])
-    histories = history_rows(events, starts, middles, users, retrieval.artifact.model_version)
-    profiles, candidates = retrieval(histories, n=1)
+    histories = funnel.histories(events, starts, middles, [dataset.users[events.user_E[start]] for start in starts])
+    _, profiles, candidates = funnel.retrieve(histories, n=1)
     labels = np.zeros(candidates.item_ids_BK.shape, np.float32)
     for row, (_, cut, end) in enumerate(cuts):
-        wanted = events.item_E[cut:end][events.success_E[cut:end]]
-        labels[row] = np.isin(candidates.item_ids_BK[row], wanted)
-    features = RankingFeatures(retrieval.artifact)
+        relevant = events.item_E[cut:end][events.success_E[cut:end]]
+        labels[row] = np.isin(candidates.item_ids_BK[row], relevant)
+    features = RankingFeatures(funnel.artifact)
     return RankingData(features(profiles, candidates), labels * candidates.mask_BK, candidates.mask_BK)
 
 

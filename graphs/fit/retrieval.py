@@ -1,4 +1,4 @@
-"""Fits everything the candidate stage and the features read, and writes it into an artifact.
+"""Fits the inputs of the candidate stage and of the features, and writes them into an artifact.
 
 Shapes: N items, C content values, A attributes.
 """
@@ -21,8 +21,8 @@ from graphs.fit import item_to_item
 from graphs.fit.index_choice import choose_index
 from graphs.fit.two_tower import fit_two_tower
 
-MOST_CONTENT = 64
-"""Values of categorical and list attributes that become features: the most frequent ones."""
+MAX_CONTENT = 64
+"""Most frequent values of text and list columns that become features."""
 
 SOURCES = [
     {"name": "sequence_long", "kind": "neighbours", "table": "sequence", "decay": 20.0, "quota": 100},
@@ -47,7 +47,7 @@ class StaticFeatures:
 
 
 def static_features(table: pa.Table) -> StaticFeatures:
-    """From every column but ids and title: text and lists of text become content, numbers attributes."""
+    """Features from all columns but ids and title. Text and lists of text become content, numbers become attributes."""
     labels: list[tuple[str, np.ndarray]] = []
     attributes, numbers = [], []
     for name in table.column_names:
@@ -63,7 +63,7 @@ def static_features(table: pa.Table) -> StaticFeatures:
         else:
             labels += _labels(name, column)
     labels.sort(key=lambda entry: (-len(entry[1]), entry[0]))
-    labels = sorted(labels[:MOST_CONTENT], key=lambda entry: entry[0])
+    labels = sorted(labels[:MAX_CONTENT], key=lambda entry: entry[0])
     content_NC = np.zeros((len(table), len(labels)), np.float32)
     for c, (_, rows) in enumerate(labels):
         content_NC[rows, c] = 1
@@ -72,7 +72,7 @@ def static_features(table: pa.Table) -> StaticFeatures:
 
 
 def _labels(name: str, column: pa.Array) -> list[tuple[str, Array]]:
-    """(`name=value`, the rows that have it) of a text or list-of-text column."""
+    """Per value of a text or list-of-text column: (`name=value`, the rows with that value)."""
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         rows = pc.list_parent_indices(column).to_numpy()
         column = column.flatten()
@@ -135,7 +135,7 @@ def write_retrieval(
 
 
 def _write_users(writer: ArtifactWriter, dataset: Dataset) -> tuple[list[str], Floats]:
-    """Writes what users.parquet says; returns the names [F] and the features [U, F] of `dataset.users`."""
+    """Writes the features of users.parquet; returns their names [F] and the features [U, F] of `dataset.users`."""
     if dataset.user_table is None:
         return [], np.zeros((len(dataset.users), 0), np.float32)
     known = static_features(dataset.user_table)
@@ -148,8 +148,8 @@ def _write_users(writer: ArtifactWriter, dataset: Dataset) -> tuple[list[str], F
 
 
 def _write_popularity(writer: ArtifactWriter, events: Interactions, n_items: int) -> None:
-    """Half the share of successes over all time, half the share of recent events (decaying over the last tenth of the
-    time covered), as a logarithm scaled to about 0..1."""
+    """Half the share of all successes, half the share of recent events (decaying over the last tenth of the covered
+    time), as a logarithm scaled to about 0..1."""
     first_s, last_s = float(events.timestamp_E.min()), float(events.timestamp_E.max())
     recency_E = np.exp((events.timestamp_E - last_s) / max((last_s - first_s) / 10, 1.0))
     recent_N = np.bincount(events.item_E, recency_E, n_items)

@@ -1,7 +1,7 @@
-"""The two-tower retrieval model (Yi et al. 2019), to be trained: vectors of users and items, the dot product the score.
+"""The trainable two-tower retrieval model (Yi et al. 2019): the score is the dot product of user and item vector.
 
 Shapes: B users, L events of history (most recent first), N items, C item features, F user features, D dimensions,
-P pools. deployments/models/user_tower.py serves the users' half; the items' vectors are computed once.
+P pools. deployments/models/user_tower.py serves the user tower; training computes the item vectors once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from deployments.models.user_tower import DISLIKE_DECAY, NON_SUCCESS_WEIGHT, POO
 
 
 class TrainableUserTower(nn.Module):
-    """History and user features → vector. The last of the D dimensions is 1, to meet the item's bias."""
+    """History and user features → user vector. Its last dimension is 1, the factor of the item's bias."""
 
     def __init__(self, dimension: int, n_features: int, dropout: float = 0.2) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def _pool(vectors_BLW: Tensor, weight_BL: Tensor) -> Tensor:
 
 
 class ItemTower(nn.Module):
-    """Item id and features → the vector it is retrieved by, and the vector it has within a history."""
+    """Item id and features → the vector for retrieval, and the vector of the item within a history."""
 
     def __init__(self, n_items: int, n_features: int, dimension: int, log_popularity_N: Tensor) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Fits the two-tower model: sampled softmax over the successes that follow each place in a history.
+"""Fits the two-tower model: sampled softmax over the successes that follow each cut of a history.
 
-Shapes: C training rows (places in a history), L events before, F events after, X user features, N items,
-D dimensions, S samples.
+Shapes: C training rows (cuts of histories), L events before, F events after, X user features, N items, D dimensions,
+S samples.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ WIDTH = 64
 
 EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 3, 256, 1e-3, 1e-5, 0.4
 SAMPLES = 1024
-"""Items drawn for the softmax's denominator, in proportion to popularity^0.75."""
+"""Items drawn for the denominator of the softmax, in proportion to popularity^0.75."""
 
 FUTURE, TARGETS, TARGET_DECAY = 20, 4, 10.0
-"""Successes among the next FUTURE events are targets; TARGETS of them are drawn per row, near ones more often."""
+"""Successes among the next FUTURE events are targets. TARGETS of them are drawn per row, near ones more often."""
 
 SHRINKAGE = 0.003
+"""Weight of the mean squared length of the vectors in the loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class TwoTower:
-    """What serving needs of the fitted model."""
+    """The parts of the fitted model that serving reads."""
 
     item_vectors_ND: Floats
     history_vectors_NW: Floats
     user_tower: dict[str, Floats]
     user_vectors_QD: Floats
-    """Of places in histories drawn at random, to measure an index with."""
+    """Of random cuts, for measuring the recall of an index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def fit_two_tower(
     seed: int,
     progress: Callable[[float], None] = lambda _: None,
 ) -> TwoTower:
-    """Trains on `events`. `features_NC`: items'; `user_features_UF`: users'; `progress` is given the share done."""
+    """Trains on `events`. `features_NC`: of items; `user_features_UF`: of users; `progress` gets the share done."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     n_items = len(features_NC)
@@ -116,8 +117,8 @@ def _loss(
     log_draw_N: torch.Tensor,
     rng: np.random.Generator,
 ) -> torch.Tensor:
-    """Sampled softmax with the logQ correction (Bengio & Senécal 2008): a drawn item's logit less log(S · its share);
-    a row's own targets are never its negatives."""
+    """Sampled softmax with the logQ correction (Bengio & Senécal 2008): the logit of a drawn item minus log(S · its
+    share). The targets of a row are never its negatives."""
     target_BF = rows.target_CF[batch]
     row, target = _draw_targets(target_BF, rng)
     user_BD = _user_vectors(users, items.in_history(features), rows, batch)
@@ -157,7 +158,7 @@ def _draw_targets(target_BF: Ints, rng: np.random.Generator) -> tuple[torch.Tens
 
 
 def _rows(events: Interactions, user_features_UF: Floats) -> _Rows:
-    """Every second place in a history that has a success soon after."""
+    """Every second cut that has a success among the next FUTURE events."""
     cut_C = np.flatnonzero(events.user_E[1:] == events.user_E[:-1]) + 1
     target_CF = np.full((len(cut_C), FUTURE), -1, np.int32)
     for k in range(FUTURE):
@@ -176,7 +177,7 @@ def _rows(events: Interactions, user_features_UF: Floats) -> _Rows:
 
 
 def _start(events: Interactions, n_items: int, seed: int) -> Floats:
-    """Embeddings [N, W] to start from: the factors of the co-occurrence matrix, scaled to norm 1 on average."""
+    """Initial embeddings [N, W]: the factors of the co-occurrence matrix, scaled to a mean square norm of 1."""
     counts = follows(events, n_items)
     row_N = np.asarray(counts.sum(axis=1)).ravel() + 5
     column_N = np.asarray(counts.sum(axis=0)).ravel() + 5

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from monitoring.drift.ranking_metrics import ndcg
+
 ShownAnswer = tuple[str, tuple[int, ...], bool]
 """An answer: request id, items in order (catalogue positions), whether it is degraded."""
 
@@ -94,6 +96,6 @@ def gini(count_N: np.ndarray) -> float:
 
 
 def _ndcg(answer: _Answer) -> float:
-    hit = np.array([answer.gains.get(item, 0.0) > 0 for item in answer.items], np.float64)
-    discount = 1 / np.log2(np.arange(2, len(hit) + 2))
-    return float(hit @ discount / discount[: int(hit.sum())].sum())
+    """Relevant are the hits alone: users of live traffic never see the items that the answer left out."""
+    hit_1T = np.array([[answer.gains.get(item, 0.0) > 0 for item in answer.items]])
+    return float(ndcg(hit_1T, hit_1T.sum(axis=1), cutoff=len(answer.items))[0])

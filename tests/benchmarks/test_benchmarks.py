@@ -1,4 +1,4 @@
-"""The harness itself: what it compares, when it asks, how it writes."""
+"""The benchmark harness: comparison of answers, load generator, tuning, sections of RESULTS.md."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks.autoscaling.search import Goal
 from benchmarks.autoscaling.study import HELD_OUT, TUNING, Study
-from benchmarks.serving.open_loop import arrivals, ask, ask_all, summary
-from benchmarks.serving.speed import check, differences
+from benchmarks.serving.answers import check, differences
+from benchmarks.serving.open_loop import arrivals, send_all, send_all_here, summary
 from benchmarks.serving.workloads import bodies
 from deployments.artifact.reader import Artifact
 from graphs.evaluation.results_file import write_section
@@ -31,7 +31,7 @@ def test_other_items_another_order_or_other_scores_are_differences() -> None:
     assert differences(ours, ours) == 0
 
 
-def test_answers_as_shipped_may_differ_as_far_as_the_gate_lets_them() -> None:
+def test_answers_as_shipped_may_differ_as_far_as_the_parity_gate_allows() -> None:
     plain = [[(f"i{place}", 1.0) for place in range(10)]] * 10
     near = [[("other", 1.0), *plain[0][1:]], *plain[1:]]
     check("rayfunnel as shipped", near, plain)
@@ -50,7 +50,7 @@ def test_arrivals_are_a_poisson_process_of_the_rate() -> None:
 
 
 async def test_a_latency_counts_from_the_scheduled_time_and_errors_are_counted() -> None:
-    """A server that serves one request at a time, 50 ms each: of five at once the last waits for the others."""
+    """The server takes one request at a time, 50 ms each: of five at once, the last waits for the others."""
     turn = asyncio.Lock()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -61,16 +61,16 @@ async def test_a_latency_counts_from_the_scheduled_time_and_errors_are_counted()
         status = b"500 No" if len(served) == 5 else b"200 OK"
         body = b'{"degraded":["scoring:timeout"]}' if len(served) == 4 else b'{"degraded":[]}'
         writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
-        await reader.read()  # until the client has gone
+        await reader.read()  # until the client closes
         writer.close()
         await writer.wait_closed()
 
     served: list[int] = []
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    _, answers = await asyncio.to_thread(ask, f"http://127.0.0.1:{port}", [b"{}"], np.zeros(5))
+    _, answers = await asyncio.to_thread(send_all_here, f"http://127.0.0.1:{port}", [b"{}"], np.zeros(5))
     times = np.array([0.0, 0.0, 0.001, 0.001])
-    _, more = await asyncio.to_thread(ask, f"http://127.0.0.1:{port}", [b"{}"], times)
+    _, more = await asyncio.to_thread(send_all_here, f"http://127.0.0.1:{port}", [b"{}"], times)
     server.close()
     await server.wait_closed()
     await asyncio.sleep(0.05)
@@ -103,16 +103,16 @@ async def test_connections_are_kept_and_a_lost_one_is_an_error_of_its_own_reques
     answered: list[int] = []
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    _, answers = await asyncio.to_thread(ask_all, f"http://127.0.0.1:{port}", [b"{}"], np.arange(6) * 0.05)
+    _, answers = await asyncio.to_thread(send_all, f"http://127.0.0.1:{port}", [b"{}"], np.arange(6) * 0.05)
     server.close()
     await server.wait_closed()
     await asyncio.sleep(0.05)
     assert [outcome for *_, outcome in answers] == ["ok", "ok", "error", "ok", "ok", "ok"]
-    assert len(peers) == 2, "one until it was lost, one since"
+    assert len(peers) == 2, "the second replaces the lost one"
 
 
-class _FixedResults(Study):
-    """Configurations with given (missed, cost): on the first tuning seeds, and on all."""
+class _FixedStudy(Study):
+    """Configurations with given (missed, cost) on the first tuning seeds, and on all."""
 
     def __init__(self, first: list[tuple[float, float]], tuning: list[tuple[float, float]]) -> None:
         self._first, self._tuning = first, tuning
@@ -127,7 +127,7 @@ class _FixedResults(Study):
 
 def test_tuning_takes_the_cheapest_within_the_misses_or_the_fewest_misses_within_the_cost() -> None:
     means = [(0.02, 1.0), (0.008, 1.2), (0.0005, 1.5), (0.0, 3.0)]
-    study = _FixedResults(means, means)
+    study = _FixedStudy(means, means)
     assert study.best("ours", Goal(most_missed=0.01)) == (1, True)
     assert study.best("ours", Goal(most_missed=0.001)) == (2, True)
     assert study.best("ours", Goal(most_cost=1.4)) == (1, True)
@@ -136,7 +136,7 @@ def test_tuning_takes_the_cheapest_within_the_misses_or_the_fewest_misses_within
 
 
 def test_a_configuration_that_was_lucky_on_the_first_seeds_loses_on_the_others() -> None:
-    study = _FixedResults([(0.0, 1.0), (0.0, 1.1)], [(0.05, 1.0), (0.0, 1.1)])
+    study = _FixedStudy([(0.0, 1.0), (0.0, 1.1)], [(0.05, 1.0), (0.0, 1.1)])
     assert study.best("ours", Goal(most_missed=0.001)) == (1, True)
 
 

@@ -1,7 +1,8 @@
-"""serve_config.yaml: what it says, and that what is wrong in one is said in one sentence."""
+"""serve_config.yaml: its numbers, and one-sentence errors for wrong keys and values."""
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import resource
@@ -10,12 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ray.serve.config import DeploymentActorConfig
 
 from deployments.errors import ConfigError
 from graphs.commands.serve import MAXCONN, environment
 from graphs.config import STAGES, RecommenderArgs, parse_args
-from graphs.config_file import load, recommender_args
+from graphs.config_file import checked, load, recommender_args
 from graphs.recommendation import _drift
 from tests.support.paths import ROOT
 
@@ -88,6 +91,83 @@ def test_a_wrong_key_or_value_is_named_with_what_is_accepted(args: dict[str, Any
     assert "secret" not in str(wrong.value)
 
 
+SHIPPED = yaml.safe_load((ROOT / CONFIG).read_text("utf-8"))
+KeyPath = tuple[str | int, ...]
+
+
+def _paths(value: Any, here: KeyPath = ()) -> list[KeyPath]:
+    """Of every value below `args:` of the applications, mappings and lists included."""
+    items: list[tuple[str | int, Any]] = []
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    found = [path for key, each in items for path in _paths(each, (*here, key))]
+    return [here, *found] if "args" in here else found
+
+
+def _at(path: KeyPath) -> Any:
+    value: Any = SHIPPED
+    for key in path:
+        value = value[key]
+    return value
+
+
+def _changed(path: KeyPath, value: Any) -> dict[str, Any]:
+    config: dict[str, Any] = copy.deepcopy(SHIPPED)
+    parent: Any = config
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    return config
+
+
+def _error(config: Any) -> str:
+    """The text of the ConfigError; empty: there is none. Any other exception fails the test."""
+    try:
+        checked(config, CONFIG)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+PATHS = _paths(SHIPPED)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates(),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), each, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(PATHS), VALUES)
+def test_any_other_value_parses_or_is_an_error_that_names_its_path(path: KeyPath, value: Any) -> None:
+    if error := _error(_changed(path, value)):
+        *parents, name = (".".join(map(str, path[2:end])) for end in range(3, len(path) + 1))
+        own = (f"{name} ", f"{name}.")
+        of_several_fields = tuple(f"{parent} = " for parent in parents)
+        assert error.startswith(own + of_several_fields), error
+        assert "\n" not in error
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from([path for path in PATHS if isinstance(_at(path), dict)]), st.integers(0, 99))
+def test_an_unknown_key_is_an_error_that_names_it(path: KeyPath, number: int) -> None:
+    if path[-1] == "finished_by":  # its keys are data: the model names the stages that it must have
+        return
+    key = f"unknown_{number}"
+    with pytest.raises(ConfigError) as wrong:
+        checked(_changed((*path, key), number), CONFIG)
+    assert f"{'.'.join(map(str, path[2:]))}.{key} is not a known key" in str(wrong.value)
+
+
+@given(VALUES)
+def test_any_content_of_a_file_is_a_config_or_an_error(content: Any) -> None:
+    for config in (content, {"applications": content}, {"applications": [content]}):
+        error = _error(config)
+        assert not error or error.startswith(f"{CONFIG}: `applications`")
+
+
 def test_the_shipped_policy_takes_the_numbers_that_the_config_gives_it() -> None:
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text("utf-8"))
     policy = next(app for app in config["applications"] if app["name"] == "recommender")["autoscaling_policy"]
@@ -110,7 +190,7 @@ def test_fractions_and_whole_gpus_are_accepted(gpus: float) -> None:
         (yaml.safe_dump({"applications": [{"import_path": "graphs.recommendation:build", "args": {}}]}), "artifact"),
     ],
 )
-def test_a_config_file_that_can_not_work_is_refused_in_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+def test_a_config_file_that_can_not_work_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=sentence):
@@ -122,7 +202,7 @@ def test_a_missing_config_file_is_named() -> None:
         load("nowhere.yaml")
 
 
-def test_what_the_environment_sets_wins_over_serve_env(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_environment_win_over_serve_env(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_worker_niceness", "7")
     flags = environment()
     assert flags["RAY_worker_niceness"] == "7"
@@ -132,15 +212,15 @@ def test_what_the_environment_sets_wins_over_serve_env(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("most_files", "connections"), [(20_000, "7960"), (1_048_576, "16384"), (resource.RLIM_INFINITY, "16384")]
 )
-def test_haproxy_is_given_no_more_connections_than_it_may_open_files_for(
+def test_haproxy_gets_no_more_connections_than_it_may_open_files_for(
     monkeypatch: pytest.MonkeyPatch, most_files: int, connections: str
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, most_files))
     assert environment()[MAXCONN] == connections
 
 
-def test_what_handles_of_other_applications_read_of_the_drift_actor_is_plain() -> None:
-    """Serve sends it to every handle, and a caller need not have our code."""
+def test_the_config_of_the_drift_actor_has_plain_values_only() -> None:
+    """Serve sends it to every handle, and a caller may run without our code."""
     args = parse_args(RecommenderArgs, {"artifact": "x"})
     (actor,) = _drift(args, "x")
     assert isinstance(actor, DeploymentActorConfig)

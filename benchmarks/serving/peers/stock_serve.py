@@ -62,7 +62,7 @@ class Api:
 
     @api.get("/v1/health/ready")
     def ready(self) -> dict[str, str]:
-        """Answers once the replica is there."""
+        """Answers once the replica runs."""
         return {"status": "ready"}
 
     @api.post("/v1/recommend")
@@ -71,10 +71,10 @@ class Api:
         body = parse(RecommendRequest, await request.body())
         query = Query(user_id=body.user_id, n=body.n, deadline=time.time() + 60)
         profile = self._profiles(await self._read([PendingRequest(query)]))
-        asked = request_batch([query], self._version)
-        found = await self._stages["candidates"].remote(asked, profile)
+        requests = request_batch([query], self._version)
+        found = await self._stages["candidates"].remote(requests, profile)
         scores = await self._stages["scoring"].remote(profile, found)
-        ranked = await self._stages["ranking"].remote(asked, found, scores)
+        ranked = await self._stages["ranking"].remote(requests, found, scores)
         chosen = [c for c in ranked.choice_BN[0].tolist() if c >= 0]
         items = [
             {

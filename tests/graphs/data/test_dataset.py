@@ -1,4 +1,4 @@
-"""Training data: what is refused, how it is indexed, and the temporal split."""
+"""Training data: which is refused, and how it is indexed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from deployments.errors import DataError
 from deployments.store.base import StoreConfig
-from graphs.data.dataset import Interactions, check_trainable, from_tables, load, movielens, temporal_split
+from graphs.data.dataset import MOVIELENS, from_tables, load_dataset
+from graphs.data.splits import check_trainable
 
 ITEMS = {"item_id": ["b", "a", "c"], "genre": ["x", "y", None]}
 EVENTS = {"user_id": ["u2", "u1", "u1"], "item_id": ["a", "b", "c"], "timestamp": [5, 3, 1]}
@@ -73,53 +72,20 @@ def test_unusable_data_is_refused_naming_file_column_and_remedy(
 
 def test_a_folder_without_the_files_or_with_broken_ones_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"interactions.parquet does not exist; --data takes `movielens` or a folder"):
-        load(str(tmp_path))
+        load_dataset(str(tmp_path))
     (tmp_path / "interactions.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match="is not a readable Parquet file"):
-        load(str(tmp_path))
+        load_dataset(str(tmp_path))
     pq.write_table(pa.table(EVENTS).slice(0, 0), tmp_path / "interactions.parquet")
     pq.write_table(pa.table(ITEMS), tmp_path / "items.parquet")
     with pytest.raises(DataError, match="has no rows"):
-        load(str(tmp_path))
+        load_dataset(str(tmp_path))
 
 
 def test_movielens_is_complete() -> None:
-    dataset = movielens()
+    dataset = load_dataset(MOVIELENS)
     assert (len(dataset.interactions), len(dataset.users), len(dataset.items)) == (100_004, 671, 9_066)
     assert dataset.interactions.success_E.mean() == pytest.approx(0.516, abs=0.01), "ratings of 4 and more"
-
-
-@st.composite
-def event_lists(draw: st.DrawFn) -> Interactions:
-    rows = draw(
-        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 20), st.integers(0, 9), st.sampled_from([0.2, 0.8, 1.0])),
-                 min_size=1, max_size=80)
-    )  # fmt: skip
-    user, item, time, weight = (np.array(column) for column in zip(*sorted(rows), strict=True))
-    order = np.lexsort((item, time, user))
-    return Interactions(
-        user[order].astype(np.int32), item[order].astype(np.int32), time[order].astype(np.float64),
-        weight[order].astype(np.float32),
-    )  # fmt: skip
-
-
-@settings(deadline=None, max_examples=200)
-@given(event_lists())
-def test_the_split_takes_each_users_last_fifth_of_successes_and_nothing_after_the_cut_is_trained_on(
-    events: Interactions,
-) -> None:
-    train, test = temporal_split(events)
-    assert test.success_E.all()
-    for user in np.unique(events.user_E):
-        total = int(events.success_E[events.user_E == user].sum())
-        held = int((test.user_E == user).sum())
-        assert held == (max(1, round(total * 0.2)) if total >= 5 else 0)
-        if held:
-            first = test.timestamp_E[test.user_E == user].min()
-            assert (train.timestamp_E[train.user_E == user] <= first).all()
-            assert int(train.success_E[train.user_E == user].sum()) == total - held
-        else:
-            assert (train.user_E == user).sum() == (events.user_E == user).sum()
 
 
 def test_users_parquet_is_checked_and_features_must_be_text_or_numbers() -> None:

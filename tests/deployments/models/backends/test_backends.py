@@ -33,8 +33,9 @@ from deployments.stages.contract import Stage
 from deployments.stages.profile import ProfileConfig, Profiles
 from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker
 from graphs.__main__ import main
-from graphs.commands import package
-from graphs.data.dataset import load
+from graphs.data.dataset import load_dataset
+from graphs.evaluation.held_out import hold_out
+from graphs.fit.packaging import package
 from tests.conftest import small_args
 from tests.contracts.stage_contract import StageContract
 from tests.deployments.stages.test_model_stages import histories, requests
@@ -56,8 +57,8 @@ def packaged(artifact: Artifact, dataset_folder: Path, tmp_path_factory: pytest.
     with ArtifactWriter(path) as writer:
         writer.copy_from(artifact)
         asked = [pair for pair in COMBINATIONS if pair != ("compiled", "fp32")]
-        held_out = package.hold_out(writer.preview(), load(str(dataset_folder)), small_args("").stages)
-        package.package(writer, held_out, asked, Console(quiet=True))
+        held_out = hold_out(writer.preview(), load_dataset(str(dataset_folder)), small_args("").stages)
+        package(writer, held_out, asked, Console(quiet=True))
     return Artifact.open(str(path))
 
 
@@ -215,33 +216,33 @@ def test_compiled_fp32_passes_the_gate_and_serves(packaged: Artifact) -> None:
     assert (answer.ran_on, answer.fallback_reason) == ("compiled-fp32", "")
 
 
-def test_the_gate_measures_the_models_answers(
-    artifact: Artifact, dataset_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held_out = package.hold_out(artifact, load(str(dataset_folder)), small_args("").stages)
-    same = package._gate(artifact, held_out, "eager", "fp32", "cpu")
-    assert same.overlap > 0.999
-    assert same.loss == pytest.approx(0, abs=1e-3)
-    assert same.passed
-
-    def noisy(artifact: Artifact, model: FusedDCNv2, *_: object) -> Callable[[torch.Tensor], torch.Tensor]:
-        return lambda rows_RF: model(rows_RF) + 2 * torch.randn(len(rows_RF), generator=generator)
-
-    generator = torch.Generator().manual_seed(1)
-    monkeypatch.setattr(package, "start", noisy)
-    broken = package._gate(artifact, held_out, "eager", "fp32", "cpu")
-    assert broken.overlap < 0.95
-    assert broken.loss > 0.05
-    assert not broken.passed
+@pytest.mark.parametrize(
+    ("gate", "passes"),
+    [
+        (Gate(requests=9, overlap=0.99, ndcg=0.1, plain_ndcg=0.1), True),
+        (Gate(requests=9, overlap=0.9899, ndcg=0.1, plain_ndcg=0.1), False),
+        (Gate(requests=9, overlap=1.0, ndcg=0.0998, plain_ndcg=0.1), False),
+        (Gate(requests=9, overlap=1.0, ndcg=0.2, plain_ndcg=0.1), True),
+        (Gate(unavailable="no compiler"), False),
+    ],
+)
+def test_a_gate_asks_for_both_the_same_answers_and_the_same_quality(gate: Gate, passes: bool) -> None:
+    assert gate.passed is passes
 
 
-def test_held_out_histories_do_not_contain_the_wanted_items(artifact: Artifact, dataset_folder: Path) -> None:
-    held_out = package.hold_out(artifact, load(str(dataset_folder)), small_args("").stages)
-    assert len(held_out.count_R) > 100
-    for (profiles, candidates), wanted_BK in zip(held_out.batches, held_out.wanted, strict=True):
-        for b in range(len(wanted_BK)):
-            assert not np.isin(candidates.item_ids_BK[b][wanted_BK[b]], profiles.item_BH[b]).any()
-    assert any(wanted.any() for wanted in held_out.wanted)
+def test_a_combination_that_failed_is_refused_with_the_numbers(artifact: Artifact, tmp_path: Path) -> None:
+    failed = Gate(requests=1000, overlap=0.961, ndcg=0.1, plain_ndcg=0.102)
+    with pytest.raises(ConfigError) as refusal:
+        Scorer(gated(artifact, tmp_path, eager__int8=failed), ScorerConfig(precision="int8"))
+    assert str(refusal.value) == (
+        "scoring: backend eager, precision int8 failed: top-10 overlap 0.9610 (at least 0.99), NDCG@10 loss 1.961% "
+        "(at most 0.1%) on 1000 requests; use another combination, such as backend eager, precision fp32"
+    )
+
+
+def test_a_combination_that_was_not_gated_is_refused_with_the_remedy(artifact: Artifact) -> None:
+    with pytest.raises(ConfigError, match="graphs package ARTIFACT --backend eager --precision bf16`, or use backend"):
+        Scorer(artifact, ScorerConfig(precision="bf16"))
 
 
 def test_a_combination_that_exists_nowhere_is_refused_in_the_config() -> None:
@@ -343,9 +344,9 @@ def test_without_a_compiler_packaging_reports_it_and_eager_serves(
     monkeypatch.setenv("CXX", "no-such-compiler")
     console = Console(record=True, width=200)
     with ArtifactWriter(tmp_path / "made") as writer:
-        writer.copy_from(artifact)
-        held_out = package.hold_out(writer.preview(), load(str(dataset_folder)), small_args("").stages)
-        package.package(writer, held_out, [("compiled", "fp32")], console)
+        writer.keep(artifact)
+        held_out = hold_out(writer.preview(), load_dataset(str(dataset_folder)), small_args("").stages)
+        package(writer, held_out, [("compiled", "fp32")], console)
     assert "compiled-fp32: not made: no C++ compiler (no-such-compiler) where the artifact" in console.export_text()
     scorer = Scorer(Artifact.open(str(tmp_path / "made")), ScorerConfig(backend="compiled"))
     assert scorer.running.backend == "eager"

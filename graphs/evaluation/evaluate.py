@@ -1,0 +1,76 @@
+"""Offline evaluation: the whole funnel, stage by stage as served, beside the baselines on the same temporal split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from deployments.artifact.reader import Artifact
+from deployments.messages import Bools, CandidateBatch, Ints, RankedBatch
+from deployments.stages.fallbacks import retrieval_scores, score_order
+from graphs.config import Stages
+from graphs.data.dataset import Dataset, Interactions
+from graphs.data.splits import temporal_split
+from graphs.evaluation import baselines
+from graphs.evaluation.metrics import DEPTH, HeldOutUsers
+from graphs.evaluation.offline_funnel import BATCH, OfflineFunnel
+
+
+def evaluate(artifact: Artifact, dataset: Dataset, stages: Stages, compare: bool = True) -> dict[str, Any]:
+    """The evaluation table: `funnel` as served, its fallbacks, each candidate source alone, and the `baselines`."""
+    train, test = temporal_split(dataset.interactions)
+    held_out = HeldOutUsers(train, test, len(dataset.items))
+    result: dict[str, Any] = {
+        "data": dataset.name,
+        "test_users": len(held_out.users),
+        "test_events": len(test),
+        **_funnel(artifact, dataset, stages, train, held_out),
+    }
+    if compare:
+        result["baselines"] = {
+            name: held_out(held_out.top(baselines.scores(name, train, len(dataset.items), held_out.users)))
+            for name in baselines.METHODS
+        }
+    return result
+
+
+def _funnel(
+    artifact: Artifact, dataset: Dataset, stages: Stages, train: Interactions, held_out: HeldOutUsers
+) -> dict[str, Any]:
+    funnel = OfflineFunnel(artifact, stages)
+    answers, by_retrieval, by_score, candidate_lists = [], [], [], []
+    source_lists: dict[str, list[Ints]] = {name: [] for name in funnel.candidates.sources}
+    for start in range(0, len(held_out.users), BATCH):
+        users = held_out.users[start : start + BATCH]
+        starts = np.searchsorted(train.user_E, users).tolist()
+        ends = np.searchsorted(train.user_E, users, side="right").tolist()
+        histories = funnel.histories(train, starts, ends, [dataset.users[user] for user in users])
+        requests, profiles, candidates, scores, ranked = funnel.answer(histories, DEPTH)
+        answers.append(_items(candidates, ranked))
+        by_score.append(_items(candidates, score_order(requests, candidates, scores)))
+        by_retrieval.append(_items(candidates, score_order(requests, candidates, retrieval_scores(candidates))))
+        candidate_lists.append(candidates.item_ids_BK)
+        for name, items in funnel.candidates.lists(requests, profiles).items():
+            source_lists[name].append(items[:, :DEPTH])
+    all_candidates = np.concatenate(candidate_lists)
+    return {
+        "funnel": held_out(np.concatenate(answers)),
+        "funnel, no diversity": held_out(np.concatenate(by_score)),
+        "funnel, scoring lost": held_out(np.concatenate(by_retrieval)),
+        "sources": {name: held_out(np.concatenate(lists)) for name, lists in source_lists.items()},
+        "candidates": {
+            "recall": held_out.recall(all_candidates),
+            "recall@100": held_out.recall(all_candidates[:, :DEPTH]),
+            "per_request": float((all_candidates >= 0).sum(axis=1).mean()),
+        },
+    }
+
+
+def _items(candidates: CandidateBatch, ranked: RankedBatch) -> Ints:
+    """The items of the answers [B, DEPTH], -1 padded."""
+    chosen: Bools = ranked.choice_BN >= 0
+    item_BN = np.take_along_axis(candidates.item_ids_BK, np.maximum(ranked.choice_BN, 0), axis=1)
+    padded = np.full((len(item_BN), DEPTH), -1, np.int32)
+    padded[:, : item_BN.shape[1]] = np.where(chosen, item_BN, -1)
+    return padded
