@@ -66,5 +66,7 @@ def test_the_image_runs_as_the_user_of_the_manifests() -> None:
 def test_the_profiles_name_the_images_that_the_comments_build() -> None:
     built = re.findall(r"docker build -t (\S+)", (ROOT / "Dockerfile").read_text("utf-8"))
     for profile in ("cpu", "gpu"):
-        assert yaml.safe_load((ROOT / f"cluster/profiles/{profile}.yaml").read_text("utf-8"))["image"] in built
+        assert (
+            yaml.safe_load((ROOT / f"cluster/kubernetes/profiles/{profile}.yaml").read_text("utf-8"))["image"] in built
+        )
     assert f":{PROJECT['project']['version']}-" in built[0]

@@ -3,32 +3,58 @@ a deployment takes half a minute on two cores, so those that need the same one f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from deployments.api.operations import Recommender
+from deployments.artifact.reader import Artifact
 from tests.support.own_redis import OwnRedis
 from tests.support.ray_cluster import Cluster, Config, changed
 
 ORDER = (
     ("logs", "drift", "alerts"),  # `watching`; a young cluster: Ray's metrics page grows with every replica there was
-    ("answers", "bad_config", "bad_requests", "crashes", "metrics", "redeploys"),  # serve_config.yaml as it is
+    # serve_config.yaml as it is
+    ("answers", "bad_config", "bad_requests", "crashes", "overload", "metrics", "redeploys"),
     ("autoscaling", "shards", "your_own_redis", "gpus", "nodes"),  # each its own
 )
 
 
+HERE = Path(__file__).parent
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The modules here come in ORDER, before all others."""
-    place = {f"{__package__}.test_{name}": at for at, name in enumerate(name for group in ORDER for name in group)}
-    modules = [item.getparent(pytest.Module).obj.__name__ for item in items]  # type: ignore[union-attr]
-    items[:] = [items[n] for n in sorted(range(len(items)), key=lambda n: place.get(modules[n], len(place)))]
+    """The modules here come in ORDER, after all others: those do not share the machine with a cluster."""
+    names = [name for group in ORDER for name in group]
+
+    def position(item: pytest.Item) -> int:
+        module = item.path.stem.removeprefix("test_")
+        return names.index(module) if item.path.parent == HERE and module in names else -1
+
+    items.sort(key=position)
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     with Cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def artifact_path(trained_artifact_path: str) -> str:
+    """Users serve what training made."""
+    return trained_artifact_path
+
+
+@pytest.fixture(scope="session")
+def artifact(trained_artifact: Artifact) -> Artifact:
+    return trained_artifact
+
+
+@pytest.fixture(scope="session")
+def in_process(trained_in_process: Callable[..., Recommender]) -> Callable[..., Recommender]:
+    return trained_in_process
 
 
 @pytest.fixture(scope="session")

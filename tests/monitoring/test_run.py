@@ -16,6 +16,7 @@ from tests.support.monitors import tool
 from tests.support.ray_cluster import free_port, wait_for
 
 
+@pytest.mark.server
 def test_both_run_and_find_each_other_until_they_are_told_to_end(tmp_path: Path) -> None:
     tool("prometheus")
     tool("prometheus-alertmanager")

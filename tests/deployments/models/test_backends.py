@@ -39,9 +39,9 @@ from graphs.__main__ import main
 from graphs.commands import package
 from graphs.data.dataset import load
 from monitoring.logs.ecs import LogConfig
-from tests.conftest import small_args
 from tests.contracts.stage_contract import StageContract
 from tests.deployments.stages.test_model_stages import histories, requests
+from tests.support.small_dataset import small_args
 
 COMBINATIONS: list[tuple[Backend, Precision]] = [
     ("compiled", "fp32"),
@@ -53,12 +53,12 @@ COMBINATIONS: list[tuple[Backend, Precision]] = [
 
 
 @pytest.fixture(scope="module")
-def packaged(artifact: Artifact, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The small artifact with every combination that this file runs."""
+def packaged(trained_artifact: Artifact, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The trained artifact with every combination that this file runs."""
     path = tmp_path_factory.mktemp("packaged") / "small"
-    shutil.copytree(artifact.folder, path)
+    shutil.copytree(trained_artifact.folder, path)
     with ArtifactWriter(path) as writer:
-        writer.keep(artifact)
+        writer.keep(trained_artifact)
         asked = [pair for pair in COMBINATIONS if pair != ("compiled", "fp32")]
         held_out = package.hold_out(writer.preview(), load(str(dataset_folder)), small_args("").stages)
         package.package(writer, held_out, asked, Console(quiet=True))
@@ -220,10 +220,10 @@ def test_compiled_fp32_passes_the_gate_and_serves(packaged: Artifact) -> None:
 
 
 def test_the_gate_measures_what_the_model_answers(
-    artifact: Artifact, dataset_folder: Path, monkeypatch: pytest.MonkeyPatch
+    trained_artifact: Artifact, dataset_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held_out = package.hold_out(artifact, load(str(dataset_folder)), small_args("").stages)
-    same = package._gate(artifact, held_out, "eager", "fp32", "cpu")
+    held_out = package.hold_out(trained_artifact, load(str(dataset_folder)), small_args("").stages)
+    same = package._gate(trained_artifact, held_out, "eager", "fp32", "cpu")
     assert same.overlap > 0.999
     assert same.loss == pytest.approx(0, abs=1e-3)
     assert same.passed
@@ -233,7 +233,7 @@ def test_the_gate_measures_what_the_model_answers(
 
     generator = torch.Generator().manual_seed(1)
     monkeypatch.setattr(package, "start", noisy)
-    broken = package._gate(artifact, held_out, "eager", "fp32", "cpu")
+    broken = package._gate(trained_artifact, held_out, "eager", "fp32", "cpu")
     assert broken.overlap < 0.95
     assert broken.loss > 0.05
     assert not broken.passed
@@ -463,15 +463,17 @@ def test_a_replicas_stage_is_warmed_up_when_it_is_built(
 
 
 async def test_readiness_and_metrics_tell_that_another_backend_stands_in(
-    artifact: Artifact, in_process: Callable[..., Recommender], monkeypatch: pytest.MonkeyPatch
+    trained_artifact: Artifact, trained_in_process: Callable[..., Recommender], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configured = in_process(starts={"scoring": local(Scorer(artifact, ScorerConfig()), 4)})
+    configured = trained_in_process(starts={"scoring": local(Scorer(trained_artifact, ScorerConfig()), 4)})
     await configured.warm_up()
     assert (await configured.health())["scoring"] == "as configured"
     assert b"rayfunnel_backend_stand_in_total{" not in await configured.metrics()
 
     monkeypatch.setattr(backends, "machine", lambda *_: {"device": "another"})
-    recommender = in_process(starts={"scoring": local(Scorer(artifact, ScorerConfig(backend="compiled")), 4)})
+    recommender = trained_in_process(
+        starts={"scoring": local(Scorer(trained_artifact, ScorerConfig(backend="compiled")), 4)}
+    )
     await recommender.warm_up()
     health = await recommender.health()
     assert health["status"] == "ready"

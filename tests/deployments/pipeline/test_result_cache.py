@@ -24,7 +24,7 @@ from deployments.stages.profile import ProfileConfig, Profiles
 from deployments.stages.scoring import Scorer
 from deployments.store.base import StoreConfig
 from deployments.store.memory import MemoryStore
-from tests.conftest import small_args
+from tests.support.small_dataset import small_args
 
 Build = Callable[..., Recommender]
 CACHING = FunnelConfig(cache=CacheConfig(candidates_ttl_s=60))

@@ -167,6 +167,7 @@ class TestRedisStore(StoreContract):
         assert await ids(store) == ["a"]
         assert await ids(store, "broken") == ["b"]
 
+    @pytest.mark.server
     async def test_nobody_listening_opens_the_breaker_and_the_store_heals_by_itself(self, tmp_path: Path) -> None:
         port = free_port()
         store = RedisStore(StoreConfig(port=port, timeout_ms=500, breaker_failures=2, breaker_reset_s=0.1))
@@ -183,6 +184,7 @@ class TestRedisStore(StoreContract):
         await asyncio.to_thread(supervisor.stop)
 
 
+@pytest.mark.server
 async def test_the_password_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ValkeyConfig(port=free_port(), data_dir=str(tmp_path))
     supervisor = ValkeySupervisor(config, password='se"cret #1')

@@ -65,6 +65,7 @@ def labels_of(values: AlertValues, name: str, **more: str) -> dict[str, str]:
     return own | dict(alert.labels) | more
 
 
+@pytest.mark.server
 def test_a_lost_node_silences_what_it_means_for_replicas_and_a_page_its_tickets(tmp_path: Path) -> None:
     values = load(NO_ONE)
     write(values, tmp_path)
