@@ -44,7 +44,6 @@ def test_verdicts_appear_and_outlive_a_killed_actor_that_costs_no_answer(watchin
         os.kill(pid, signal.SIGKILL)
         killed = time.time()
         meanwhile = cluster.client.get("/v1/drift")
-        assert time.time() - killed < 3
         if meanwhile.status_code != 200:  # else it was replaced within the call
             assert meanwhile.status_code == 503
             assert meanwhile.headers["content-type"] == "application/problem+json"
