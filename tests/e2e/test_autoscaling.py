@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.load import Load
 from tests.support.ray_cluster import Cluster, Config, application, changed, wait_for
+
+pytestmark = pytest.mark.long
 
 
 def scorers(cluster: Cluster) -> int:

@@ -21,6 +21,8 @@ from tests.support.load import Load
 from tests.support.paths import ROOT
 from tests.support.ray_cluster import Cluster, Config, application, changed, wait_for
 
+pytestmark = pytest.mark.long
+
 GPUS_OF = ROOT / "tests" / "support" / "gpus_of.py"
 Devices = Callable[[str], list[dict[str, Any]]]
 

@@ -19,6 +19,8 @@ from tests.support.load import Load
 from tests.support.own_redis import OwnRedis
 from tests.support.ray_cluster import Cluster, Config, Node, application, changed, wait_for
 
+pytestmark = pytest.mark.long
+
 FLAGS = {"RAY_health_check_period_ms": "1000"}
 """A node is given up after 5 failed checks; by default they come every 3 s."""
 
