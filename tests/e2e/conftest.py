@@ -11,7 +11,8 @@ import pytest
 from deployments.api.operations import Recommender
 from deployments.artifact.reader import Artifact
 from tests.support.own_redis import OwnRedis
-from tests.support.ray_cluster import Cluster, Config, changed
+from tests.support.ray_cluster import Cluster
+from tests.support.serve_config import Config, changed
 
 ORDER = (
     ("logs", "drift", "alerts"),  # `watching`; a young cluster: Ray's metrics page grows with every replica there was

@@ -18,7 +18,8 @@ from monitoring.alerts.values import AlertValues, load
 from monitoring.dashboards.panels import dashboards
 from tests.support.load import Load
 from tests.support.monitors import Api, alertmanager, prometheus, query, tool
-from tests.support.ray_cluster import Cluster, free_port, wait_for
+from tests.support.processes import free_port, wait_for
+from tests.support.ray_cluster import Cluster
 from tests.support.sinks import Calls, Mails, http_server, mail_server
 
 MISSING_HERE = {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.support.load import Load
-from tests.support.ray_cluster import Cluster, Config, application, changed, wait_for
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster
+from tests.support.serve_config import Config, application, changed
 
 pytestmark = pytest.mark.long
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 
-from tests.support.ray_cluster import Cluster, Config, application, free_port, wait_for
+from tests.support.processes import free_port, wait_for
+from tests.support.ray_cluster import Cluster
+from tests.support.serve_config import Config, application
 
 
 def test_serve_status_shows_the_sentence_and_what_runs_stays_as_it_is(served: Cluster, config: Config) -> None:

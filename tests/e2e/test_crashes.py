@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import threading
@@ -10,24 +9,10 @@ import time
 
 import httpx
 
-from deployments.store.base import StoreConfig
-from deployments.store.events import Histories
-from deployments.store.redis import RedisStore
 from tests.support.load import Load
-from tests.support.ray_cluster import Cluster, wait_for
-
-
-def stored(port: int, user_ids: list[str]) -> Histories:
-    """What the store holds of the users."""
-
-    async def read() -> Histories:
-        store = RedisStore(StoreConfig(port=port, timeout_ms=5000))
-        try:
-            return await store.histories(user_ids)
-        finally:
-            await store.close()
-
-    return asyncio.run(read())
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster
+from tests.support.stored import stored_histories
 
 
 def test_no_acknowledged_event_is_lost_or_doubled_when_the_embedded_server_is_killed(served: Cluster) -> None:
@@ -71,7 +56,7 @@ def test_no_acknowledged_event_is_lost_or_doubled_when_the_embedded_server_is_ki
     assert all(len(times) == each for times in acknowledged.values())
     assert max(max(times) for times in acknowledged.values()) > killed, "it was killed when all was done"
     assert int((served.store_folder / "valkey.pid").read_text()) != pid
-    histories = stored(served.store_port, list(acknowledged))
+    histories = stored_histories(served.store_port, list(acknowledged))
     for row, user in enumerate(acknowledged):
         ids = [event.event_id for event in histories.events(row)]
         assert sorted(ids) == sorted(f"{user}/{n}" for n in range(each))

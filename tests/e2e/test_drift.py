@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.load import Load
-from tests.support.ray_cluster import Cluster, wait_for
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster
 
 
 def pid_of_the_actor(cluster: Cluster) -> int:

@@ -19,7 +19,9 @@ import pytest
 
 from tests.support.load import Load
 from tests.support.paths import ROOT
-from tests.support.ray_cluster import Cluster, Config, application, changed, wait_for
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster
+from tests.support.serve_config import Config, application, changed
 
 pytestmark = pytest.mark.long
 

@@ -17,9 +17,11 @@ import redis
 import yaml
 
 from deployments.store.base import StoreConfig
-from tests.e2e.test_answers import over_a_handle
 from tests.support.ecs_fields import flat, problems
-from tests.support.ray_cluster import ROOT, Cluster, wait_for
+from tests.support.parity import over_a_handle
+from tests.support.paths import ROOT
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster
 
 CANARY = "canary-7f3a9c"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

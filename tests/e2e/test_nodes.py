@@ -17,7 +17,9 @@ from graphs.commands.kuberay import serve_config
 from graphs.config import parse_args
 from tests.support.load import Load
 from tests.support.own_redis import OwnRedis
-from tests.support.ray_cluster import Cluster, Config, Node, application, changed, wait_for
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster, Node
+from tests.support.serve_config import Config, application, changed
 
 pytestmark = pytest.mark.long
 

@@ -12,9 +12,11 @@ import pytest
 
 from deployments.api.operations import Recommender
 from deployments.artifact.reader import Artifact
-from tests.e2e.test_answers import assert_alike, in_one_process, mixed_calls, over_http, states
 from tests.support.own_redis import OwnRedis
-from tests.support.ray_cluster import Cluster, Config, application, changed, wait_for
+from tests.support.parity import assert_alike, in_one_process, mixed_calls, over_http
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster
+from tests.support.serve_config import Config, application, changed
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ async def test_with_every_stage_placed_in_the_ingress_one_deployment_gives_the_s
     artifact: Artifact,
     in_process: Callable[..., Recommender],
 ) -> None:
-    assert states(cluster) == {"recommender": ("RUNNING", {"Ingress": "HEALTHY", "MetricsHub": "HEALTHY"})}
+    assert cluster.states() == {"recommender": ("RUNNING", {"Ingress": "HEALTHY", "MetricsHub": "HEALTHY"})}
     calls = mixed_calls()
     on_own = changed(compact, store__port=own_redis.port)
     assert_alike(over_http(cluster, calls), await in_one_process(calls, on_own, artifact, in_process), calls)

@@ -12,7 +12,8 @@ import pytest
 from deployments.errors import ConfigError
 from graphs import store
 from graphs.recommendation import build
-from tests.support.ray_cluster import Config, free_port
+from tests.support.processes import free_port
+from tests.support.serve_config import Config
 
 
 def small(model: str, **changes: Any) -> Config:

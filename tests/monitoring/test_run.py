@@ -13,7 +13,7 @@ import pytest
 
 from monitoring import run
 from tests.support.monitors import tool
-from tests.support.ray_cluster import free_port, wait_for
+from tests.support.processes import free_port, wait_for
 
 
 @pytest.mark.server

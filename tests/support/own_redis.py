@@ -10,7 +10,7 @@ from pathlib import Path
 import redis
 
 from cluster.valkey import _binary
-from tests.support.ray_cluster import free_port, wait_for
+from tests.support.processes import free_port, wait_for
 
 
 class OwnRedis:

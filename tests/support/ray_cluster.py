@@ -1,76 +1,35 @@
-"""One Ray cluster on free ports, run and asked as an operator does: `ray start`, and the REST calls of `serve deploy`.
+"""One Ray cluster on free ports, used as an operator does: `ray start`, and the REST calls of `serve deploy`.
 
 The tests' process never connects to Ray, so Ray's threads, sockets and flags stay out of it.
-(Over 300 lines: a cluster and its nodes share ports, folder and environment.)
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import httpx
 import yaml
 
 from graphs.commands.serve import environment
 from tests.support.paths import ROOT
+from tests.support.processes import free_port, free_range, wait_for, with_environment
+from tests.support.serve_config import Config, application, recommender_args
 
-PATIENCE_S = 150.0
-"""For what takes seconds on an idle machine: start, deploy, stop."""
-
-T = TypeVar("T")
-Config = dict[str, Any]
-
-
-def wait_for(what: str, check: Callable[[], T | None], within_s: float = PATIENCE_S, every_s: float = 0.1) -> T:
-    """The first truthy value of `check`; a failure that says `what` did not come, and what came instead."""
-    deadline, last = time.monotonic() + within_s, "nothing"
-    while True:
-        try:
-            value = check()
-            if value:
-                return value
-            last = repr(value)
-        except (httpx.HTTPError, OSError) as error:
-            last = repr(error)
-        assert time.monotonic() < deadline, f"{what}: not within {within_s} s; last seen: {last[:2000]}"
-        time.sleep(every_s)
-
-
-_given: set[int] = set()
-
-
-def free_port() -> int:
-    """A port nobody listens on, below the range from which the kernel gives ports to clients; never the same twice."""
-    while True:
-        port = random.randrange(20_000, 29_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            if port not in _given:
-                _given.add(port)
-                return port
-
-
-def marked(mark: str) -> Iterator[int]:
-    """Processes that hold `mark` in their environment."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark.encode() in (folder / "environ").read_bytes():
-                yield int(folder.name)
+DIRECT_PORTS = 201
+"""Ports that ingress replicas of one cluster may listen on."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +49,7 @@ class Node:
 
     def pids(self) -> set[int]:
         """All of its processes."""
-        return set(marked(self._mark))
+        return set(with_environment(self._mark))
 
     def kill(self) -> None:
         """SIGKILL to all of them at once: nothing on it says goodbye."""
@@ -121,16 +80,14 @@ class Cluster:
         self.client = httpx.Client(base_url=self.url, timeout=30)
         self._api = httpx.Client(base_url=f"http://127.0.0.1:{self._dashboard_port}/api/serve", timeout=60)
         self._deployed: Config | None = None
-        first = free_port()
-        while any(first <= port <= first + 200 for port in _given - {first}):
-            first = free_port()
+        first = free_range(DIRECT_PORTS)
         self._environment = environment() | {
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
-            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 200),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + DIRECT_PORTS - 1),
             # Shorter than serve.env's, but longer than HAProxy's reload (0.9 s on a busy machine) and a pause of the
             # tests' clients: what comes on a kept connection just as the old replica closes it is lost.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
@@ -198,7 +155,7 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            for pid in marked(self.mark):  # what did not end with it
+            for pid in with_environment(self.mark):  # what did not end with it
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.client.close()
@@ -288,6 +245,13 @@ class Cluster:
         answer = self._api.get("/applications/")
         return answer.json()["applications"] if answer.is_success else {}
 
+    def states(self) -> dict[str, tuple[str, dict[str, str]]]:
+        """Per application its status, and that of its deployments."""
+        return {
+            name: (app["status"], {name: d["status"] for name, d in app["deployments"].items()})
+            for name, app in self.applications().items()
+        }
+
     def _messages(self) -> Iterator[str]:
         """What every application and deployment says of itself, for the one who debugs."""
         for name, app in self.applications().items():
@@ -326,26 +290,3 @@ class Cluster:
         assert answer.status_code == 200, answer.text
         body: dict[str, Any] = answer.json()
         return body
-
-
-def application(config: Config, name: str) -> Config:
-    """The entry of one application."""
-    return next(app for app in config["applications"] if app["name"] == name)
-
-
-def recommender_args(config: Config) -> Config:
-    """The `args:` of the recommender."""
-    args: Config = application(config, "recommender")["args"]
-    return args
-
-
-def changed(config: Config, **args: Any) -> Config:
-    """A copy with other args of the recommender; `stages__ranking__config__diversity=0.5` names a nested one."""
-    config = copy.deepcopy(config)
-    for path, value in args.items():
-        *parents, last = path.split("__")
-        node = recommender_args(config)
-        for parent in parents:
-            node = node[parent]
-        node[last] = value
-    return config

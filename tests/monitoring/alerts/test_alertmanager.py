@@ -13,7 +13,7 @@ from monitoring.alerts.__main__ import RENDERED, write
 from monitoring.alerts.prometheus import alerts
 from monitoring.alerts.values import AlertValues, load
 from tests.support.monitors import alertmanager, inhibited, tell, tool
-from tests.support.ray_cluster import free_port
+from tests.support.processes import free_port
 
 EVERY_WAY = ["email", "sns", "sms_bridge", "pagerduty", "slack", "webhook"]
 NO_ONE: dict[str, Any] = {"alertmanager": {"routes": {"page": [], "ticket": [], "watchdog": []}, "group_wait": "0s"}}
