@@ -25,7 +25,7 @@ MARK_OF = {
     "nodes": "cluster",
     "trained_artifact_path": "trained",
     "monitors": "server",
-    "own_redis": "server",
+    "external_redis": "server",
     "server": "server",
     "supervise": "server",
 }

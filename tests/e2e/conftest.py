@@ -1,5 +1,5 @@
-"""The one cluster of the session. A test says which configuration it needs; what runs already is not deployed again:
-a deployment takes half a minute on two cores, so those that need the same one follow each other."""
+"""The one cluster of the session. A deployment takes half a minute on two cores, so tests that need the same
+configuration follow each other: a configuration that runs is not deployed again."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 
 from deployments.api.operations import Recommender
 from deployments.artifact.reader import Artifact
-from tests.support.own_redis import OwnRedis
+from tests.support.external_redis import ExternalRedis
 from tests.support.ray_cluster import Cluster
 from tests.support.serve_config import Config, changed
 
 ORDER = (
-    ("logs", "drift", "alerts"),  # `watching`; a young cluster: Ray's metrics page grows with every replica there was
+    ("logs", "drift", "alerts"),  # `observed`; a young cluster: Ray's metrics page grows with every replica there was
     # serve_config.yaml as it is
-    ("answers", "bad_config", "bad_requests", "crashes", "overload", "metrics", "redeploys"),
-    ("autoscaling", "shards", "your_own_redis", "gpus", "nodes"),  # each its own
+    ("api", "bad_config", "bad_requests", "crashes", "overload", "metrics", "redeploys"),
+    ("autoscaling", "shards", "external_redis", "gpus", "nodes"),  # each its own
 )
 
 
@@ -73,14 +73,14 @@ def served(cluster: Cluster, config: Config) -> Cluster:
 
 @pytest.fixture(scope="session")
 def drift_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where drift reports go."""
+    """The folder of drift reports."""
     return tmp_path_factory.mktemp("drift")
 
 
 @pytest.fixture
-def watching(cluster: Cluster, config: Config, drift_folder: Path) -> Cluster:
-    """The cluster with a line for every request, drift judged and reported in seconds, and the Scorer in the policy's
-    hands, with nothing to decide."""
+def observed(cluster: Cluster, config: Config, drift_folder: Path) -> Cluster:
+    """The cluster with a log line for every request, drift verdicts and reports within seconds, and a Scorer that the
+    policy scales between one and one."""
     drift = {
         "window_s": 1,
         "sampling": {"every_s": 0.5},
@@ -93,9 +93,9 @@ def watching(cluster: Cluster, config: Config, drift_folder: Path) -> Cluster:
 
 
 @pytest.fixture(scope="module")
-def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
+def external_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExternalRedis]:
     """A server that keeps its data over a restart."""
-    server = OwnRedis(tmp_path_factory.mktemp("redis"))
+    server = ExternalRedis(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
     server.stop()

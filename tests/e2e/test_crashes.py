@@ -1,4 +1,4 @@
-"""Processes are killed under load; nobody outside is told."""
+"""Processes are killed under load, and clients notice no error."""
 
 from __future__ import annotations
 

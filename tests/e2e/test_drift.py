@@ -25,8 +25,8 @@ def pid_of_the_actor(cluster: Cluster) -> int:
     return 0
 
 
-def test_verdicts_appear_and_outlive_a_killed_actor_that_costs_no_answer(watching: Cluster) -> None:
-    cluster = watching
+def test_verdicts_appear_and_outlive_a_killed_actor_that_costs_no_answer(observed: Cluster) -> None:
+    cluster = observed
 
     def judged(after: float) -> dict[str, Any] | None:
         answer = cluster.client.get("/v1/drift")

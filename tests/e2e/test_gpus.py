@@ -31,7 +31,7 @@ Devices = Callable[[str], list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def devices_of(cluster: Cluster) -> Iterator[Devices]:
-    """Per running replica of a deployment: its GPUs, by its own account."""
+    """Per running replica of a deployment: its GPUs, as the replica reports them."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with subprocess.Popen(
         [sys.executable, "-I", str(GPUS_OF), cluster.address],

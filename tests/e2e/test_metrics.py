@@ -1,4 +1,4 @@
-"""The totals of the whole application at `GET /metrics`, whatever becomes of its replicas and of the hub."""
+"""The totals of the application at `GET /metrics`, while replicas come and go and the hub is killed."""
 
 from __future__ import annotations
 

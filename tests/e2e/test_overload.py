@@ -1,4 +1,4 @@
-"""More requests at once than an ingress replica can hold: refused with a remedy, and soon forgotten."""
+"""More requests at once than an ingress replica takes: refused with a remedy, and without effect afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Light, steady load over HTTP, as a few clients with kept-alive connections make it."""
+"""Light, steady HTTP load from a few clients that keep their connections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Load:
     longest_s: float = 270.0
     body: dict[str, Any] = field(default_factory=dict)
     prefix: str = "u"
-    """Of the user ids; 80 of them take turns."""
+    """Of the user ids; 80 users take turns."""
     answers: list[tuple[float, int | str, dict[str, Any]]] = field(default_factory=list)
     """(Unix seconds, status or error, the body of a 200)."""
 
@@ -65,8 +65,8 @@ class Load:
         return Counter(reason for _, _, body in self.answers for reason in body.get("degraded", []))
 
     def assert_all_answered(self, at_least: int) -> None:
-        """Every request got 200."""
-        print(f"{self.outcomes}, {self.degraded}")  # for the one who debugs
+        """Asserts that every request got 200, and that there were enough."""
+        print(f"{self.outcomes}, {self.degraded}")  # for debugging
         bad = [answer for answer in self.answers if answer[1] != 200]
         assert not bad, f"first of {len(bad)}: {bad[0]}"
         assert len(self.answers) >= at_least, "the load was lighter than the test needs"

@@ -56,7 +56,7 @@ def over_http(cluster: Cluster, calls: list[Call]) -> list[dict[str, Any]]:
 
 
 def over_a_handle(cluster: Cluster, calls: list[Call], out: Path) -> dict[str, Any]:
-    """What the program caller.py gets, in a process of its own, without our flags and outside our folder."""
+    """The answers that caller.py gets, in a process of its own, without our flags and outside our folder."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     subprocess.run(
         [sys.executable, "-I", str(CALLER), str(out)],

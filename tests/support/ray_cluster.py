@@ -42,7 +42,7 @@ class Replica:
 
 
 class Node:
-    """A further `ray start` on this machine, with CPUs and GPUs in name only, that can be lost like a machine."""
+    """Another `ray start` on this machine, whose CPUs and GPUs exist in name only; `kill` acts like a power cut."""
 
     def __init__(self, process: subprocess.Popen[bytes], mark: str) -> None:
         self._process, self._mark = process, mark
@@ -52,7 +52,7 @@ class Node:
         return set(with_environment(self._mark))
 
     def kill(self) -> None:
-        """SIGKILL to all of them at once: nothing on it says goodbye."""
+        """SIGKILL to all of its processes at once: none can shut down in order."""
         while pids := self.pids():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -117,7 +117,7 @@ class Cluster:
             )
 
     def add_node(self, cpus: int, gpus: int = 0, **labels: str) -> Node:
-        """One more node; returns once it has its sockets: two that start together would choose the same names."""
+        """Adds a node. Returns once its sockets exist: two nodes that start together would choose the same names."""
         sockets = self._folder / "session_latest" / "sockets"
         before = set(sockets.glob("plasma_store*"))
         options = {
@@ -141,13 +141,13 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if not self._nodes:  # else there are replicas on nodes that end now, at once
+            if not self._nodes:  # else replicas run on nodes that are killed below
                 with contextlib.suppress(httpx.HTTPError):
                     self.shut_down()
         finally:
             for node in self._nodes:
                 node.kill()
-            if self._nodes:  # a head without them would wait for them
+            if self._nodes:  # the head would wait for its nodes
                 self._process.kill()
             self._process.terminate()
             try:
@@ -155,7 +155,7 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            for pid in with_environment(self.mark):  # what did not end with it
+            for pid in with_environment(self.mark):  # those that outlived `ray start`
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.client.close()
@@ -168,7 +168,7 @@ class Cluster:
 
     @property
     def mark(self) -> str:
-        """What the environment of this cluster's processes holds, and of no other's."""
+        """An entry that only this cluster's processes have in their environment."""
         return f"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT={self._environment['RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT']}\0"
 
     @property
@@ -183,7 +183,7 @@ class Cluster:
         application(config, "store")["args"] |= {"port": self.store_port, "data_dir": str(self.store_folder)}
         args = recommender_args(config)
         args["artifact"] = artifact
-        # The machine is shared: what is asked here is that answers agree, not that they come within 50 ms.
+        # The machine is shared. The tests compare answers and set no latency, so the store may take more than 50 ms.
         args["store"] |= {"port": self.store_port, "timeout_ms": 300}
         args["pipeline"]["deadline_ms"] = 2000
         args["stages"]["candidates"]["config"]["n_candidates"] = 100
@@ -192,25 +192,25 @@ class Cluster:
         return config
 
     def submit(self, config: Config) -> None:
-        """What `serve deploy` does; returns at once."""
+        """Does as `serve deploy`; returns at once."""
         self._deployed = None
         self._api.put("/applications/", json=config).raise_for_status()
 
     def deploy(self, config: Config) -> None:
-        """Submits, unless it is what runs, and waits until all of it runs and the recommender, if any, is ready."""
+        """Submits `config`, unless it runs already; waits until all applications run and the recommender is ready."""
         if config == self._deployed:
             return
         self.submit(config)
         names = {app["name"] for app in config["applications"]}
 
-        def there() -> bool:
+        def running() -> bool:
             shown = self.applications()
             failed = {name: app["message"] for name, app in shown.items() if app["status"] == "DEPLOY_FAILED"}
             assert not failed, failed
             return set(shown) == names and all(app["status"] == "RUNNING" for app in shown.values())
 
         try:
-            wait_for(f"{', '.join(names)} deployed", there)
+            wait_for(f"{', '.join(names)} deployed", running)
         except AssertionError as error:
             error.add_note("\n".join(self._messages()))
             raise
@@ -219,7 +219,7 @@ class Cluster:
         self._deployed = config
 
     def wait_until_ready(self) -> None:
-        """Until the recommender answers, and has the histories that the artifact carries."""
+        """Until the recommender answers and the store has the histories of the artifact."""
 
         def ready() -> bool:
             answer = self.client.get("/v1/health/ready")
@@ -241,7 +241,7 @@ class Cluster:
         wait_for("Serve gone", gone)
 
     def applications(self) -> dict[str, Any]:
-        """Per application what `serve status` shows, and more."""
+        """Per application the details of which `serve status` shows a part."""
         answer = self._api.get("/applications/")
         return answer.json()["applications"] if answer.is_success else {}
 
@@ -253,7 +253,7 @@ class Cluster:
         }
 
     def _messages(self) -> Iterator[str]:
-        """What every application and deployment says of itself, for the one who debugs."""
+        """The status and message of every application and deployment, for debugging."""
         for name, app in self.applications().items():
             yield f"{name}: {app['status']} {app['message']}"
             for deployment, details in app["deployments"].items():
@@ -271,7 +271,7 @@ class Cluster:
 
     @property
     def folder(self) -> Path:
-        """Everything that the cluster writes, but for the store's data and what a configuration puts elsewhere."""
+        """The files of the cluster, without those that a configuration puts elsewhere."""
         return self._folder
 
     @property
@@ -285,7 +285,7 @@ class Cluster:
         return "\n".join(str(json.loads(line)["message"]) for line in lines)
 
     def recommend(self, user_id: str, **fields: Any) -> dict[str, Any]:
-        """An answer over HTTP; it must be 200."""
+        """The answer over HTTP; asserts that its status is 200."""
         answer = self.client.post("/v1/recommend", json={"user_id": user_id, "deadline_ms": 10_000} | fields)
         assert answer.status_code == 200, answer.text
         body: dict[str, Any] = answer.json()

@@ -1,4 +1,4 @@
-"""What is deployed, and that HTTP, a handle and the stages in one process answer alike."""
+"""How callers reach the deployed application: HTTP and a handle give the answers of the stages in one process."""
 
 from __future__ import annotations
 
