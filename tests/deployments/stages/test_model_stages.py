@@ -1,4 +1,4 @@
-"""Profiles, candidates and scoring on a trained artifact: the contract, and what is theirs alone."""
+"""Profiles, candidates and scoring on an artifact: the contract, and what is theirs alone."""
 
 from __future__ import annotations
 
