@@ -7,10 +7,12 @@ ARTIFACT ?= artifacts/movielens
 
 VALUES ?= monitoring/alerts/laptop.yaml
 
-.PHONY: help serve monitor train test lint format bench clean
+UNIT := not cluster and not trained and not server and not long
+
+.PHONY: help serve monitor train check unit test e2e-long lint format bench clean
 
 help: ## This list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 # torch first and alone: its exact version keeps pip from choosing a CUDA build of several GB.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -32,8 +34,18 @@ serve: $(VENV)/.installed $(ARTIFACT) ## Set up, train if there is no artifact, 
 monitor: $(VENV)/.installed ## Prometheus on :9090 and Alertmanager on :9093, beside `make serve`
 	$(BIN)/python -m monitoring.run --values $(VALUES)
 
-test: $(VENV)/.installed ## Everything that can be tested without a GPU
-	$(BIN)/python -m pytest
+check: $(VENV)/.installed ## While you work: lint, and the tests without Ray, servers or training (2 minutes)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line lint unit
+
+unit: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -m '$(UNIT)'
+
+test: $(VENV)/.installed ## All that users run, without a GPU, and the coverage of the code (20 minutes)
+	$(BIN)/python -m pytest -m 'not long' --cov --cov-report=
+
+# 5: pytest found no test with the mark.
+e2e-long: $(VENV)/.installed ## End-to-end tests that take longer
+	$(BIN)/python -m pytest -m long || test $$? -eq 5
 
 lint: $(VENV)/.installed ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

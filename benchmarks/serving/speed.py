@@ -138,9 +138,9 @@ def speed(
         f"configuration as it is, whose scoring ran {chosen.backend} in {chosen.precision}; the others run the plain "
         f"fp32 model without cache. All gave equal answers to {CHECKED} requests before they were timed, or as shipped "
         f"at least {MIN_OVERLAP:.0%} of the items, as the parity gate requires. `bad answers`: errors and degraded "
-        f"answers under load; the requests per second leave them out. A cache is empty at a server's start; {FILL_S:g} s "
-        "of the same traffic fill it before the last load, and no draw of users is sent twice. `cache hits`: the share of "
-        "the computed requests whose candidates and scores were in the cache."
+        "answers under load; the requests per second leave them out. A cache is empty at a server's start. "
+        f"{FILL_S:g} s of the same traffic fill it before the last load, and no draw of users is sent twice. "
+        "`cache hits`: the share of the computed requests whose candidates and scores were in the cache."
     )
     title = f"## Speed, closed loop: {workload}, shipped {chosen.backend} in {chosen.precision}"
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))

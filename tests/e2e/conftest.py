@@ -1,34 +1,61 @@
-"""The one cluster of the session. A test says which configuration it needs; what runs already is not deployed again:
-a deployment takes half a minute on two cores, so those that need the same one follow each other."""
+"""The one cluster of the session. A deployment takes half a minute on two cores, so tests that need the same
+configuration follow each other: a configuration that runs is not deployed again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.own_redis import OwnRedis
-from tests.support.ray_cluster import Cluster, Config, changed
+from deployments.api.operations import Recommender
+from deployments.artifact.reader import Artifact
+from tests.support.external_redis import ExternalRedis
+from tests.support.ray_cluster import Cluster
+from tests.support.serve_config import Config, changed
 
 ORDER = (
-    ("logs", "drift", "alerts"),  # `watching`; a young cluster: Ray's metrics page grows with every replica there was
-    ("answers", "bad_config", "bad_requests", "crashes", "metrics", "redeploys"),  # serve_config.yaml as it is
-    ("autoscaling", "shards", "your_own_redis", "gpus", "nodes"),  # each its own
+    ("logs", "drift", "alerts"),  # `observed`; a young cluster: Ray's metrics page grows with every replica there was
+    # serve_config.yaml as it is
+    ("api", "bad_config", "bad_requests", "crashes", "overload", "metrics", "redeploys"),
+    ("autoscaling", "shards", "external_redis", "gpus", "nodes"),  # each its own
 )
 
 
+HERE = Path(__file__).parent
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The modules here come in ORDER, before all others."""
-    place = {f"{__package__}.test_{name}": at for at, name in enumerate(name for group in ORDER for name in group)}
-    modules = [item.getparent(pytest.Module).obj.__name__ for item in items]  # type: ignore[union-attr]
-    items[:] = [items[n] for n in sorted(range(len(items)), key=lambda n: place.get(modules[n], len(place)))]
+    """The modules here come in ORDER, after all others: those do not share the machine with a cluster."""
+    names = [name for group in ORDER for name in group]
+
+    def position(item: pytest.Item) -> int:
+        module = item.path.stem.removeprefix("test_")
+        return names.index(module) if item.path.parent == HERE and module in names else -1
+
+    items.sort(key=position)
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     with Cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def artifact_path(trained_artifact_path: str) -> str:
+    """Users serve what training made."""
+    return trained_artifact_path
+
+
+@pytest.fixture(scope="session")
+def artifact(trained_artifact: Artifact) -> Artifact:
+    return trained_artifact
+
+
+@pytest.fixture(scope="session")
+def in_process(trained_in_process: Callable[..., Recommender]) -> Callable[..., Recommender]:
+    return trained_in_process
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +73,14 @@ def served(cluster: Cluster, config: Config) -> Cluster:
 
 @pytest.fixture(scope="session")
 def drift_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where drift reports go."""
+    """The folder of drift reports."""
     return tmp_path_factory.mktemp("drift")
 
 
 @pytest.fixture
-def watching(cluster: Cluster, config: Config, drift_folder: Path) -> Cluster:
-    """The cluster with a line for every request, drift judged and reported in seconds, and the Scorer in the policy's
-    hands, with nothing to decide."""
+def observed(cluster: Cluster, config: Config, drift_folder: Path) -> Cluster:
+    """The cluster with a log line for every request, drift verdicts and reports within seconds, and a Scorer that the
+    policy scales between one and one."""
     drift = {
         "window_s": 1,
         "sampling": {"every_s": 0.5},
@@ -66,9 +93,9 @@ def watching(cluster: Cluster, config: Config, drift_folder: Path) -> Cluster:
 
 
 @pytest.fixture(scope="module")
-def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
+def external_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExternalRedis]:
     """A server that keeps its data over a restart."""
-    server = OwnRedis(tmp_path_factory.mktemp("redis"))
+    server = ExternalRedis(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
     server.stop()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.load import Load
-from tests.support.ray_cluster import Cluster, Config, application, changed, wait_for
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster
+from tests.support.serve_config import Config, application, changed
+
+pytestmark = pytest.mark.long
 
 
 def scorers(cluster: Cluster) -> int:
@@ -20,7 +26,7 @@ def test_an_idle_scorer_sleeps_the_first_request_wakes_it_and_load_scales_it_up_
         cache__candidates_ttl_s=0,
         drift__enabled=False,
     )
-    # A Scorer of the small model computes some 10,000 requests/s in full batches. It is told to carry 5 of them, so
+    # A Scorer of the small model computes some 10,000 requests/s in full batches. The policy is told 5, so
     # that a load which two cores can make asks for three.
     application(config, "recommender")["autoscaling_policy"]["policy_kwargs"] = {
         "slo_ms": 500,

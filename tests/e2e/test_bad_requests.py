@@ -1,4 +1,4 @@
-"""Nothing that a client can send over HTTP brings a replica down or goes unexplained."""
+"""Whatever a client sends over HTTP, no replica ends, and each refusal names the field."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.ray_cluster import Cluster
 
 
 def wrong_with(answer: httpx.Response | str, sent: Malformed) -> str:
-    """What the answer lacks; empty if it is as it should be."""
+    """What is wrong with the answer; empty: nothing."""
     if isinstance(answer, str):
         return answer
     text = f"{answer.status_code} {answer.text[:300]}"

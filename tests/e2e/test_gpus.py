@@ -19,7 +19,11 @@ import pytest
 
 from tests.support.load import Load
 from tests.support.paths import ROOT
-from tests.support.ray_cluster import Cluster, Config, application, changed, wait_for
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster
+from tests.support.serve_config import Config, application, changed
+
+pytestmark = pytest.mark.long
 
 GPUS_OF = ROOT / "tests" / "support" / "gpus_of.py"
 Devices = Callable[[str], list[dict[str, Any]]]
@@ -27,7 +31,7 @@ Devices = Callable[[str], list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def devices_of(cluster: Cluster) -> Iterator[Devices]:
-    """Per running replica of a deployment: its GPUs, by its own account."""
+    """Per running replica of a deployment: its GPUs, as the replica reports them."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with subprocess.Popen(
         [sys.executable, "-I", str(GPUS_OF), cluster.address],

@@ -17,9 +17,11 @@ import redis
 import yaml
 
 from deployments.store.base import StoreConfig
-from tests.e2e.test_answers import over_a_handle
 from tests.support.ecs_fields import flat, problems
-from tests.support.ray_cluster import ROOT, Cluster, wait_for
+from tests.support.parity import over_a_handle
+from tests.support.paths import ROOT
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster
 
 CANARY = "canary-7f3a9c"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -44,8 +46,8 @@ def request_lines(cluster: Cluster) -> dict[str, dict[str, Any]]:
     return {f["http.request.id"]: f for f in lines if f.get("event.dataset") == "rayfunnel.requests"}
 
 
-def test_real_log_files_are_ecs_and_each_request_has_its_line(watching: Cluster) -> None:
-    cluster = watching
+def test_real_log_files_are_ecs_and_each_request_has_its_line(observed: Cluster) -> None:
+    cluster = observed
     headers = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
     answer = cluster.client.post("/v1/recommend", json={"user_id": "u1", "deadline_ms": 10_000}, headers=headers).json()
     refused = cluster.client.post("/v1/recommend", json={"user_id": "u1", "n": 0})
@@ -65,11 +67,11 @@ def test_real_log_files_are_ecs_and_each_request_has_its_line(watching: Cluster)
         assert not wrong, (path, wrong)
 
 
-def test_filebeat_is_pointed_at_these_files_and_renames_the_fields_that_ray_writes(watching: Cluster) -> None:
+def test_filebeat_is_pointed_at_these_files_and_renames_the_fields_that_ray_writes(observed: Cluster) -> None:
     (given,) = FILEBEAT["filebeat.inputs"]
-    pattern = given["paths"][0].replace("${RAYFUNNEL_LOGS:/tmp/ray/session_latest/logs/serve}", str(watching.logs))
+    pattern = given["paths"][0].replace("${RAYFUNNEL_LOGS:/tmp/ray/session_latest/logs/serve}", str(observed.logs))
     shipped = set(Path("/").glob(pattern.lstrip("/")))
-    assert set(our_files(watching)) <= shipped
+    assert set(our_files(observed)) <= shipped
     controller = next(path for path in shipped if path.name.startswith("controller_"))
     written = {name for line in parsed(controller) for name in line}
     then = FILEBEAT["processors"][1]["then"]
@@ -125,7 +127,7 @@ async def send(cluster: Cluster) -> None:
 
 
 def break_the_store(cluster: Cluster) -> None:
-    """A user's key holds what it should not: the server's complaint, and the client's of it, name the key."""
+    """Gives a user's key a value of the wrong type: the errors of server and client name the key."""
     user = f"{CANARY}-broken"
     key = f"{StoreConfig().app}:history:{user}"
     with redis.Redis(port=cluster.store_port) as store:
@@ -140,14 +142,16 @@ def break_the_store(cluster: Cluster) -> None:
 
 
 def excerpt(path: Path) -> str:
-    """What stands around the canary in a file; empty: it is not there."""
+    """The text around the canary in a file; empty: the file has none."""
     content = path.read_bytes()
     at = content.find(CANARY.encode())
     return "" if at < 0 else repr(content[max(0, at - 300) : at + 300])
 
 
-def test_what_callers_send_is_in_no_file_metric_or_page(watching: Cluster, drift_folder: Path, tmp_path: Path) -> None:
-    cluster, began = watching, time.time()
+def test_no_file_metric_or_page_holds_anything_that_callers_sent(
+    observed: Cluster, drift_folder: Path, tmp_path: Path
+) -> None:
+    cluster, began = observed, time.time()
     asyncio.run(send(cluster))
     over_a_handle(cluster, list(hostile(9)), tmp_path / "answers.json")
     break_the_store(cluster)
@@ -172,5 +176,5 @@ def test_what_callers_send_is_in_no_file_metric_or_page(watching: Cluster, drift
     files = [path for root in (cluster.folder, drift_folder) for path in root.rglob("*") if path.is_file()]
     files = [path for path in files if not path.is_relative_to(cluster.store_folder)]
     assert {report, live, *(path.resolve() for path in our_files(cluster))} <= {path.resolve() for path in files}
-    told = {path.name: said for path in files if (said := excerpt(path))}
-    assert not told
+    found = {path.name: text for path in files if (text := excerpt(path))}
+    assert not found

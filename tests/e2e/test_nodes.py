@@ -15,12 +15,16 @@ import pytest
 from cluster.kubernetes.cluster_profile import Profile
 from graphs.commands.kuberay import serve_config
 from graphs.config import parse_args
+from tests.support.external_redis import ExternalRedis
 from tests.support.load import Load
-from tests.support.own_redis import OwnRedis
-from tests.support.ray_cluster import Cluster, Config, Node, application, changed, wait_for
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster, Node
+from tests.support.serve_config import Config, application, changed
+
+pytestmark = pytest.mark.long
 
 FLAGS = {"RAY_health_check_period_ms": "1000"}
-"""A node is given up after 5 failed checks; by default they come every 3 s."""
+"""Ray declares a node dead after 5 failed checks; by default they come every 3 s."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def rendered(cluster: Cluster, artifact: str, redis_url: str) -> Config:
             "cpu": {"cpus": 4, "memory": "1Gi", "max": 1},
             "gpu": {"cpus": 2, "gpus": 1, "memory": "1Gi", "max": 1},
         },
-        # A Scorer of the small model computes some 10,000 requests/s. It is told to carry 5, so that a load which two
+        # A Scorer of the small model computes some 10,000 requests/s. The policy is told 5, so that a load which two
         # cores can make asks for three.
         "policy": {"spare": 0, "utilisation": 0.0005, "stable_s": 300, "startup_s": 5},
         "args": {"cache": {"candidates_ttl_s": 0}, "stages": {"scoring": scoring}},
@@ -65,16 +69,16 @@ def where(cluster: Cluster, **nodes: Node) -> dict[str, list[str]]:
 
 
 def titles(node: Node) -> str:
-    """What its processes call themselves."""
+    """The command lines of its processes."""
     return "\n".join(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in node.pids())
 
 
 @pytest.mark.timeout(600)
 def test_stages_run_where_their_resources_are_and_a_lost_gpu_node_costs_no_answer(
-    nodes: Cluster, artifact_path: str, own_redis: OwnRedis
+    nodes: Cluster, artifact_path: str, external_redis: ExternalRedis
 ) -> None:
     cpu, gpu = nodes.add_node(cpus=4, group="cpu"), nodes.add_node(cpus=2, gpus=1, group="gpu")
-    config = rendered(nodes, artifact_path, f"redis://127.0.0.1:{own_redis.port}/0")
+    config = rendered(nodes, artifact_path, f"redis://127.0.0.1:{external_redis.port}/0")
     assert [app["name"] for app in config["applications"]] == ["recommender"]
     assert application(config, "recommender")["args"]["http"]["demo"]
     nodes.deploy(config)

@@ -1,4 +1,4 @@
-"""More requests at once than an ingress replica can hold: refused with a remedy, and soon forgotten."""
+"""More requests at once than an ingress replica takes: refused with a remedy, and without effect afterwards."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.test_metrics import scrape, value
-from tests.support.ray_cluster import Cluster, wait_for
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster
+from tests.support.scrape import scrape, value
 
 FLOOD = 1200
 SHED = "rayfunnel_shed_total"

@@ -7,9 +7,11 @@ import time
 
 import httpx
 
-from tests.e2e.test_crashes import stored
 from tests.support.load import Load
-from tests.support.ray_cluster import Cluster, Config, application, changed, wait_for
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster
+from tests.support.serve_config import Config, application, changed
+from tests.support.stored import stored_histories
 
 
 def test_events_outlive_the_recommender_and_a_shutdown_of_serve(served: Cluster, config: Config) -> None:
@@ -30,7 +32,7 @@ def test_events_outlive_the_recommender_and_a_shutdown_of_serve(served: Cluster,
     without["applications"].remove(application(without, "recommender"))
     served.deploy(without)
     assert served.client.get("/v1/health/live").status_code == 404
-    kept = stored(served.store_port, ["keeper"]).events(0)
+    kept = stored_histories(served.store_port, ["keeper"]).events(0)
     assert [(event.item_id, event.event_type) for event in reversed(kept)] == expected
 
     served.shut_down()

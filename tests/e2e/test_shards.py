@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 from deployments.api.operations import Recommender
 from deployments.artifact.reader import Artifact
-from tests.e2e.test_answers import in_one_process, over_http
 from tests.support.load import Load
-from tests.support.ray_cluster import Cluster, Config, changed, wait_for
+from tests.support.parity import in_one_process, over_http
+from tests.support.processes import wait_for
+from tests.support.ray_cluster import Cluster
+from tests.support.serve_config import Config, changed
 
 
 async def test_shards_answer_as_one_catalogue_and_outlive_the_loss_of_one(

@@ -13,9 +13,10 @@ import pytest
 
 from monitoring import run
 from tests.support.monitors import tool
-from tests.support.ray_cluster import free_port, wait_for
+from tests.support.processes import free_port, wait_for
 
 
+@pytest.mark.server
 def test_both_programs_run_and_are_connected_until_a_signal_ends_them(tmp_path: Path) -> None:
     tool("prometheus")
     tool("prometheus-alertmanager")

@@ -1,4 +1,4 @@
-"""Another Ray application that calls the recommender by its handle. Runs as a program, with none of our code.
+"""Another Ray application that calls the recommender by its handle. Runs as a program without our packages.
 
 stdin: {"address": …, "calls": [[method, body], …]}; the file named in argv: {"answers": […], "gpus_free": …}.
 """
@@ -7,15 +7,15 @@ import json
 import sys
 
 
-class NotOurs:
-    """Makes importing rayfunnel fail, as where it is not installed."""
+class WithoutOurPackages:
+    """Makes the import of our packages fail, as where they are not installed."""
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
         if name.partition(".")[0] in ("graphs", "deployments", "cluster", "monitoring"):
             raise ModuleNotFoundError(f"the caller has no module {name}", name=name)
 
 
-sys.meta_path.insert(0, NotOurs())
+sys.meta_path.insert(0, WithoutOurPackages())
 
 import ray  # noqa: E402
 from ray import serve  # noqa: E402

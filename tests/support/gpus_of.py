@@ -1,7 +1,7 @@
-"""Says which GPUs replicas were given: their own words, asked over Ray. Runs as a program until its stdin ends.
+"""Asks replicas over Ray which GPUs they have. Runs as a program until its stdin ends.
 
-argv: the cluster's address. Per line of stdin, replica ids of the deployment named first; per line of stdout, for
-each {"gpus": Ray's ids, "visible": what CUDA would see, "share": the fraction}.
+argv: the cluster's address. A line of stdin: a deployment, then ids of its replicas. The line of stdout for it: per
+replica {"gpus": Ray's ids, "visible": CUDA_VISIBLE_DEVICES, "share": the fraction}.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 import ray
 
 answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # what Ray prints is no answer
+os.dup2(2, 1)  # Ray prints to stdout
 ray.init(address=sys.argv[1], log_to_driver=False, namespace="serve")
 
 
@@ -31,5 +31,5 @@ for line in sys.stdin:
         actors = [ray.get_actor(f"SERVE_REPLICA::recommender#{deployment}#{replica}") for replica in replica_ids]
         found = ray.get([actor.__ray_call__.remote(devices) for actor in actors], timeout=30)
     except (ValueError, ray.exceptions.RayActorError):
-        found = []  # one of them has just ended
+        found = []  # a replica has just ended
     print(json.dumps(found), file=answers, flush=True)

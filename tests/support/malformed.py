@@ -1,4 +1,4 @@
-"""Twenty kinds of malformed requests: the one table of them."""
+"""Twenty kinds of malformed requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HUGE = 3 * 2**20
 
 @dataclass(frozen=True)
 class Malformed:
-    """One request; `field`: what the problem document must name (itself, or something in it)."""
+    """One request; `field`: the field that the problem document must name, or one inside it."""
 
     kind: str
     path: str

@@ -1,76 +1,35 @@
-"""One Ray cluster on free ports, run and asked as an operator does: `ray start`, and the REST calls of `serve deploy`.
+"""One Ray cluster on free ports, used as an operator does: `ray start`, and the REST calls of `serve deploy`.
 
 The tests' process never connects to Ray, so Ray's threads, sockets and flags stay out of it.
-(Over 300 lines: a cluster and its nodes share ports, folder and environment.)
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import httpx
 import yaml
 
 from graphs.commands.serve import environment
 from tests.support.paths import ROOT
+from tests.support.processes import free_port, free_range, wait_for, with_environment
+from tests.support.serve_config import Config, application, recommender_args
 
-PATIENCE_S = 150.0
-"""For what takes seconds on an idle machine: start, deploy, stop."""
-
-T = TypeVar("T")
-Config = dict[str, Any]
-
-
-def wait_for(what: str, check: Callable[[], T | None], within_s: float = PATIENCE_S, every_s: float = 0.1) -> T:
-    """The first truthy value of `check`; a failure that says `what` did not come, and what came instead."""
-    deadline, last = time.monotonic() + within_s, "nothing"
-    while True:
-        try:
-            value = check()
-            if value:
-                return value
-            last = repr(value)
-        except (httpx.HTTPError, OSError) as error:
-            last = repr(error)
-        assert time.monotonic() < deadline, f"{what}: not within {within_s} s; last seen: {last[:2000]}"
-        time.sleep(every_s)
-
-
-_given: set[int] = set()
-
-
-def free_port() -> int:
-    """A port nobody listens on, below the range from which the kernel gives ports to clients; never the same twice."""
-    while True:
-        port = random.randrange(20_000, 29_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            if port not in _given:
-                _given.add(port)
-                return port
-
-
-def marked(mark: str) -> Iterator[int]:
-    """Processes that hold `mark` in their environment."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark.encode() in (folder / "environ").read_bytes():
-                yield int(folder.name)
+DIRECT_PORTS = 201
+"""Ports that ingress replicas of one cluster may listen on."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +42,17 @@ class Replica:
 
 
 class Node:
-    """A further `ray start` on this machine, with CPUs and GPUs in name only, that can be lost like a machine."""
+    """Another `ray start` on this machine, whose CPUs and GPUs exist in name only; `kill` acts like a power cut."""
 
     def __init__(self, process: subprocess.Popen[bytes], mark: str) -> None:
         self._process, self._mark = process, mark
 
     def pids(self) -> set[int]:
         """All of its processes."""
-        return set(marked(self._mark))
+        return set(with_environment(self._mark))
 
     def kill(self) -> None:
-        """SIGKILL to all of them at once: nothing on it says goodbye."""
+        """SIGKILL to all of its processes at once: none can shut down in order."""
         while pids := self.pids():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -121,16 +80,14 @@ class Cluster:
         self.client = httpx.Client(base_url=self.url, timeout=30)
         self._api = httpx.Client(base_url=f"http://127.0.0.1:{self._dashboard_port}/api/serve", timeout=60)
         self._deployed: Config | None = None
-        first = free_port()
-        while any(first <= port <= first + 200 for port in _given - {first}):
-            first = free_port()
+        first = free_range(DIRECT_PORTS)
         self._environment = environment() | {
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
-            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 200),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + DIRECT_PORTS - 1),
             # Shorter than serve.env's, but longer than HAProxy's reload (0.9 s on a busy machine) and a pause of the
             # tests' clients: what comes on a kept connection just as the old replica closes it is lost.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
@@ -160,7 +117,7 @@ class Cluster:
             )
 
     def add_node(self, cpus: int, gpus: int = 0, **labels: str) -> Node:
-        """One more node; returns once it has its sockets: two that start together would choose the same names."""
+        """Adds a node. Returns once its sockets exist: two nodes that start together would choose the same names."""
         sockets = self._folder / "session_latest" / "sockets"
         before = set(sockets.glob("plasma_store*"))
         options = {
@@ -184,13 +141,13 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if not self._nodes:  # else there are replicas on nodes that end now, at once
+            if not self._nodes:  # else replicas run on nodes that are killed below
                 with contextlib.suppress(httpx.HTTPError):
                     self.shut_down()
         finally:
             for node in self._nodes:
                 node.kill()
-            if self._nodes:  # a head without them would wait for them
+            if self._nodes:  # the head would wait for its nodes
                 self._process.kill()
             self._process.terminate()
             try:
@@ -198,7 +155,7 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            for pid in marked(self.mark):  # what did not end with it
+            for pid in with_environment(self.mark):  # those that outlived `ray start`
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.client.close()
@@ -211,7 +168,7 @@ class Cluster:
 
     @property
     def mark(self) -> str:
-        """What the environment of this cluster's processes holds, and of no other's."""
+        """An entry that only this cluster's processes have in their environment."""
         return f"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT={self._environment['RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT']}\0"
 
     @property
@@ -226,7 +183,7 @@ class Cluster:
         application(config, "store")["args"] |= {"port": self.store_port, "data_dir": str(self.store_folder)}
         args = recommender_args(config)
         args["artifact"] = artifact
-        # The machine is shared: what is asked here is that answers agree, not that they come within 50 ms.
+        # The machine is shared. The tests compare answers and set no latency, so the store may take more than 50 ms.
         args["store"] |= {"port": self.store_port, "timeout_ms": 300}
         args["pipeline"]["deadline_ms"] = 2000
         args["stages"]["candidates"]["config"]["n_candidates"] = 100
@@ -235,25 +192,25 @@ class Cluster:
         return config
 
     def submit(self, config: Config) -> None:
-        """What `serve deploy` does; returns at once."""
+        """Does as `serve deploy`; returns at once."""
         self._deployed = None
         self._api.put("/applications/", json=config).raise_for_status()
 
     def deploy(self, config: Config) -> None:
-        """Submits, unless it is what runs, and waits until all of it runs and the recommender, if any, is ready."""
+        """Submits `config`, unless it runs already; waits until all applications run and the recommender is ready."""
         if config == self._deployed:
             return
         self.submit(config)
         names = {app["name"] for app in config["applications"]}
 
-        def there() -> bool:
+        def running() -> bool:
             shown = self.applications()
             failed = {name: app["message"] for name, app in shown.items() if app["status"] == "DEPLOY_FAILED"}
             assert not failed, failed
             return set(shown) == names and all(app["status"] == "RUNNING" for app in shown.values())
 
         try:
-            wait_for(f"{', '.join(names)} deployed", there)
+            wait_for(f"{', '.join(names)} deployed", running)
         except AssertionError as error:
             error.add_note("\n".join(self._messages()))
             raise
@@ -262,7 +219,7 @@ class Cluster:
         self._deployed = config
 
     def wait_until_ready(self) -> None:
-        """Until the recommender answers, and has the histories that the artifact carries."""
+        """Until the recommender answers and the store has the histories of the artifact."""
 
         def ready() -> bool:
             answer = self.client.get("/v1/health/ready")
@@ -284,12 +241,19 @@ class Cluster:
         wait_for("Serve gone", gone)
 
     def applications(self) -> dict[str, Any]:
-        """Per application what `serve status` shows, and more."""
+        """Per application the details of which `serve status` shows a part."""
         answer = self._api.get("/applications/")
         return answer.json()["applications"] if answer.is_success else {}
 
+    def states(self) -> dict[str, tuple[str, dict[str, str]]]:
+        """Per application its status, and that of its deployments."""
+        return {
+            name: (app["status"], {name: d["status"] for name, d in app["deployments"].items()})
+            for name, app in self.applications().items()
+        }
+
     def _messages(self) -> Iterator[str]:
-        """What every application and deployment says of itself, for the one who debugs."""
+        """The status and message of every application and deployment, for debugging."""
         for name, app in self.applications().items():
             yield f"{name}: {app['status']} {app['message']}"
             for deployment, details in app["deployments"].items():
@@ -307,7 +271,7 @@ class Cluster:
 
     @property
     def folder(self) -> Path:
-        """Everything that the cluster writes, but for the store's data and what a configuration puts elsewhere."""
+        """The files of the cluster, without those that a configuration puts elsewhere."""
         return self._folder
 
     @property
@@ -321,31 +285,8 @@ class Cluster:
         return "\n".join(str(json.loads(line)["message"]) for line in lines)
 
     def recommend(self, user_id: str, **fields: Any) -> dict[str, Any]:
-        """An answer over HTTP; it must be 200."""
+        """The answer over HTTP; asserts that its status is 200."""
         answer = self.client.post("/v1/recommend", json={"user_id": user_id, "deadline_ms": 10_000} | fields)
         assert answer.status_code == 200, answer.text
         body: dict[str, Any] = answer.json()
         return body
-
-
-def application(config: Config, name: str) -> Config:
-    """The entry of one application."""
-    return next(app for app in config["applications"] if app["name"] == name)
-
-
-def recommender_args(config: Config) -> Config:
-    """The `args:` of the recommender."""
-    args: Config = application(config, "recommender")["args"]
-    return args
-
-
-def changed(config: Config, **args: Any) -> Config:
-    """A copy with other args of the recommender; `stages__ranking__config__diversity=0.5` names a nested one."""
-    config = copy.deepcopy(config)
-    for path, value in args.items():
-        *parents, last = path.split("__")
-        node = recommender_args(config)
-        for parent in parents:
-            node = node[parent]
-        node[last] = value
-    return config

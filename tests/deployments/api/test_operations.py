@@ -38,8 +38,8 @@ async def test_a_known_user_gets_n_unseen_items_best_first(recommender: Recommen
     assert set(answer) == {"request_id", "user_id", "items", "model_version", "degraded"}
 
 
-async def test_a_user_mostly_gets_the_genre_they_watch(recommender: Recommender) -> None:
-    answer = await recommender.recommend({"user_id": "u2", "n": 5, "metadata": True})
+async def test_a_user_mostly_gets_the_genre_they_watch(trained_in_process: Build, store: MemoryStore) -> None:
+    answer = await trained_in_process(store).recommend({"user_id": "u2", "n": 5, "metadata": True})
     assert sum("Drama" in item["metadata"]["genres"] for item in answer["items"]) >= 4
 
 

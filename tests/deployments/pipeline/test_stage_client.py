@@ -73,11 +73,9 @@ async def test_a_call_is_given_up_at_its_deadline_and_holds_its_slot_until_it_re
         await place.call(soon(0.05), BATCH)
     assert late.value.reason == "timeout"
 
-    began = time.perf_counter()
-    with pytest.raises(StageFailed) as busy:
+    with pytest.raises(StageFailed, match="every slot is held by a call that was given up") as busy:
         await place.call(soon(5), BATCH)
     assert busy.value.reason == "busy"
-    assert time.perf_counter() - began < 1, "a stage that hangs is not waited for"
 
     stage.gate.set()
     while True:

@@ -14,7 +14,7 @@ from deployments.models.fused_dcn_v2 import FusedDCNv2
 from graphs.data.dataset import load_dataset
 from graphs.evaluation import parity
 from graphs.evaluation.held_out import HeldOutRequests, hold_out
-from tests.conftest import small_args
+from tests.support.small_dataset import small_args
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from monitoring.alerts.__main__ import RENDERED, write
 from monitoring.alerts.prometheus import alerts
 from monitoring.alerts.values import AlertValues, load
 from tests.support.monitors import alertmanager, inhibited, send_alerts, tool
-from tests.support.ray_cluster import free_port
+from tests.support.processes import free_port
 
 EVERY_KIND = ["email", "sns", "sms_bridge", "pagerduty", "slack", "webhook"]
 NO_ONE: dict[str, Any] = {"alertmanager": {"routes": {"page": [], "ticket": [], "watchdog": []}, "group_wait": "0s"}}
@@ -65,6 +65,7 @@ def labels_of(values: AlertValues, name: str, **more: str) -> dict[str, str]:
     return own | dict(alert.labels) | more
 
 
+@pytest.mark.server
 def test_a_lost_node_silences_alerts_on_replicas_and_a_page_silences_its_tickets(tmp_path: Path) -> None:
     values = load(NO_ONE)
     write(values, tmp_path)

@@ -36,9 +36,9 @@ from graphs.__main__ import main
 from graphs.data.dataset import load_dataset
 from graphs.evaluation.held_out import hold_out
 from graphs.fit.packaging import package
-from tests.conftest import small_args
 from tests.contracts.stage_contract import StageContract
 from tests.deployments.stages.test_model_stages import histories, requests
+from tests.support.small_dataset import small_args
 
 COMBINATIONS: list[tuple[Backend, Precision]] = [
     ("compiled", "fp32"),
@@ -50,12 +50,12 @@ COMBINATIONS: list[tuple[Backend, Precision]] = [
 
 
 @pytest.fixture(scope="module")
-def packaged(artifact: Artifact, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The small artifact with every combination that this file runs."""
+def packaged(trained_artifact: Artifact, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The trained artifact with every combination that this file runs."""
     path = tmp_path_factory.mktemp("packaged") / "small"
-    shutil.copytree(artifact.folder, path)
+    shutil.copytree(trained_artifact.folder, path)
     with ArtifactWriter(path) as writer:
-        writer.copy_from(artifact)
+        writer.copy_from(trained_artifact)
         asked = [pair for pair in COMBINATIONS if pair != ("compiled", "fp32")]
         held_out = hold_out(writer.preview(), load_dataset(str(dataset_folder)), small_args("").stages)
         package(writer, held_out, asked, Console(quiet=True))
@@ -368,15 +368,17 @@ def test_tensorrt_without_a_gpu_falls_back_to_the_compiled_model_then_to_eager(
 
 
 async def test_readiness_and_metrics_report_a_fallback_backend(
-    artifact: Artifact, in_process: Callable[..., Recommender], monkeypatch: pytest.MonkeyPatch
+    trained_artifact: Artifact, trained_in_process: Callable[..., Recommender], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configured = in_process(starts={"scoring": local(Scorer(artifact, ScorerConfig()), 4)})
-    await configured.warm_up()
+    configured = trained_in_process(starts={"scoring": local(Scorer(trained_artifact, ScorerConfig()), 4)})
+    await configured.readiness.warm_up()
     assert (await configured.health())["scoring"] == "as configured"
     assert b"rayfunnel_backend_stand_in_total{" not in await configured.metrics()
 
     monkeypatch.setattr(machine, "signature", lambda *_: {"device": "another"})
-    recommender = in_process(starts={"scoring": local(Scorer(artifact, ScorerConfig(backend="compiled")), 4)})
+    recommender = trained_in_process(
+        starts={"scoring": local(Scorer(trained_artifact, ScorerConfig(backend="compiled")), 4)}
+    )
     await recommender.readiness.warm_up()
     health = await recommender.health()
     assert health["status"] == "ready"

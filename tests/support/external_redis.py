@@ -1,4 +1,4 @@
-"""A Redis of one's own, beside the cluster."""
+"""A Redis server that the cluster does not manage."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import redis
 
 from cluster.valkey import _binary
-from tests.support.ray_cluster import free_port, wait_for
+from tests.support.processes import free_port, wait_for
 
 
-class OwnRedis:
+class ExternalRedis:
     """A server that keeps its data over a restart."""
 
     def __init__(self, folder: Path) -> None:
@@ -25,7 +25,7 @@ class OwnRedis:
         command = [str(_binary()), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         with redis.Redis(port=self.port) as client:
-            wait_for("the test's Redis", lambda: _answers(client))
+            wait_for("the test's Redis", lambda: _responds(client))
 
     def stop(self) -> None:
         if self.process:
@@ -35,7 +35,7 @@ class OwnRedis:
             self.process = None
 
 
-def _answers(client: redis.Redis) -> bool:
+def _responds(client: redis.Redis) -> bool:
     try:
         return bool(client.ping())
     except redis.RedisError:
