@@ -7,7 +7,7 @@ import pytest
 from cluster import quality_law
 from cluster.simulator import step
 from cluster.simulator.funnel import QualityLaw
-from deployments.pipeline import pipeline
+from deployments.pipeline import cached_stages
 from deployments.pipeline.overload import quality_factor
 from deployments.pipeline.overload.quality_factor import QualityConfig
 
@@ -15,7 +15,7 @@ from deployments.pipeline.overload.quality_factor import QualityConfig
 def test_the_simulator_compiles_the_functions_that_the_pipeline_calls() -> None:
     assert step.factor_at.py_func is quality_factor.factor_at is quality_law.factor_at
     assert step.recovered.py_func is quality_factor.recovered is quality_law.recovered
-    assert step.work_share.py_func is pipeline.work_share is quality_law.work_share
+    assert step.work_share.py_func is cached_stages.work_share is quality_law.work_share
 
 
 def test_the_simulated_law_has_the_live_defaults() -> None:

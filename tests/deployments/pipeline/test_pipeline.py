@@ -109,7 +109,7 @@ async def test_a_stage_whose_slots_are_all_given_up_is_passed_over_at_once(
     assert stuck.calls == 4, "as many as there are slots"
     answer = await recommender.recommend({"user_id": "u1", "deadline_ms": 5_000})
     assert answer["degraded"] == ["scoring:busy"]
-    assert "every slot is held by a call that was given up" in refusals[-1], "it did not wait for a slot"
+    assert "every slot is held by an abandoned call" in refusals[-1], "it did not wait for a slot"
     stuck.gate.set()
     await asyncio.sleep(0)
     await asyncio.sleep(0)

@@ -73,7 +73,7 @@ async def test_a_call_is_given_up_at_its_deadline_and_holds_its_slot_until_it_re
         await place.call(soon(0.05), BATCH)
     assert late.value.reason == "timeout"
 
-    with pytest.raises(StageFailed, match="every slot is held by a call that was given up") as busy:
+    with pytest.raises(StageFailed, match="every slot is held by an abandoned call") as busy:
         await place.call(soon(5), BATCH)
     assert busy.value.reason == "busy"
 

@@ -295,7 +295,7 @@ async def test_a_failed_shard_is_logged_without_its_message(lines: Lines) -> Non
     place = StageClient("candidates", scattered("candidates", [broken, broken], lambda *_: None, 2), 2)
     with pytest.raises(FunnelError):
         await place.call(asyncio.get_running_loop().time() + 2e9)
-    assert "without a part: candidates 1 of 2: error" in [line["message"] for line in lines()]
+    assert "a shard gave no answer: candidates 1 of 2: error" in [line["message"] for line in lines()]
     assert CANARY not in json.dumps(lines())
 
 

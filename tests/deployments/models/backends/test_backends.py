@@ -344,7 +344,7 @@ def test_without_a_compiler_packaging_reports_it_and_eager_serves(
     monkeypatch.setenv("CXX", "no-such-compiler")
     console = Console(record=True, width=200)
     with ArtifactWriter(tmp_path / "made") as writer:
-        writer.keep(artifact)
+        writer.copy_from(artifact)
         held_out = hold_out(writer.preview(), load_dataset(str(dataset_folder)), small_args("").stages)
         package(writer, held_out, [("compiled", "fp32")], console)
     assert "compiled-fp32: not made: no C++ compiler (no-such-compiler) where the artifact" in console.export_text()
