@@ -31,7 +31,7 @@ from deployments.telemetry.drift_client import DriftCall, DriftClient
 from deployments.telemetry.drift_signals import DriftSignals
 from deployments.telemetry.durable_aggregator import MetricsConfig
 from deployments.telemetry.metrics_reporter import HubCall, MetricsReporter
-from monitoring.drift.config import DriftConfig
+from monitoring.drift.drift_config import DriftConfig
 from monitoring.logs.pseudonyms import Pseudonyms
 from monitoring.logs.request_log import RequestLog
 from monitoring.logs.setup import LogConfig

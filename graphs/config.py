@@ -16,7 +16,7 @@ from deployments.stages.ranking import Ranker, RankerConfig
 from deployments.stages.scoring import Scorer, ScorerConfig
 from deployments.telemetry.durable_aggregator import MetricsConfig
 from deployments.validation_errors import FieldError, field_errors
-from monitoring.drift.config import DriftConfig
+from monitoring.drift.drift_config import DriftConfig
 
 STAGES: dict[str, tuple[str, type[Any]]] = {
     "profile": ("Profiles", Profiles),

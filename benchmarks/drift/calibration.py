@@ -24,8 +24,8 @@ from graphs.data.dataset import Dataset, load_dataset
 from graphs.evaluation.offline_funnel import OfflineFunnel, with_plain_scoring
 from graphs.evaluation.results_file import write_section
 from graphs.fit.drift_reference import ANSWERS, NEW_USERS, measure
-from monitoring.drift.config import DriftConfig
 from monitoring.drift.detector import DriftDetector, DriftSample
+from monitoring.drift.drift_config import DriftConfig
 from monitoring.drift.histograms import Columns, concat
 from monitoring.drift.reference import REFERENCE_FILE, Reference, from_table
 

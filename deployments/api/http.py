@@ -51,7 +51,7 @@ class HttpConfig(BaseModel):
     )
 
 
-class Operations(Protocol):
+class HttpOperations(Protocol):
     """What HTTP calls; `deployments.api.operations.Recommender`."""
 
     def recommend(self, body: bytes | Mapping[str, Any], /) -> Awaitable[dict[str, Any]]: ...
@@ -73,7 +73,7 @@ class _User(Body):
     user_id: Id
 
 
-def make_app(operations: Operations, config: HttpConfig, routes: Routes | None = None) -> HttpApp:
+def make_app(operations: HttpOperations, config: HttpConfig, routes: Routes | None = None) -> HttpApp:
     """The ASGI application. `routes`: those of the fast path before it."""
     app = HttpApp(config.max_body_bytes, routes if config.direct else None)
     app.add_exception_handler(FunnelError, _funnel_error)
@@ -131,7 +131,7 @@ async def _documented() -> None:
     raise AssertionError("HttpApp answers the operations before FastAPI routes them")
 
 
-def _add_drift_pages(app: FastAPI, operations: Operations) -> None:
+def _add_drift_pages(app: FastAPI, operations: HttpOperations) -> None:
     template = DRIFT_PAGE.read_text("utf-8")
 
     @app.get("/drift", include_in_schema=False)
@@ -153,7 +153,7 @@ def _page(template: str) -> HTMLResponse:
     return HTMLResponse(template.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
 
 
-def _add_demo(app: FastAPI, operations: Operations) -> None:
+def _add_demo(app: FastAPI, operations: HttpOperations) -> None:
     @app.get("/demo/history", include_in_schema=False)
     async def history(user_id: str = "") -> Response:
         user = parse(_User, {"user_id": user_id})

@@ -18,7 +18,7 @@ from monitoring.metrics.replica_metrics import ReplicaMetrics
 Body = bytes | Mapping[str, Any]
 
 
-class Operations(Protocol):
+class InstrumentedOperations(Protocol):
     """The object whose methods are operations."""
 
     @property
@@ -30,7 +30,7 @@ class Operations(Protocol):
     def count_refusal(self, operation: str) -> None: ...
 
 
-OperationsT = TypeVar("OperationsT", bound=Operations)
+OperationsT = TypeVar("OperationsT", bound=InstrumentedOperations)
 Operation = Callable[[OperationsT, Body], Awaitable[dict[str, Any]]]
 
 

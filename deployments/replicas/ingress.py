@@ -32,7 +32,7 @@ from deployments.stages.oom_guard import OomGuard
 from deployments.stages.shards import Gatherer
 from deployments.store.redis import RedisStore
 from deployments.telemetry.durable_aggregator import MetricsConfig
-from monitoring.drift.config import DriftConfig
+from monitoring.drift.drift_config import DriftConfig
 from monitoring.logs.pseudonyms import Pseudonyms
 
 log = logging.getLogger("rayfunnel.ingress")

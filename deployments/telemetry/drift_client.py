@@ -18,8 +18,8 @@ from deployments.errors import NoSuchReport, Unavailable
 from deployments.pipeline.batch import BatchState
 from deployments.telemetry.answered_batch import AnsweredBatch
 from deployments.telemetry.drift_signals import DriftSignals
-from monitoring.drift.config import DriftConfig
 from monitoring.drift.detector import DriftSample
+from monitoring.drift.drift_config import DriftConfig
 from monitoring.drift.online_quality import Feedback, ShownAnswer, is_sampled
 from monitoring.drift.sampling import Sampler, StratumAndUser
 from monitoring.logs.pseudonyms import Pseudonyms

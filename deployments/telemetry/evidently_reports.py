@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from monitoring.drift.config import EvidentlyReportConfig
+from monitoring.drift.drift_config import EvidentlyReportConfig
 from monitoring.drift.histograms import Columns
 from monitoring.drift.reference import to_table
 

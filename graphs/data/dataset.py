@@ -24,7 +24,7 @@ from deployments.messages import Array, Bools, Floats, Ints, Times
 from deployments.models.features.history_weights import SUCCESS_THRESHOLD
 from deployments.store.base import StoreConfig
 from graphs.data import movielens
-from graphs.data.columns import id_column, sorted_by_id, timestamps, weights
+from graphs.data.column_checks import id_column, sorted_by_id, timestamps, weights
 
 MOVIELENS = "movielens"
 INTERACTIONS, ITEMS, USERS = "interactions.parquet", "items.parquet", "users.parquet"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monitoring.drift.config import DriftConfig
 from monitoring.drift.distances import distances
+from monitoring.drift.drift_config import DriftConfig
 from monitoring.drift.histograms import Columns, Histograms, concat
 from monitoring.drift.online_quality import Feedback, OnlineQuality, ShownAnswer
 from monitoring.drift.reference import Reference

@@ -12,7 +12,7 @@ from deployments.store.base import Store
 from deployments.store.memory import MemoryStore
 from deployments.telemetry.drift_client import DriftCall
 from graphs.config import STAGES
-from monitoring.drift.config import DriftConfig
+from monitoring.drift.drift_config import DriftConfig
 from tests.support.small_dataset import small_args
 
 SLOTS = 4

@@ -22,8 +22,8 @@ from deployments.errors import DataError, Unavailable
 from deployments.store.memory import MemoryStore
 from deployments.telemetry.drift_server import DriftServer
 from graphs.commands.drift_reference import from_live
-from monitoring.drift.config import DriftConfig
 from monitoring.drift.detector import DriftSample
+from monitoring.drift.drift_config import DriftConfig
 from monitoring.drift.reference import from_table, to_table
 
 USERS = [f"u{u}" for u in range(80)]

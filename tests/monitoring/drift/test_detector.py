@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from deployments.artifact.reader import Artifact
-from monitoring.drift.config import DriftConfig
 from monitoring.drift.detector import DriftDetector, DriftSample
+from monitoring.drift.drift_config import DriftConfig
 from monitoring.drift.histograms import Columns
 from monitoring.drift.reference import Reference, from_table, to_table
 
