@@ -16,7 +16,7 @@ import numpy as np
 from graphs.data.dataset import MOVIELENS, load_dataset
 from graphs.data.splits import temporal_split
 from graphs.evaluation.baselines import METHODS, TUNED
-from graphs.evaluation.metrics import HeldOutUsers
+from graphs.evaluation.ranking_quality import HeldOutUsers
 
 WEIGHTINGS: list[tuple[str, float]] = [
     ("success", 0.0),

@@ -13,7 +13,7 @@ from typing import Any
 
 from deployments.artifact.catalogue import Catalogue
 from deployments.artifact.reader import Artifact
-from deployments.telemetry.evidently_reports import EvidentlyReports
+from deployments.telemetry.report_folder import EvidentlyReports
 from monitoring.drift.detector import DriftDetector, DriftSample
 from monitoring.drift.drift_config import DriftConfig
 from monitoring.drift.reference import REFERENCE_FILE, Reference, from_table

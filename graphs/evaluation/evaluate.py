@@ -13,8 +13,8 @@ from graphs.config import Stages
 from graphs.data.dataset import Dataset, Interactions
 from graphs.data.splits import temporal_split
 from graphs.evaluation import baselines
-from graphs.evaluation.metrics import DEPTH, HeldOutUsers
 from graphs.evaluation.offline_funnel import BATCH, OfflineFunnel
+from graphs.evaluation.ranking_quality import DEPTH, HeldOutUsers
 
 
 def evaluate(artifact: Artifact, dataset: Dataset, stages: Stages, compare: bool = True) -> dict[str, Any]:

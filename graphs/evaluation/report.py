@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from graphs.evaluation.metrics import COLUMNS
+from graphs.evaluation.ranking_quality import COLUMNS
 
 
 def rows(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:

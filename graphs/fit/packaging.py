@@ -17,7 +17,7 @@ from deployments.models.fused_dcn_v2 import FusedDCNv2
 from deployments.stages import warm_up
 from deployments.stages.scoring import load_ranker
 from graphs.evaluation.held_out import HeldOutRequests
-from graphs.evaluation.parity import measure_parity
+from graphs.evaluation.parity_measurement import measure_parity
 
 Combination = tuple[Backend, Precision]
 

@@ -11,7 +11,7 @@ from deployments.models.backends.parity_gate import find_gate
 from graphs.data.dataset import load_dataset
 from graphs.evaluation import baselines
 from graphs.evaluation.evaluate import evaluate
-from graphs.evaluation.metrics import COLUMNS
+from graphs.evaluation.ranking_quality import COLUMNS
 from graphs.evaluation.report import best_baseline, markdown
 from graphs.training import train
 from monitoring.drift.reference import Reference, from_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphs.evaluation.metrics import HeldOutUsers
+from graphs.evaluation.ranking_quality import HeldOutUsers
 from tests.support.interactions import interactions
 
 

@@ -12,7 +12,7 @@ import torch
 from deployments.artifact.reader import Artifact
 from deployments.models.fused_dcn_v2 import FusedDCNv2
 from graphs.data.dataset import load_dataset
-from graphs.evaluation import parity
+from graphs.evaluation import parity_measurement
 from graphs.evaluation.held_out import HeldOutRequests, hold_out
 from tests.support.small_dataset import small_args
 
@@ -25,7 +25,7 @@ def held_out(artifact: Artifact, dataset_folder: Path) -> HeldOutRequests:
 def test_parity_is_measured_on_the_scores_of_the_model(
     artifact: Artifact, held_out: HeldOutRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    same = parity.measure_parity(artifact, held_out, "eager", "fp32", "cpu")
+    same = parity_measurement.measure_parity(artifact, held_out, "eager", "fp32", "cpu")
     assert same.overlap > 0.999
     assert same.loss == pytest.approx(0, abs=1e-3)
     assert same.passed
@@ -34,8 +34,8 @@ def test_parity_is_measured_on_the_scores_of_the_model(
         return lambda rows_RF: model(rows_RF) + 2 * torch.randn(len(rows_RF), generator=generator)
 
     generator = torch.Generator().manual_seed(1)
-    monkeypatch.setattr(parity, "start", noisy)
-    broken = parity.measure_parity(artifact, held_out, "eager", "fp32", "cpu")
+    monkeypatch.setattr(parity_measurement, "start", noisy)
+    broken = parity_measurement.measure_parity(artifact, held_out, "eager", "fp32", "cpu")
     assert broken.overlap < 0.95
     assert broken.loss > 0.05
     assert not broken.passed
