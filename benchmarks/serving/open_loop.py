@@ -84,6 +84,10 @@ def send_all_here(url: str, bodies: Sequence[bytes], times: np.ndarray) -> tuple
     return started, generator.outcomes
 
 
+MAX_CONNECTIONS = 15_000
+"""Connections at a time; a request without one counts as an error, as a client without file descriptors fails."""
+
+
 class _Connection:
     """A connection with at most one request in flight."""
 
@@ -114,6 +118,9 @@ class _Generator:
         """Sends `request`, scheduled for second `at`, without blocking."""
         if self._free:
             connection = self._free.pop()
+        elif len(self._open) >= MAX_CONNECTIONS:
+            self.outcomes.append((at, 0.0, "error"))
+            return
         else:
             connection = _Connection(self._address)
             self._open[connection.socket.fileno()] = connection
