@@ -83,17 +83,10 @@ class Unavailable(FunnelError):
 
 
 class Overloaded(Unavailable):
-    """The bounded queue is full."""
+    """A bound of the ingress replica is reached; the text names it, the number and the remedy."""
 
     title = "Overloaded"
     loggable = True
-
-    def __init__(self, waiting: int) -> None:
-        self.waiting = waiting
-        super().__init__(f"{waiting} requests are waiting already; retry later, or add replicas")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.waiting,)
 
 
 class StoreUnavailable(Unavailable):

@@ -137,6 +137,12 @@ class RecommenderArgs(FunnelConfig):
     ingress: IngressArgs = IngressArgs()
     stages: Stages = Stages()
 
+    @property
+    def most_ongoing(self) -> int:
+        """Requests that Serve may give an ingress replica at a time. More than our own limits: they must refuse first,
+        since our metrics do not show what Serve refuses."""
+        return self.batcher.most_under_way + self.limits.similar + self.limits.events + 64
+
 
 ArgsT = TypeVar("ArgsT", bound=BaseModel)
 

@@ -45,8 +45,6 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         check(config)
     # Resolves the link once: replicas that start after a retraining still load the model of their deployment.
     artifact = str(Path(config.artifact).resolve()) if "://" not in config.artifact else config.artifact
-    # More than our own limits: they must refuse first, since our metrics do not show what Serve refuses.
-    at_once = config.batcher.max_queue + config.batcher.at_once + config.limits.similar + config.limits.events + 64
     hub = _hub(config)
     replicas = config.ingress.replicas
     stages = {name: _stage(name, config, artifact, hub) for name in STAGES}
@@ -56,8 +54,8 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         Ingress,
         name="Ingress",
         **_replicas(replicas, replicas, replicas, _autoscaled(config), INGRESS_METRICS_S),
-        max_ongoing_requests=at_once,
-        max_queued_requests=at_once,  # of requests without a deadline yet; one turn of the event loop may bring so many
+        max_ongoing_requests=config.most_ongoing,
+        max_queued_requests=config.most_ongoing,  # one turn of the event loop may bring so many
         backpressure_config={"retry_after_s": Overloaded.retry_after_s},
         max_surge_percent=100,  # a redeploy starts the new replicas before it stops the old ones
         ray_actor_options=_actor(config.ingress),

@@ -31,7 +31,7 @@ def _linger(pipeline: Pipeline, on: bool) -> None:
 
 
 def _join(pipeline: Pipeline, on: bool) -> None:
-    pipeline_module.JOIN_WITHIN_S = 0.05 if on else -1.0
+    pipeline_module.JOIN_WITHIN_S = _JOIN_WITHIN_S if on else -1.0
 
 
 def _late_batches(pipeline: Pipeline, on: bool) -> None:
@@ -41,10 +41,10 @@ def _late_batches(pipeline: Pipeline, on: bool) -> None:
 def _adaptive_limit(pipeline: Pipeline, on: bool) -> None:
     limit = pipeline.limit
     if on:
-        limit.__dict__.pop("waited", None)
+        limit.__dict__.pop("observe_wait", None)
     else:
         limit.limit = limit._most
-        limit.waited = lambda *_: None  # type: ignore[method-assign]
+        limit.observe_wait = lambda *_: None  # type: ignore[method-assign]
 
 
 def _quality(pipeline: Pipeline, on: bool) -> None:
@@ -52,6 +52,7 @@ def _quality(pipeline: Pipeline, on: bool) -> None:
     pipeline._quality._config = config
 
 
+_JOIN_WITHIN_S = pipeline_module.JOIN_WITHIN_S
 INGRESS: dict[str, Callable[[Pipeline, bool], None]] = {
     "linger": _linger,
     "join": _join,

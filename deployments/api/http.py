@@ -23,7 +23,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from deployments.api.fast_path.connection import Routes, problem
+from deployments.api.fast_path.connection import Routes
+from deployments.api.responses import problem
 from deployments.api.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
 from deployments.errors import BodyTooLarge, FunnelError
 from deployments.pipeline.request import came_at
@@ -241,6 +242,7 @@ class HttpApp(FastAPI):
         else:
             self._add_fast_route(scope, path)
             response = await self._answer(path, body, trace_of(scope["headers"]))
+        came_at.set(0.0)  # uvicorn starts a pipelined request in this context
         await response(scope, receive, send)
 
     def _add_fast_route(self, scope: Scope, path: str) -> None:

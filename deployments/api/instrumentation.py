@@ -67,7 +67,8 @@ def operation(success: int) -> Callable[[Operation[OperationsT]], Operation[Oper
                 raise
             finally:
                 seconds = time.perf_counter() - began
-                self.replica_metrics.request(name, status, seconds)
+                if not isinstance(failure, Overloaded):
+                    self.replica_metrics.request(name, status, seconds)
                 self.request_log.ended(request, status, seconds, failure)
 
         return run

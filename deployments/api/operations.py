@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,11 +32,6 @@ from deployments.telemetry.metrics_reporter import MetricsReporter
 from monitoring.logs.context import RequestLogContext, current_request
 from monitoring.logs.request_log import RequestLog
 from monitoring.metrics.replica_metrics import ReplicaMetrics
-
-log = logging.getLogger("rayfunnel.service")
-
-SHED_REASONS = {"recommend": "queue", "rank": "queue", "similar": "similar", "record_events": "events"}
-"""Operation → the label `reason` of rayfunnel_shed_total."""
 
 
 class Recommender:
@@ -79,8 +73,8 @@ class Recommender:
         self.limits: Mapping[str, ConcurrencyLimit] = {
             "recommend": ranking,
             "rank": ranking,
-            "similar": ConcurrencyLimit(limits.similar),
-            "record_events": ConcurrencyLimit(limits.events),
+            "similar": ConcurrencyLimit(limits.similar, "similar", "similar requests", "raise limits.similar"),
+            "record_events": ConcurrencyLimit(limits.events, "events", "event requests", "raise limits.events"),
         }
         self.readiness = Readiness(pipeline, store, model_version)
 
@@ -148,15 +142,15 @@ class Recommender:
         """Counts and logs a request that the fast path refuses before its body is read; returns the error."""
         error = self.limits[operation].refuse()
         self.count_refusal(operation)
-        self.replica_metrics.refused(operation)
         self.request_log.ended(RequestLogContext(operation), error.status, 0.0, error)
         return error
 
     def count_refusal(self, operation: str) -> None:
         """Counts a request of `operation` that its limit refused."""
-        reason = SHED_REASONS[operation]
-        self.replica_metrics.shed(reason)
-        if reason == "queue":
+        limit = self.limits[operation]
+        self.replica_metrics.shed(limit.reason)
+        self.replica_metrics.refused(operation)
+        if limit is self._pipeline.limit:
             self._pipeline.count_refusal()
 
     @operation(202)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+from starlette.responses import Response
+
 from deployments.artifact.catalogue import Catalogue
+from deployments.errors import FunnelError, Unavailable
 from deployments.messages import PAD
 from deployments.pipeline.batch import Answer
 from deployments.store.events import Event
@@ -61,3 +65,9 @@ def history(catalogue: Catalogue, events: Sequence[Event]) -> list[dict[str, Any
         }
         for event, position in zip(events, positions, strict=True)
     ]
+
+
+def problem(error: FunnelError) -> Response:
+    """The problem document (RFC 9457) of `error`."""
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else None
+    return Response(orjson.dumps(error.problem()), error.status, headers, "application/problem+json")

@@ -36,9 +36,14 @@ class BatcherConfig(BaseModel):
     )
 
     @property
-    def at_once(self) -> int:
+    def most_in_flight(self) -> int:
         """Requests in flight when all batches are full."""
         return self.in_flight * self.max_batch
+
+    @property
+    def most_under_way(self) -> int:
+        """Requests in flight and in the queue when both are full."""
+        return self.max_queue + self.most_in_flight
 
 
 LONGEST_LINGER = 0.25
@@ -80,7 +85,7 @@ class Batcher(Generic[Request]):
         self._woken = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._linger_s = linger_s
-        self._lingers_for = 0  # waiting requests that end the pause; 0: there is none
+        self._linger_target = 0  # waiting requests that end the pause; 0: there is none
         self._linger_until = self._last_arrival = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -98,11 +103,11 @@ class Batcher(Generic[Request]):
         if len(self._queue) >= self._max_queue:
             self._queue = deque(r for r in self._queue if not r.done)
             if len(self._queue) >= self._max_queue:
-                raise Overloaded(len(self._queue))
+                raise Overloaded(f"{len(self._queue)} requests are waiting already; retry later, or add replicas")
         self._queue.append(request)
-        if self._lingers_for:
+        if self._linger_target:
             self._last_arrival = asyncio.get_running_loop().time()
-            if len(self._queue) >= self._lingers_for:
+            if len(self._queue) >= self._linger_target:
                 self._end_linger()
         else:
             self._wake()
@@ -132,7 +137,7 @@ class Batcher(Generic[Request]):
     def _finished(self, size: int, began: float, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._free += 1
-        if not self._lingers_for:
+        if not self._linger_target:
             if self._linger_s and len(self._queue) < size > 1:
                 self._linger(size, began)
             else:
@@ -142,7 +147,7 @@ class Batcher(Generic[Request]):
 
     def _linger(self, size: int, began: float) -> None:
         """Waits for the callers of the batch that has just been answered."""
-        self._lingers_for = min(len(self._queue) + size, self._max_batch)
+        self._linger_target = min(len(self._queue) + size, self._max_batch)
         self._last_arrival = now = asyncio.get_running_loop().time()
         self._linger_until = now + LONGEST_LINGER * (now - began)
         self._check_linger(now)
@@ -159,7 +164,7 @@ class Batcher(Generic[Request]):
             self._timer = loop.call_at(ends, self._check_linger, ends)
 
     def _end_linger(self) -> None:
-        self._lingers_for = 0
+        self._linger_target = 0
         if self._timer:
             self._timer.cancel()
             self._timer = None

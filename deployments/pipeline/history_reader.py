@@ -19,13 +19,13 @@ from deployments.pipeline.result_cache import ResultCache
 from deployments.store.base import Store, StoreConfig
 from deployments.store.events import UserHistory, history_batch, user_histories
 
-_NONE = b"", UserHistory(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.float32))
-_USER = 64
+_NO_HISTORY = b"", UserHistory(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.float32))
+_USER_COST = 64
 """Memory of a user beside the events, counted in events."""
 
 
 class HistoryReader:
-    """Tickets → HistoryBatch, a row each; with a cache, it also fills in `cached` of each request."""
+    """Pending requests → HistoryBatch, a row each; with a cache, it also fills in `cached` of each request."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class HistoryReader:
         """Raises StoreUnavailable."""
         users = [pending.query.user_id for pending in pending_requests]
         keys = [self._cache.key(pending.query) for pending in pending_requests] if self._cache else []
-        held = [self._held.get(user, _NONE) for user in users]
+        held = [self._held.get(user, _NO_HISTORY) for user in users]
         versions = [version for version, _ in held] if self._config.held_events else []
         found = await self._store.histories(users, keys, versions)
         if self._cache:
@@ -70,4 +70,4 @@ class HistoryReader:
 
 
 def _cost(held: tuple[bytes, UserHistory]) -> int:
-    return _USER + len(held[1].item_H)
+    return _USER_COST + len(held[1].item_H)

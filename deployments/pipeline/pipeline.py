@@ -77,8 +77,7 @@ class Pipeline:
         self._batching = batching
         self._stats = ReplicaStats()
         self._quality, self._service_time = QualityFactor(config.quality), ServiceTime()
-        most = batching.max_queue + batching.at_once
-        self.limit = AdaptiveConcurrencyLimit(batching.at_once, most, config.quality.middle)
+        self.limit = AdaptiveConcurrencyLimit(batching.most_in_flight, batching.most_under_way, config.quality.middle)
         """Bounds recommend and rank requests under way; whoever calls `ask` for a caller takes a slot of it."""
 
     @property
@@ -179,7 +178,7 @@ class Pipeline:
         waited_s = now - middle.arrived
         # At least the configured deadline: one request with a short deadline must not degrade the others.
         allowed_s = max(self._config.deadline_ms / 1e3, middle.query.deadline - middle.arrived)
-        self.limit.waited(middle.arrived, now, allowed_s)
+        self.limit.observe_wait(middle.arrived, now, allowed_s)
         quality = self._quality.update(now, waited_s, allowed_s)
         late = skip_batch(waited_s, allowed_s, self._config.reserve_ms / 1e3, self._service_time, began)
         return 0.0 if late else quality

@@ -9,6 +9,7 @@ rules depend on the context of a request.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -69,8 +70,8 @@ class ResultCache:
         """The entry of `key`; without columns if there is none, or if it was made from another version of the
         history."""
         if entry is not None:
-            of, *columns = msgpack.unpackb(entry)
-            if of == version:
+            entry_version, *columns = msgpack.unpackb(entry)
+            if entry_version == version:
                 return Cached(key, version, tuple(columns))
         return Cached(key, version)
 
@@ -118,7 +119,9 @@ class ResultCache:
         if rows and len(self._waiting) < MOST_WAITING:
             self._waiting |= _entries(rows, candidates, scores if self._config.scores else None)
             if self._writing is None or self._writing.done():
-                self._writing = asyncio.ensure_future(self._write())
+                loop = asyncio.get_running_loop()
+                # Not in the context of the batch: its log lines are about other requests too.
+                self._writing = loop.create_task(self._write(), context=contextvars.Context())
 
     async def _write(self) -> None:
         while self._waiting:

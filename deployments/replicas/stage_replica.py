@@ -35,7 +35,7 @@ from monitoring.logs.setup import LogConfig
 from monitoring.metrics.replica_metrics import ReplicaMetrics
 
 HUNG_S = 60.0
-"""A call that runs for longer hangs: it is longer than any deadline."""
+"""A call that runs longer is taken as hung; no deadline is longer."""
 
 METHODS = ("__call__", "similar")
 """The methods of a stage that a handle may call."""

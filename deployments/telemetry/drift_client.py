@@ -7,6 +7,7 @@ thread. A sample that the actor does not accept is dropped and counted; no reque
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -59,7 +60,7 @@ class DriftClient:
     def answered(self, batch: BatchState) -> None:
         """Buffers an answered batch."""
         if self._loop is None:
-            self._loop = asyncio.get_running_loop().create_task(self._run())
+            self._loop = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
         users = [pending.query.user_id for pending in batch.pending_requests]
         self._sampler.offer((AnsweredBatch.of(batch), users))
 

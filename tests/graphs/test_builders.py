@@ -74,3 +74,33 @@ def test_a_taken_port_of_the_store_is_said_in_one_sentence(tmp_path: Path) -> No
                 ConfigError, match=rf"^args\.port: port {port} on 127\.0\.0\.1 is taken .*set a free one$"
             ):
                 store.build({"port": port, "data_dir": str(folder)})
+
+
+def deployments_of(application: Any) -> dict[str, Any]:
+    """The deployments of an application by name."""
+    found: dict[str, Any] = {}
+
+    def visit(bound: Any) -> None:
+        deployment = getattr(bound, "_bound_deployment", None)
+        if deployment is None or deployment.name in found:
+            return
+        found[deployment.name] = deployment
+        for part in (*deployment.init_args, *deployment.init_kwargs.values()):
+            visit(part)
+
+    visit(application)
+    return found
+
+
+def test_serve_bounds_the_requests_of_an_ingress_replica_above_our_own_limits(artifact_path: str) -> None:
+    limits = {"similar": 3, "events": 5}
+    batcher = {"max_queue": 7, "max_batch": 4, "in_flight": 2}
+    found = deployments_of(build(small(artifact_path, limits=limits, batcher=batcher)))
+    own = 3 + 5 + 7 + 4 * 2
+    assert found["Ingress"].max_ongoing_requests == found["Ingress"].max_queued_requests == own + 64
+
+
+def test_serve_bounds_the_calls_of_a_stage_replica(artifact_path: str) -> None:
+    changes: dict[str, Any] = {"scoring__slots": 3, "ingress": {"replicas": 2}}
+    found = deployments_of(build(small(artifact_path, **changes)))
+    assert found["Scorer"].max_ongoing_requests == 2 * 3 * 2

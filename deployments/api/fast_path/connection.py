@@ -1,9 +1,9 @@
 """The HTTP fast path: the four operations answered, or refused under overload, before uvicorn and Serve see them.
 
-The layers of both cost more per request than its share of a batch. Past the peak, refusing through them took the time
-that answering needed, until nothing was answered in full (benchmarks/NOTES.md). The fast path reads a request's head,
-takes a slot of the operation's concurrency limit, and calls the operation. It learns the targets: the first request for
-each goes through Serve, which routes it.
+uvicorn's and Serve's layers cost more CPU per request than the stages do. Past the peak, refusing through them took the
+time that answering needed, until nothing was answered in full (benchmarks/NOTES.md). The fast path reads a request's
+head, takes a slot of the operation's concurrency limit, and calls the operation. It learns the targets: the first
+request for each goes through Serve, which routes it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-import orjson
 from starlette.responses import Response
 
-from deployments.errors import FunnelError, Overloaded, Unavailable
+from deployments.api.responses import problem
+from deployments.errors import FunnelError, Overloaded
 from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit, slot_taken
 from deployments.pipeline.overload.refusal_pacing import RefusalPacer
 from deployments.pipeline.request import came_at
@@ -76,12 +76,6 @@ class FastPath:
         return FastPathConnection(self, factory())
 
 
-def problem(error: FunnelError) -> Response:
-    """The problem document (RFC 9457) of `error`."""
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else None
-    return Response(orjson.dumps(error.problem()), error.status, headers, "application/problem+json")
-
-
 class FastPathConnection(asyncio.Protocol):
     """Follows one connection from request to request by their content length. A connection that can't be followed so
     (heads in pieces or not plain, chunked or pipelined requests) belongs to uvicorn from then on.
@@ -91,8 +85,6 @@ class FastPathConnection(asyncio.Protocol):
         self._fast_path = fast_path
         self._uvicorn = uvicorn
         """uvicorn's protocol."""
-        self._response_complete = uvicorn.on_response_complete
-        uvicorn.on_response_complete = self._uvicorn_responded
         self._transport: Any = None
         self._context = contextvars.copy_context()
         self._followed = True
@@ -101,7 +93,7 @@ class FastPathConnection(asyncio.Protocol):
         self._unread = 0
         """Bytes of the latest request that have not arrived yet."""
         self._slot: ConcurrencyLimit | None = None
-        """The limit that the latest request holds a slot of."""
+        """The limit of which the request being answered holds a slot."""
         self._answering: asyncio.Task[None] | None = None
         """Answers the latest request."""
         self._refusing: asyncio.TimerHandle | None = None
@@ -129,14 +121,14 @@ class FastPathConnection(asyncio.Protocol):
             self._unread = self._unread - len(data) if self._unread else self._begin(data)
             self._followed = self._unread >= 0
         if not self._handled:
-            self._note_arrival()  # uvicorn's task for the request inherits it
+            self._note_arrival(slot=False)  # uvicorn's task for the request inherits it
             self._uvicorn.data_received(data)
         elif not self._followed:
-            self._transport.close()  # the next request came in one piece with the end of the refused one
+            self._transport.close()  # the client sent its next request together with the end of the refused one
 
-    def _note_arrival(self) -> None:
+    def _note_arrival(self, slot: bool) -> None:
         came_at.set(time.time())
-        slot_taken.set(self._slot is not None and not self._uvicorn_busy)
+        slot_taken.set(slot)
 
     def _begin(self, data: bytes) -> int:
         """A request begins: answers it, passes it on or refuses it. Returns its bytes that are yet to arrive; a
@@ -162,13 +154,12 @@ class FastPathConnection(asyncio.Protocol):
         if limit.full:
             self._refuse(operation, closing, headers)
             return unread
-        if unread:
-            return unread  # takes its slot once the body is complete: a slow sender must not hold one
-        limit.enter()
-        self._slot = limit
-        if not closing and target in self._fast_path.routes:
+        # Every other request takes its slot when its operation begins: a slow sender must not hold one.
+        if not unread and not closing and target in self._fast_path.routes:
+            limit.enter()
+            self._slot = limit
             self._handled = True
-            self._note_arrival()  # the task inherits it
+            self._note_arrival(slot=True)  # the task inherits it
             answer = self._answer(target, data[end + 4 :], headers)
             self._answering = asyncio.get_running_loop().create_task(answer)
         return unread
@@ -222,12 +213,7 @@ class FastPathConnection(asyncio.Protocol):
         if self._close_after:
             self._transport.close()
         else:
-            self._response_complete()  # uvicorn's timer for idle connections starts
-
-    def _uvicorn_responded(self) -> None:
-        """uvicorn has written the response of a request that was passed on."""
-        self._leave()
-        self._response_complete()
+            self._uvicorn.on_response_complete()  # uvicorn's timer for idle connections starts
 
     def _leave(self) -> None:
         if self._slot:

@@ -33,12 +33,16 @@ LARGEST_CUT, LARGEST_RISE = 0.5, 1.25
 
 
 class ConcurrencyLimit:
-    """At most `limit` requests under way. Belongs to one event loop."""
+    """At most `limit` requests under way. Belongs to one event loop.
 
-    def __init__(self, limit: int) -> None:
+    `reason`: the label of rayfunnel_shed_total; `requests`, `remedy`: for the error's text.
+    """
+
+    def __init__(self, limit: int, reason: str, requests: str, remedy: str) -> None:
         self.limit = limit
+        self.reason = reason
+        self._requests, self._remedy = requests, remedy
         self.under_way = 0
-        self._refused = False
 
     @property
     def full(self) -> bool:
@@ -46,9 +50,8 @@ class ConcurrencyLimit:
         return self.under_way >= self.limit
 
     def refuse(self) -> Overloaded:
-        """Notes a refusal; returns the error."""
-        self._refused = True
-        return Overloaded(self.under_way)
+        """The error for a refused request."""
+        return Overloaded(f"{self.under_way} {self._requests} are under way already; retry later, or {self._remedy}")
 
     def enter(self) -> None:
         """Takes a slot, whether there is one or not; check `full` first."""
@@ -86,14 +89,20 @@ class AdaptiveConcurrencyLimit(ConcurrencyLimit):
     """
 
     def __init__(self, least: int, most: int, share: float) -> None:
-        super().__init__(most)
+        super().__init__(most, "queue", "requests to recommend and rank", "add replicas")
         self._least, self._most, self._share = least, most, share
         self._changed_at = float("-inf")
+        self._refused = False
 
-    def waited(self, arrived: float, now: float, allowed_s: float) -> None:
+    def refuse(self) -> Overloaded:
+        """See `ConcurrencyLimit`. Only a limit that refuses rises."""
+        self._refused = True
+        return super().refuse()
+
+    def observe_wait(self, arrived: float, now: float, allowed_s: float) -> None:
         """A request that arrived at `arrived` leaves the queue; its deadline is `allowed_s` after its arrival."""
         if arrived < self._changed_at:
-            return  # its wait is the effect of the limit before
+            return  # it entered under the previous limit
         ratio = self._share * allowed_s / max(now - arrived, 1e-3)
         if ratio < 1 or self._refused:
             factor = min(LARGEST_RISE, max(LARGEST_CUT, ratio))

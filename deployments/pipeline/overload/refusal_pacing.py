@@ -7,8 +7,9 @@ Clients that ask again as soon as they are refused would otherwise take all of t
 from __future__ import annotations
 
 REFUSALS_PER_S, REFUSAL_BURST, LONGEST_DELAY_S = 500.0, 200, 0.5
-"""Refusals a second that are written at once, and how many more in a burst. The rest follow at that rate, at most so
-much later: a longer delay keeps more connections open, and recovery from a stall takes longer."""
+"""Refusals a second that are written at once, and how many more in a burst. Further refusals follow at that rate,
+delayed by at most LONGEST_DELAY_S: a longer delay keeps more connections open, and recovery from a stall takes longer.
+"""
 
 
 class RefusalPacer:

@@ -24,7 +24,7 @@ from cluster.valkey import ValkeyConfig, ValkeySupervisor
 from deployments.errors import StoreUnavailable
 from deployments.store.base import PASSWORD_VARIABLE, StoreConfig
 from deployments.store.memory import MemoryStore
-from deployments.store.redis import RedisStore
+from deployments.store.redis import READ_CONNECTIONS, WRITE_CONNECTIONS, RedisStore
 from tests.contracts.store_contract import OpenStore, StoreContract, event, ids
 
 
@@ -116,6 +116,12 @@ class TestRedisStore(StoreContract):
         assert len(left_s) == 200
         assert 490 <= left_s[0] < 600 < 900 < left_s[-1] <= 1000
 
+    async def test_more_calls_than_connections_wait_for_one(self, open_store: OpenStore) -> None:
+        store = open_store(app="flood", timeout_ms=20_000, write_timeout_ms=20_000)
+        await asyncio.gather(*(store.record([event(str(n))]) for n in range(5 * WRITE_CONNECTIONS)))
+        found = await asyncio.gather(*(store.histories(["u"]) for _ in range(5 * READ_CONNECTIONS)))
+        assert {len(histories.events(0)) for histories in found} == {5 * WRITE_CONNECTIONS}
+
     async def test_a_slow_server_times_out_and_later_answers_are_not_mixed_up(
         self, open_store: OpenStore, admin: redis.Redis
     ) -> None:
@@ -124,7 +130,7 @@ class TestRedisStore(StoreContract):
         admin.client_pause(1000)
         patient = asyncio.ensure_future(open_store(timeout_ms=10_000).ping())
         with pytest.raises(StoreUnavailable, match="did not answer in 50 ms"):
-            await store.histories(["u1"])
+            await store.histories(["u"])
         assert not patient.done(), "the server still pauses"
         admin.client_unpause()
         await patient
@@ -152,7 +158,7 @@ class TestRedisStore(StoreContract):
         await store.record([event("a", user_id="u1"), event("b", user_id="u2")])
         admin.client_pause(100)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(store.histories(["u1"]), 0.02)
+            await asyncio.wait_for(store.histories(["u"]), 0.02)
         assert await ids(store, "u2") == ["b"]
 
     async def test_an_event_that_was_not_stored_is_reported_and_can_be_sent_again(

@@ -14,7 +14,7 @@ import uvicorn
 import uvloop
 from starlette.responses import Response
 
-from deployments.api.fast_path.connection import OPERATIONS, FastPath
+from deployments.api.fast_path.connection import MOST_DISCARDED, OPERATIONS, FastPath
 from deployments.api.fast_path.listener import accept_all
 from deployments.errors import Overloaded
 from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit
@@ -36,13 +36,10 @@ class Funnel:
     """An app that answers a POST once it may, with a limit per group of operations."""
 
     def __init__(self, limit: int) -> None:
-        ranking = ConcurrencyLimit(limit)
-        self.limits = {
-            "recommend": ranking,
-            "rank": ranking,
-            "similar": ConcurrencyLimit(limit),
-            "record_events": ConcurrencyLimit(limit),
-        }
+        ranking, similar, events = (
+            ConcurrencyLimit(limit, name, f"{name} requests", "wait") for name in ("ranking", "similar", "events")
+        )
+        self.limits = {"recommend": ranking, "rank": ranking, "similar": similar, "record_events": events}
         self.refusals: list[str] = []
         self.asked = 0
         self.arrivals: list[float] = []
@@ -166,7 +163,7 @@ def test_past_the_limit_requests_are_refused_with_a_remedy_and_later_let_in_on_t
             assert headers["content-type"] == "application/problem+json"
             problem = orjson.loads(body)
             assert problem["title"] == "Overloaded"
-            assert "2 requests" in problem["detail"]
+            assert "2 ranking requests are under way" in problem["detail"]
         assert funnel.refusals == ["recommend", "recommend"]
         funnel.may_answer.set()
         assert (await response(first))[2] == (await response(second))[2] == b"ok"
@@ -258,6 +255,42 @@ def test_what_cannot_be_followed_goes_to_uvicorn() -> None:
     on_uvloop(9, test)
 
 
+def test_a_pipelined_request_takes_a_slot_of_its_own() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        first, other = await connect(), await connect()
+        await ask(first, ASK)
+        await funnel.has(1)
+        await ask(first, ASK)  # waits in uvicorn for the response to the one before
+        assert funnel.limits["recommend"].under_way == 1
+        funnel.may_answer.set()
+        assert (await response(first))[0] == 200
+        funnel.may_answer.clear()
+        funnel.may_answer.set()
+        assert (await response(first))[0] == 200
+        assert funnel.limits["recommend"].under_way == 0
+        await ask(other, ASK)
+        assert (await response(other))[0] == 200
+
+    on_uvloop(1, test)
+
+
+def test_a_refused_body_that_is_too_large_to_discard_goes_to_uvicorn() -> None:
+    head = HEAD.replace(b"Content-Length: %d" % len(BODY), b"Content-Length: %d" % (MOST_DISCARDED + 100))
+
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        first, second = await connect(), await connect()
+        await ask(first, ASK)
+        await funnel.has(1)
+        await ask(second, head)
+        await funnel.has(2)
+        assert funnel.refusals == []
+        second[1].close()
+        funnel.may_answer.set()
+        assert (await response(first))[0] == 200
+
+    on_uvloop(1, test)
+
+
 def test_what_cannot_be_followed_is_bounded_by_the_operation() -> None:
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
         first, second = await connect(), await connect()
@@ -288,6 +321,7 @@ def test_one_that_sends_the_next_with_the_end_of_a_refused_one_is_disconnected()
 
 def test_callers_who_leave_make_room() -> None:
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
         first, second = await connect(), await connect()
         await ask(first, ASK)
         await funnel.has(1)
@@ -360,7 +394,7 @@ def test_a_flood_of_events_or_similar_is_refused_at_its_own_limit_and_takes_no_r
         statuses = [(await response(stream))[0] for stream in streams]
         assert (await response(asked))[0] == 200
         assert statuses.count(503) == 10
-        assert funnel.refusals == [operation] * 10
+        assert funnel.refusals == ([operation] * 10 if directly else []), "uvicorn's are refused by the operation"
         assert {limit.under_way for limit in funnel.limits.values()} == {0}
 
     on_uvloop(2, test)

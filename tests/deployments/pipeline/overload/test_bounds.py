@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
@@ -37,7 +38,9 @@ def test_metric_and_alert_of_a_bound_exist(bound: Bound) -> None:
 @BY_BOUND
 def test_a_safety_bound_names_its_tests_and_a_gain_its_measurement(bound: Bound) -> None:
     if bound.kind == "safety":
-        assert (ROOT / bound.evidence).is_file()
+        file, _, name = bound.evidence.partition("::")
+        tests = ast.walk(ast.parse((ROOT / file).read_text("utf-8")))
+        assert name in {test.name for test in tests if isinstance(test, ast.FunctionDef | ast.AsyncFunctionDef)}
     else:
         assert bound.evidence
         assert bound.evidence in NOTES

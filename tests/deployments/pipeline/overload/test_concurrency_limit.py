@@ -16,7 +16,7 @@ def settled(per_s: float, steps: int = 200) -> AdaptiveConcurrencyLimit:
     for _ in range(steps):
         wait_s = limit.limit / per_s
         limit.refuse()
-        limit.waited(now, now + wait_s, ALLOWED_S)
+        limit.observe_wait(now, now + wait_s, ALLOWED_S)
         now += wait_s
     return limit
 
@@ -28,43 +28,46 @@ def test_it_settles_where_requests_wait_for_their_share(per_s: float, limit: int
 
 def test_it_changes_no_more_until_the_change_shows() -> None:
     limit = AdaptiveConcurrencyLimit(128, 384, 0.6)
-    limit.waited(10.0, 10.4, ALLOWED_S)
+    limit.observe_wait(10.0, 10.4, ALLOWED_S)
     assert limit.limit == 288
-    limit.waited(10.1, 10.5, ALLOWED_S)  # came before the change
+    limit.observe_wait(10.1, 10.5, ALLOWED_S)  # came before the change
     assert limit.limit == 288
-    limit.waited(10.4, 10.8, ALLOWED_S)
+    limit.observe_wait(10.4, 10.8, ALLOWED_S)
     assert limit.limit == 216
 
 
 def test_it_rises_only_while_it_refuses() -> None:
     limit = AdaptiveConcurrencyLimit(128, 384, 0.6)
-    limit.waited(10.0, 20.0, ALLOWED_S)
+    limit.observe_wait(10.0, 20.0, ALLOWED_S)
     assert limit.limit == 192
-    limit.waited(20.0, 20.01, ALLOWED_S)
+    limit.observe_wait(20.0, 20.01, ALLOWED_S)
     assert limit.limit == 192
     limit.refuse()
-    limit.waited(20.0, 20.01, ALLOWED_S)
+    limit.observe_wait(20.0, 20.01, ALLOWED_S)
     assert limit.limit == 240
 
 
 def test_the_patient_may_wait_longer() -> None:
     limit = AdaptiveConcurrencyLimit(128, 384, 0.6)
-    limit.waited(10.0, 11.0, 10.0)
+    limit.observe_wait(10.0, 11.0, 10.0)
     assert limit.limit == 384
 
 
 def test_a_full_limit_refuses_and_has_room_again_once_a_request_ends() -> None:
-    limit = ConcurrencyLimit(2)
+    limit = ConcurrencyLimit(2, "events", "event requests", "wait")
     with limit.slot(), limit.slot():
         assert limit.full
-        with pytest.raises(Overloaded, match="2 requests"), limit.slot():
+        with (
+            pytest.raises(Overloaded, match="2 event requests are under way"),
+            limit.slot(),
+        ):
             pytest.fail("a third request was let in")
         assert limit.under_way == 2
     assert (limit.under_way, limit.full) == (0, False)
 
 
 def test_a_request_whose_slot_the_fast_path_has_taken_takes_no_second_one() -> None:
-    limit = ConcurrencyLimit(1)
+    limit = ConcurrencyLimit(1, "events", "event requests", "wait")
     limit.enter()
     token = slot_taken.set(True)
     try:
