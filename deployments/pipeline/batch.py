@@ -77,7 +77,7 @@ class BatchState:
     profiles: ProfileBatch | None = None
     candidates: CandidateBatch | None = None
     known: ScoreBatch | None = None
-    """The scores that the cache had, NaN in rows that it had none for. None: it had no scores at all."""
+    """The scores that the cache had, NaN in rows that it had none for. None: the cache had no scores for any row."""
     scores: ScoreBatch | None = None
     ranked: RankedBatch | None = None
     latest_B: Times | None = None

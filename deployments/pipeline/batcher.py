@@ -3,10 +3,9 @@
 A lone request leaves at the end of the event-loop turn in which it came; under load batches grow by themselves to what
 arrives during one service time, and several free slots share what waits. Order is first in, first out.
 
-Clients that ask again once they are answered come back one after the other. The first would take the free slot alone,
-at the price of a small batch, every time: half of all batches were single requests. So after a batch of several
-requests the next batch waits until as many have arrived, none has arrived for `linger_ms`, or a quarter of the last
-batch's time has passed.
+Clients that ask again once they are answered come back one after the other. The first one would take the free slot
+alone; half of all batches were single requests. So after a batch of several requests the next batch waits. It leaves
+when as many requests have arrived, when none has arrived for `linger_ms`, or after a quarter of the last batch's time.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def _traffic(values: AlertValues) -> list[Alert]:
             "load",
             rate("rayfunnel_shed_total", w),
             traffic.shed,
-            "Requests are refused: the queue is full",
+            "Requests are refused: more arrive than an ingress replica takes",
         ),
         share(
             "RayfunnelExpiring",

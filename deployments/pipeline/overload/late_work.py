@@ -12,8 +12,8 @@ SHORT_WAIT = 0.1
 
 
 def skip_batch(waited_s: float, allowed_s: float, reserve_s: float, service_time: ServiceTime, now: float) -> bool:
-    """Whether a batch leaves the queue too late for its stages: it gets its fallbacks at once, and those behind it are
-    in time again.
+    """Whether a batch leaves the queue too late for its stages: it gets its fallbacks at once, so that the batches
+    behind it are not late too.
 
     Args:
         waited_s: time in the queue. allowed_s: time from arrival to the deadline. reserve_s: kept for the response.

@@ -329,7 +329,7 @@ def test_callers_who_leave_make_room() -> None:
         await asyncio.sleep(0.05)
         funnel.may_answer.set()
         await ask(second, ASK)
-        assert (await response(second))[0] == 200
+        assert (await response(second))[0] == 201
 
     on_uvloop(1, test)
 
