@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -76,6 +77,8 @@ class Recommender:
             "similar": ConcurrencyLimit(limits.similar, "similar", "similar requests", "raise limits.similar"),
             "record_events": ConcurrencyLimit(limits.events, "events", "event requests", "raise limits.events"),
         }
+        self._event_turns = asyncio.Semaphore(limits.events_at_a_time)
+        """Many event requests at a time would take the event loop from recommendations (benchmarks/NOTES.md)."""
         self.readiness = Readiness(pipeline, store, model_version)
 
     @operation(200)
@@ -157,6 +160,10 @@ class Recommender:
     async def record_events(self, body: Body) -> dict[str, Any]:
         """Stores events; returns once the store has them. Events of `unknown_item_ids` are stored, but no model has
         these items."""
+        async with self._event_turns:
+            return await self._record_events(body)
+
+    async def _record_events(self, body: Body) -> dict[str, Any]:
         request = parse(EventsRequest, body)
         _record_of("").events = len(request.events)
         now = time.time()

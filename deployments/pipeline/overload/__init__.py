@@ -79,6 +79,16 @@ BOUNDS = (
         ),
     ),
     Bound(
+        bound="event requests that an ingress replica processes at a time",
+        setting="limits.events_at_a_time",
+        past_it="the others wait, in order of arrival",
+        enforced_in="deployments/api/operations.py",
+        metric="",
+        alert="",
+        kind="gain",
+        evidence="A flood of events took the event loop from recommendations",
+    ),
+    Bound(
         bound="refusals a second that an ingress replica writes at once",
         setting="deployments.pipeline.overload.refusal_pacing:REFUSALS_PER_S",
         past_it="the 503 is written up to half a second later; clients that retry at once leave time to answer",

@@ -23,6 +23,9 @@ class LimitsConfig(BaseModel):
 
     similar: int = Field(64, ge=1, description="Similar-item requests.")
     events: int = Field(512, ge=1, description="Requests that record events.")
+    events_at_a_time: int = Field(
+        16, ge=1, description="Event requests that are processed at a time; the others wait, in order of arrival."
+    )
 
 
 slot_taken: ContextVar[bool] = ContextVar("slot_taken", default=False)

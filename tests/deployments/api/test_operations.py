@@ -231,3 +231,24 @@ async def test_similar_is_refused_at_its_limit(in_process: Callable[..., Recomme
     may_answer.set()
     with pytest.raises(Unavailable):
         await first
+
+
+async def test_events_are_processed_a_few_at_a_time_in_order_of_arrival(in_process: Callable[..., Recommender]) -> None:
+    store = SlowStore()
+    recommender = in_process(store, FunnelConfig(limits=LimitsConfig(events_at_a_time=2)))
+    order: list[str] = []
+    record = store.record
+
+    async def noted(events: Sequence[Event]) -> int:
+        order.append(events[0].user_id)
+        return await record(events)
+
+    store.record = noted  # type: ignore[method-assign]
+    bodies = [{"events": [{"user_id": f"u{n}", "item_id": "i1", "event_type": "view"}]} for n in range(6)]
+    calls = [asyncio.ensure_future(recommender.record_events(body)) for body in bodies]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert order == ["u0", "u1"]
+    store.may_write.set()
+    assert [answer["accepted"] for answer in await asyncio.gather(*calls)] == [1] * 6
+    assert order == [f"u{n}" for n in range(6)]
