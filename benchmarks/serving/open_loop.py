@@ -37,11 +37,14 @@ def arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
     return np.asarray(times[times < seconds])
 
 
-def open_loop(url: str, bodies: Path, rate: float, seconds: float, seed: int = 1, lead_s: float = 0) -> Load:
+def open_loop(
+    url: str, bodies: Path, rate: float, seconds: float, seed: int = 1, lead_s: float = 0, offset: int = 0
+) -> Load:
     """Poisson arrivals for `seconds`. A latency counts from the scheduled time, so a stall shows in all the requests
-    that it delays. Requests of the first `lead_s` seconds do not count.
+    that it delays. Requests of the first `lead_s` seconds do not count. The first `offset` bodies are sent last.
     """
-    _, outcomes = send_all(url, bodies.read_bytes().splitlines(), arrivals(rate, seconds, seed))
+    lines = bodies.read_bytes().splitlines()
+    _, outcomes = send_all(url, lines[offset:] + lines[:offset], arrivals(rate, seconds, seed))
     return summary(outcomes, lead_s)
 
 

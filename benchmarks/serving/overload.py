@@ -55,18 +55,21 @@ def switched(base: str, folder: Path, artifact: Artifact, inside: bool) -> Itera
         yield servers.URL, off
 
 
-def measured(url: str, bodies: Path, name: str, peak: float, seconds: float, turn: int) -> Load:
-    """One run of a load of LOADS."""
+def measured(url: str, bodies: Path, name: str, peak: float, seconds: float, run: int) -> Load:
+    """One run of a load of LOADS. `run`: its number; every run has other draws of users, which no cache has."""
     kind, size = name.split()
+    offset = 30_000 * run % 200_000
     if kind == "closed":
-        return closed_loop(url, bodies, int(size), seconds, offset=20_000 * turn % 200_000)
-    return open_loop(url, bodies, float(size) * peak, seconds, seed=turn + 1)
+        return closed_loop(url, bodies, int(size), seconds, offset=offset)
+    return open_loop(url, bodies, float(size) * peak, seconds, seed=run, offset=offset)
 
 
 def overload(base: str, out: str, mechanisms_: str, loads_: str, pairs: int, seconds: float, inside: bool) -> None:
     """Runs the pairs and writes a section. `mechanisms_`, `loads_`: names separated by commas; empty: all."""
     mechanisms = mechanisms_.split(",") if mechanisms_ else list(MECHANISMS)
     loads = loads_.split(",") if loads_ else list(LOADS)
+    if unknown := {*mechanisms, *loads} - {*MECHANISMS, *LOADS}:
+        raise SystemExit(f"not known: {', '.join(sorted(unknown))}; there are {', '.join((*MECHANISMS, *LOADS))}")
     found: dict[tuple[str, str, bool], list[Load]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="rfo") as tmp:
         folder = Path(tmp)
@@ -77,13 +80,15 @@ def overload(base: str, out: str, mechanisms_: str, loads_: str, pairs: int, sec
             closed_loop(url, bodies, 128, 5)
             peak = closed_loop(url, bodies, 128, 8).per_second
             print(f"peak {peak:.0f}/s", flush=True)
+            run = 0
             for turn in range(pairs):
                 for mechanism in mechanisms:
                     for name in loads:
                         for on in (True, False)[:: 1 if turn % 2 else -1]:
                             off.write_text("" if on else mechanism)
                             time.sleep(SETTLE_S)
-                            result = measured(url, bodies, name, peak, seconds, turn)
+                            run += 1
+                            result = measured(url, bodies, name, peak, seconds, run)
                             found[mechanism, name, on].append(result)
                             state = "on" if on else "off"
                             print(f"{turn} {mechanism} {state} {name}: {result}", flush=True)
@@ -91,9 +96,9 @@ def overload(base: str, out: str, mechanisms_: str, loads_: str, pairs: int, sec
     for mechanism in mechanisms:
         for name in loads:
             with_, without = found[mechanism, name, True], found[mechanism, name, False]
-            ratios = [a.per_second / max(1e-9, b.per_second) for a, b in zip(with_, without, strict=True)]
+            ratios = [a.full / max(1, b.full) for a, b in zip(with_, without, strict=True)]
             ratio = statistics.median(ratios)
-            cells = [f"{statistics.median(run.per_second for run in runs):.0f}" for runs in (with_, without)]
+            cells = [f"{statistics.median(run.full for run in runs) / seconds:.0f}" for runs in (with_, without)]
             p99s = [f"{statistics.median(run.p99_ms for run in runs):.0f}" for runs in (with_, without)]
             lines.append(f"| {mechanism} | {name} | {' | '.join(cells)} | {ratio:.2f} | {' | '.join(p99s)} |")
     where = "all in ingress" if inside else "default placement"
@@ -104,7 +109,8 @@ def overload(base: str, out: str, mechanisms_: str, loads_: str, pairs: int, sec
     text = (
         f"MovieLens as shipped, {where}, deadline 500 ms, one Scorer; each load for {seconds:g} s with the mechanism "
         f"and without, in turns within one server, {pairs} pairs, medians. `closed N`: N clients that ask again at "
-        f"once; `open x`: Poisson arrivals at x times the peak ({peak:.0f}/s). Only answers in full count."
+        f"once; `open x`: Poisson arrivals at x times the peak ({peak:.0f}/s). Only answers in full count. "
+        "Every run asks for other draws of users."
     )
     title = f"## Overload: what each mechanism earns, {where}"
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))
