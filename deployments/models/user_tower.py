@@ -33,7 +33,7 @@ SMALLEST_NORM = 1e-3
 
 
 class UserTower:
-    """History and user features → vector. `tensors`: the state of `graphs.fit.towers.UserTower`, by name."""
+    """History and user features → vector. `tensors`: the state of `graphs.fit.towers.TrainableUserTower`, by name."""
 
     def __init__(self, tensors: Mapping[str, Floats]) -> None:
         self._mix_P1 = tensors["mix_P"][:, None]

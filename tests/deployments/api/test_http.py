@@ -1,4 +1,4 @@
-"""The HTTP door over the real funnel in one process: status, problem documents, limits, the page."""
+"""HTTP over the real funnel in one process: status, problem documents, limits, the page."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ def where(seconds: float = 0.0) -> str:
     return threading.current_thread().name
 
 
-async def places(runner: StageExecutor, calls: int) -> list[str]:
+async def threads_of(runner: StageExecutor, calls: int) -> list[str]:
     return [await runner.run(where) for _ in range(calls)]
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def generous_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a busy machine does not reach by itself."""
     monkeypatch.setattr(executor, "SHORT_S", 0.3)
     monkeypatch.setattr(executor, "BLOCKED_S", 10.0)
@@ -42,14 +42,14 @@ HERE = threading.main_thread().name
 async def test_the_first_calls_are_made_on_a_thread_and_short_ones_then_on_the_event_loop(
     pool: ThreadPoolExecutor,
 ) -> None:
-    assert await places(StageExecutor(pool), 8) == ["a thread_0"] * 5 + [HERE] * 3
+    assert await threads_of(StageExecutor(pool), 8) == ["a thread_0"] * 5 + [HERE] * 3
 
 
 async def test_a_long_call_sends_the_next_ones_to_threads_until_all_are_short_again(pool: ThreadPoolExecutor) -> None:
     runner = StageExecutor(pool)
-    await places(runner, 5)
+    await threads_of(runner, 5)
     assert await runner.run(where, 0.4) == HERE
-    assert await places(runner, 6) == ["a thread_0"] * 5 + [HERE]
+    assert await threads_of(runner, 6) == ["a thread_0"] * 5 + [HERE]
 
 
 async def test_after_a_call_that_waited_for_something_none_is_made_on_the_event_loop(
@@ -58,13 +58,13 @@ async def test_after_a_call_that_waited_for_something_none_is_made_on_the_event_
     monkeypatch.setattr(executor, "BLOCKED_S", 0.4)
     runner = StageExecutor(pool)
     await runner.run(where, 0.5)
-    assert await places(runner, 8) == ["a thread_0"] * 8
+    assert await threads_of(runner, 8) == ["a thread_0"] * 8
     monkeypatch.setattr(executor, "monotonic", lambda: time.monotonic() + 60)
-    assert await places(runner, 1) == [HERE]
+    assert await threads_of(runner, 1) == [HERE]
 
 
 async def test_what_computes_several_at_a_time_stays_on_threads(pool: ThreadPoolExecutor) -> None:
-    assert await places(StageExecutor(pool, on_loop=False), 8) == ["a thread_0"] * 8
+    assert await threads_of(StageExecutor(pool, on_loop=False), 8) == ["a thread_0"] * 8
 
 
 async def test_calls_that_failed_say_nothing_about_how_long_the_work_takes(pool: ThreadPoolExecutor) -> None:
@@ -76,7 +76,7 @@ async def test_calls_that_failed_say_nothing_about_how_long_the_work_takes(pool:
     for _ in range(9):
         with pytest.raises(TimeoutError):
             await runner.run(too_late)
-    assert await places(runner, 6) == ["a thread_0"] * 5 + [HERE]
+    assert await threads_of(runner, 6) == ["a thread_0"] * 5 + [HERE]
 
 
 async def test_errors_and_context_are_the_callers_in_either_place(pool: ThreadPoolExecutor) -> None:
@@ -95,4 +95,4 @@ async def test_errors_and_context_are_the_callers_in_either_place(pool: ThreadPo
     for _ in range(2):
         with pytest.raises(KeyError, match="on purpose"):
             await runner.run(fail)
-    assert await places(runner, 1) == [HERE]
+    assert await threads_of(runner, 1) == [HERE]

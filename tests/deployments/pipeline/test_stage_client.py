@@ -1,4 +1,4 @@
-"""Places: deadlines, slots, abandoned calls and the reasons they give."""
+"""The stage client: deadlines, slots, abandoned calls and the reasons they give."""
 
 from __future__ import annotations
 
@@ -68,19 +68,19 @@ def test_an_event_loop_that_was_busy_takes_what_came_in_time(run: Callable[[Any]
 
 async def test_a_call_is_given_up_at_its_deadline_and_holds_its_slot_until_it_returns() -> None:
     stage = Echo()
-    place = StageClient("echo", local(stage, 1), 1)
+    client = StageClient("echo", local(stage, 1), 1)
     with pytest.raises(StageFailed) as late:
-        await place.call(soon(0.05), BATCH)
+        await client.call(soon(0.05), BATCH)
     assert late.value.reason == "timeout"
 
     with pytest.raises(StageFailed, match="every slot is held by an abandoned call") as busy:
-        await place.call(soon(5), BATCH)
+        await client.call(soon(5), BATCH)
     assert busy.value.reason == "busy"
 
     stage.gate.set()
     while True:
         try:
-            assert await place.call(soon(), BATCH) is BATCH
+            assert await client.call(soon(), BATCH) is BATCH
             break
         except StageFailed:
             await asyncio.sleep(0.01)
@@ -89,13 +89,13 @@ async def test_a_call_is_given_up_at_its_deadline_and_holds_its_slot_until_it_re
 
 async def test_a_caller_waits_for_a_slot_held_by_a_call_still_in_time() -> None:
     stage = Echo()
-    place = StageClient("echo", local(stage, 1), 1)
-    first = asyncio.ensure_future(place.call(soon(5), BATCH))
+    client = StageClient("echo", local(stage, 1), 1)
+    first = asyncio.ensure_future(client.call(soon(5), BATCH))
     await asyncio.sleep(0.02)
     with pytest.raises(StageFailed) as busy:
-        await place.call(soon(0.05), BATCH)
+        await client.call(soon(0.05), BATCH)
     assert busy.value.reason == "busy"
-    second = asyncio.ensure_future(place.call(soon(5), BATCH))
+    second = asyncio.ensure_future(client.call(soon(5), BATCH))
     stage.gate.set()
     assert await first is BATCH
     assert await second is BATCH

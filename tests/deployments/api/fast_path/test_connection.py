@@ -92,7 +92,9 @@ class Funnel:
 
 
 @asynccontextmanager
-async def gated(funnel: Funnel, keep_alive_s: int = 30) -> AsyncIterator[Callable[[], Awaitable[Stream]]]:
+async def behind_the_fast_path(
+    funnel: Funnel, keep_alive_s: int = 30
+) -> AsyncIterator[Callable[[], Awaitable[Stream]]]:
     loop = asyncio.get_running_loop()
     accept_all(loop, funnel.fast_path.protocol)
     config = uvicorn.Config(
@@ -142,7 +144,7 @@ def on_uvloop(
 ) -> None:
     async def run() -> None:
         funnel = Funnel(limit)
-        async with gated(funnel, keep_alive_s) as connect:
+        async with behind_the_fast_path(funnel, keep_alive_s) as connect:
             await test(funnel, connect)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
