@@ -38,7 +38,7 @@ check: $(VENV)/.installed ## While you work: lint, and the tests without Ray, se
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line lint unit
 
 unit: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m '$(UNIT)'
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m '$(UNIT)'
 
 test: $(VENV)/.installed ## All that users run, without a GPU, and the coverage of the code (20 minutes)
 	$(BIN)/python -m pytest -m 'not long' --cov --cov-report=

@@ -17,7 +17,7 @@ from tests.support.serve_config import Config, changed
 ORDER = (
     ("logs", "drift", "alerts"),  # `observed`; a young cluster: Ray's metrics page grows with every replica there was
     # serve_config.yaml as it is
-    ("api", "bad_config", "bad_requests", "crashes", "overload", "metrics", "redeploys"),
+    ("api", "bad_config", "bad_requests", "overload", "crashes", "metrics", "redeploys"),
     ("autoscaling", "shards", "external_redis", "gpus", "nodes"),  # each its own
 )
 

@@ -99,7 +99,9 @@ class FastPathConnection(asyncio.Protocol):
         self._refusing: asyncio.TimerHandle | None = None
         """Refuses the latest request, later."""
         self._received = b""
-        """Bytes that arrived meanwhile."""
+        """Bytes that arrived before their turn: during a response, or of a body that is not complete."""
+        self._awaited = 0
+        """Bytes of the body that are missing in `_received`."""
         self._close_after = self._write_paused = False
         """Whether the connection closes after the next response; whether the peer reads too slowly."""
 
@@ -117,6 +119,12 @@ class FastPathConnection(asyncio.Protocol):
             self._transport.pause_reading()
             self._received += data
             return
+        if self._awaited:
+            self._received += data
+            self._awaited = max(0, self._awaited - len(data))
+            if self._awaited:
+                return
+            data, self._received = self._received, b""
         if self._followed:
             self._unread = self._unread - len(data) if self._unread else self._begin(data)
             self._followed = self._unread >= 0
@@ -154,8 +162,12 @@ class FastPathConnection(asyncio.Protocol):
         if limit.full:
             self._refuse(operation, closing, headers)
             return unread
-        # Every other request takes its slot when its operation begins: a slow sender must not hold one.
-        if not unread and not closing and target in self._fast_path.routes:
+        # A request takes its slot once its body is complete: a slow sender must not hold one. Requests for uvicorn take
+        # it when their operation begins.
+        if not closing and target in self._fast_path.routes:
+            if unread:
+                self._handled, self._received, self._awaited = True, data, unread
+                return 0
             limit.enter()
             self._slot = limit
             self._handled = True

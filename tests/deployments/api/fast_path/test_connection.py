@@ -416,6 +416,25 @@ def test_a_slow_sender_holds_no_room() -> None:
     on_uvloop(1, test)
 
 
+def test_a_body_that_arrives_after_its_head_is_answered_without_uvicorn_and_holds_no_room_meanwhile() -> None:
+    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+        funnel.answer_directly()
+        funnel.may_answer.set()
+        slow, quick = await connect(), await connect()
+        for _ in range(2):
+            await ask(slow, HEAD, BODY[:5])
+            assert funnel.limits["recommend"].under_way == 0
+            await ask(quick, ASK)
+            assert (await response(quick))[2] == b"direct"
+            await ask(slow, BODY[5:])
+            assert (await response(slow))[2] == b"direct"
+        await ask(slow, HEAD, BODY + GET)  # the next request comes with the end of the body: uvicorn takes both
+        assert [(await response(slow))[2] for _ in range(2)] == [b"ok", b"ok"]
+        assert funnel.asked == 1
+
+    on_uvloop(1, test)
+
+
 def test_direct_answers_count_towards_the_limit() -> None:
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
         funnel.answer_directly()
@@ -447,7 +466,7 @@ def test_requests_that_are_not_plain_go_to_uvicorn() -> None:
     async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
-        for chunks in ([CLOSING], [HEAD, BODY], [ASK + ASK], [ASK.replace(b"recommend HTTP", b"recommend?a=b HTTP")]):
+        for chunks in ([CLOSING], [ASK + ASK], [ASK.replace(b"recommend HTTP", b"recommend?a=b HTTP")]):
             stream = await connect()
             await ask(stream, *chunks)
             assert (await response(stream))[2] == b"ok"
