@@ -112,6 +112,7 @@ def overload(base: str, out: str, mechanisms_: str, loads_: str, pairs: int, sec
         f"once; `open x`: Poisson arrivals at x times the peak ({peak:.0f}/s). Only answers in full count. "
         "Every run asks for other draws of users."
     )
-    title = f"## Overload: what each mechanism earns, {where}"
+    which = "each mechanism" if len(mechanisms) == len(MECHANISMS) else ", ".join(mechanisms)
+    title = f"## Overload: earned by {which}, {where}"
     write_section(out, "\n".join([title, "", made_by(command, artifact), "", text, "", *lines]))
     print("\n".join(lines))
