@@ -72,6 +72,7 @@ def main() -> None:
     bounds.add_argument("--loads", default="", help="left out: all")
     bounds.add_argument("--pairs", type=int, default=3)
     bounds.add_argument("--seconds", type=float, default=8)
+    bounds.add_argument("--peak", type=float, default=0, help="requests/s that count as the peak; 0: measured")
     bounds.add_argument("--inside", action="store_true", help="all stages in the ingress")
     sent = commands.add_parser("traffic", help="normal or shifted traffic for a running application; writes nothing")
     sent.add_argument("--url", default="http://127.0.0.1:8000")
@@ -98,7 +99,7 @@ def main() -> None:
     if args.command == "overload":
         from benchmarks.serving.overload import overload
 
-        overload(args.config, args.out, args.mechanisms, args.loads, args.pairs, args.seconds, args.inside)
+        overload(args.config, args.out, args.mechanisms, args.loads, args.pairs, args.seconds, args.inside, args.peak)
         return
     if args.command == "growth":
         growth(args.out, [int(count) for count in args.items.split(",")])

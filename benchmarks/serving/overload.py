@@ -27,7 +27,7 @@ from graphs.commands.serve import environment
 from graphs.config_file import load, recommender_args
 from graphs.evaluation.results_file import write_section
 
-SETTLE_S = 1.5
+SETTLE_S = 3.0
 """Pause after a switch and after a load."""
 
 LOADS = ("closed 32", "closed 128", "closed 1500", "open 0.7", "open 1.4", "open 5")
@@ -65,7 +65,10 @@ def measured(url: str, bodies: Path, name: str, peak: float, seconds: float, run
 
 
 def overload(base: str, out: str, mechanisms_: str, loads_: str, pairs: int, seconds: float, inside: bool) -> None:
-    """Runs the pairs and writes a section. `mechanisms_`, `loads_`: names separated by commas; empty: all."""
+    """Runs the pairs and writes a section.
+
+    `mechanisms_`, `loads_`: names separated by commas; empty: all. `rate`: the peak in requests/s; 0: it is measured.
+    """
     mechanisms = mechanisms_.split(",") if mechanisms_ else list(MECHANISMS)
     loads = loads_.split(",") if loads_ else list(LOADS)
     if unknown := {*mechanisms, *loads} - {*MECHANISMS, *LOADS}:
@@ -78,7 +81,7 @@ def overload(base: str, out: str, mechanisms_: str, loads_: str, pairs: int, sec
         with switched(base, folder, artifact, inside) as (url, off):
             closed_loop(url, bodies, 32, 5)
             closed_loop(url, bodies, 128, 5)
-            peak = closed_loop(url, bodies, 128, 8).per_second
+            peak = rate or closed_loop(url, bodies, 128, 8).per_second
             print(f"peak {peak:.0f}/s", flush=True)
             run = 0
             for turn in range(pairs):
@@ -104,7 +107,7 @@ def overload(base: str, out: str, mechanisms_: str, loads_: str, pairs: int, sec
     where = "all in ingress" if inside else "default placement"
     command = (
         f"python -m benchmarks overload --mechanisms {','.join(mechanisms)} --loads '{','.join(loads)}' "
-        f"--pairs {pairs} --seconds {seconds:g}{' --inside' if inside else ''}"
+        f"--pairs {pairs} --seconds {seconds:g}{' --inside' if inside else ''}{f' --peak {rate:g}' if rate else ''}"
     )
     text = (
         f"MovieLens as shipped, {where}, deadline 500 ms, one Scorer; each load for {seconds:g} s with the mechanism "
