@@ -64,7 +64,9 @@ def measured(url: str, bodies: Path, name: str, peak: float, seconds: float, run
     return open_loop(url, bodies, float(size) * peak, seconds, seed=run, offset=offset)
 
 
-def overload(base: str, out: str, mechanisms_: str, loads_: str, pairs: int, seconds: float, inside: bool) -> None:
+def overload(
+    base: str, out: str, mechanisms_: str, loads_: str, pairs: int, seconds: float, inside: bool, rate: float
+) -> None:
     """Runs the pairs and writes a section.
 
     `mechanisms_`, `loads_`: names separated by commas; empty: all. `rate`: the peak in requests/s; 0: it is measured.
