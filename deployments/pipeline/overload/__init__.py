@@ -144,7 +144,7 @@ BOUNDS = (
         metric='rayfunnel_cache_total{outcome="joined"}',
         alert="",
         kind="gain",
-        evidence="",
+        evidence="What each mechanism against overload earns",
     ),
     Bound(
         bound="recommend and rank requests in the queue of an ingress replica",
@@ -167,7 +167,7 @@ BOUNDS = (
         metric="",
         alert="",
         kind="gain",
-        evidence="",
+        evidence="What each mechanism against overload earns",
     ),
     Bound(
         bound="expected time of a batch, against its time left",
@@ -180,20 +180,21 @@ BOUNDS = (
         metric=f'{_DEGRADED}{{reason="quality"}}',
         alert="RayfunnelDegraded",
         kind="gain",
-        evidence="",
+        evidence="What each mechanism against overload earns",
     ),
     Bound(
         bound="share of its time that a request waits in the queue",
         setting="pipeline.quality.from_wait",
         past_it=(
-            "fewer candidates are scored (`scoring:quality`); below `floor` none are; past `to_wait` the "
-            "answer is popular items"
+            "with `pipeline.quality.enabled` (off by default, since it cost answers in full): fewer "
+            "candidates are scored (`scoring:quality`); below `floor` none are; past `to_wait` the answer is"
+            " popular items"
         ),
         enforced_in=f"{_HERE}/quality_factor.py",
         metric=f'{_DEGRADED}{{reason="quality"}}',
         alert="RayfunnelDegraded",
         kind="gain",
-        evidence="",
+        evidence="What each mechanism against overload earns",
     ),
     Bound(
         bound="milliseconds until a request's deadline",
@@ -304,7 +305,7 @@ BOUNDS = (
         metric='rayfunnel_stage_requests_total{outcome="expired"}',
         alert="RayfunnelDegraded",
         kind="gain",
-        evidence="",
+        evidence="What each mechanism against overload earns",
     ),
     Bound(
         bound="rows of the calls that a stage replica joins",

@@ -20,7 +20,9 @@ class QualityConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    enabled: bool = True
+    enabled: bool = Field(
+        False, description="Whether it acts. Off: it cost answers in full in every load measured (benchmarks/NOTES.md)."
+    )
     from_wait: float = Field(
         0.4, ge=0, lt=1, description="Share of its time in the queue up to which a request gets full quality."
     )

@@ -26,7 +26,7 @@ Build = Callable[..., Recommender]
 
 
 def test_the_factor_falls_with_the_wait_at_once_and_returns_slowly() -> None:
-    quality = QualityFactor(QualityConfig(from_wait=0.4, to_wait=0.8, recovery_per_s=0.5))
+    quality = QualityFactor(QualityConfig(enabled=True, from_wait=0.4, to_wait=0.8, recovery_per_s=0.5))
     assert quality.update(0.0, 0.1, 0.5) == 1.0
     assert quality.update(0.1, 0.3, 0.5) == pytest.approx(0.5)
     assert quality.update(0.2, 0.45, 0.5) == 0.0
@@ -36,7 +36,7 @@ def test_the_factor_falls_with_the_wait_at_once_and_returns_slowly() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2)), min_size=2, max_size=30), st.floats(-1, 1))
 def test_the_factor_stays_in_bounds_and_falls_with_the_wait(steps: list[tuple[float, float]], allowed_s: float) -> None:
-    one, other, now = QualityFactor(QualityConfig()), QualityFactor(QualityConfig()), 0.0
+    one, other, now = QualityFactor(QualityConfig(enabled=True)), QualityFactor(QualityConfig(enabled=True)), 0.0
     for gap, waited_s in steps:
         now += gap
         more = other.update(now, waited_s + 0.1, allowed_s)
@@ -80,7 +80,7 @@ async def test_a_queue_gives_up_quality_before_it_gives_up_requests(in_process: 
     stuck = Stuck()
     config = FunnelConfig(
         batcher=BatcherConfig(in_flight=1),
-        pipeline=PipelineConfig(deadline_ms=600, quality=QualityConfig(from_wait=0.1, to_wait=0.9)),
+        pipeline=PipelineConfig(deadline_ms=600, quality=QualityConfig(enabled=True, from_wait=0.1, to_wait=0.9)),
     )
     recommender = in_process(store, config, {"candidates": stuck})
     first = asyncio.ensure_future(recommender.recommend({"user_id": "u1", "deadline_ms": 1_000}))
