@@ -64,7 +64,8 @@ def test_the_wait_that_ends_it_must_be_the_longer_one() -> None:
 async def test_what_waited_long_is_answered_with_less_work(
     in_process: Build, store: MemoryStore, wait: float, degraded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recommender = in_process(store)
+    config = FunnelConfig(pipeline=PipelineConfig(quality=QualityConfig(enabled=True)))
+    recommender = in_process(store, config)
     update = QualityFactor.update
     monkeypatch.setattr(QualityFactor, "update", lambda self, now, _, allowed_s: update(self, now, wait * 10.0, 10.0))
     answer = await recommender.recommend({"user_id": "u1", "deadline_ms": 10_000, "explain": True})
