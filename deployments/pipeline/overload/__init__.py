@@ -1,6 +1,6 @@
 """The table of all bounds (BOUNDS, in the order in which a request meets them), and the laws by which work is refused,
 cut or skipped when there is too much of it. The files that BOUNDS names enforce them. May import cluster.quality_law
-and errors. Start with concurrency_limit.py.
+and errors. Start with concurrency_limit.py. (Over 300 lines: one table, a field a line.)
 """
 
 from __future__ import annotations
