@@ -1,6 +1,5 @@
-"""Where it runs: the autoscaling policy, its simulator, GPU sharing, Kubernetes manifests, the embedded store
-server (valkey.py), the law by which quality is cut (quality_law.py). May import nothing of graphs, deployments or
-monitoring. Start with autoscaling/policy.py.
+"""Where it runs: the autoscaling policy, its simulator, GPU sharing, Kubernetes manifests, and the embedded
+store server (valkey.py). May import nothing of graphs, deployments or monitoring. Start with autoscaling/policy.py.
 """
 
 from pathlib import Path

@@ -214,8 +214,6 @@ class CandidateBatch(Batch):
     sources: tuple[str, ...]
     shards: tuple[int, int] = (1, 1)
     """(shards that answered, shards of the catalogue)."""
-    share: float = 1.0
-    """Share of the columns left after the pipeline lowered the batch's quality."""
 
     def items_only(self) -> CandidateBatch:
         """Without the sources' scores: three quarters of the bytes, which the ranking stage does not read."""

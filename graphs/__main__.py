@@ -70,7 +70,7 @@ def _run(args: argparse.Namespace) -> int:
             from graphs.commands.simulate import report as simulate
 
             policies = args.policy.split(",")
-            simulate(args.trace, policies, args.rate, args.startup, args.seed, args.out, args.quality)
+            simulate(args.trace, policies, args.rate, args.startup, args.seed, args.out)
     return 0
 
 
@@ -129,7 +129,6 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--policy", default="ours,knative,kubernetes,oracle", help="names, or module:attribute")
     simulate.add_argument("--rate", type=float, default=500.0, help="base of the trace, requests/s")
     simulate.add_argument("--startup", type=float, default=5.0, help="seconds until a new replica serves")
-    simulate.add_argument("--quality", action="store_true", help="with the quality factor: fewer candidates under load")
     simulate.add_argument("--seed", type=int, default=1)
     simulate.add_argument("--out", default="simulation.png", help="the plot; '': none")
     return parser

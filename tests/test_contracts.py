@@ -71,7 +71,6 @@ def test_every_child_of_a_layered_package_has_its_layer(package: str) -> None:
     [
         *sorted(path for path in (ROOT / "cluster" / "autoscaling").glob("*.py") if path.stem != "serve_adapter"),
         *sorted((ROOT / "cluster" / "gpus").glob("*.py")),
-        ROOT / "cluster" / "quality_law.py",
     ],
     ids=lambda path: f"{path.parent.name}/{path.stem}",
 )

@@ -75,7 +75,6 @@ def config(base: str, folder: Path, policy: str) -> Path:
         "deadline_ms": round(1e3 * SLO_S),
         "reserve_ms": 10,
         "finished_by": {"profile": 0.3, "candidates": 0.5, "scoring": 0.95, "ranking": 1.0},
-        "quality": {"enabled": False},
     }
     args["batcher"] = {
         "max_batch": 1,

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -22,7 +22,7 @@ from scipy import stats
 
 from benchmarks.autoscaling.limits import limits
 from benchmarks.autoscaling.search import EQUAL, RATE, TUNED, Goal, Numbers
-from cluster.simulator.funnel import QualityLaw, SimulatedFunnel
+from cluster.simulator.funnel import SimulatedFunnel
 from cluster.simulator.reference_policies import Oracle
 from cluster.simulator.results import Run
 from cluster.simulator.simulator import Scaler, simulate
@@ -37,7 +37,6 @@ FIRST, FINALISTS = 2, 8
 STATIC_STEPS = 24
 NONE = 5e-4
 """No ratio is given if the baseline misses a smaller share."""
-WITH_QUALITY = ("ours", "Serve, tuned", "Knative, tuned", "Kubernetes, tuned")
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,6 @@ class Job:
     name: str
     numbers: Numbers
     seed: int
-    quality: QualityLaw | None = None
 
 
 @cache
@@ -86,11 +84,11 @@ def _run(job: Job) -> Run:
     """All policies start with the same replicas."""
     funnel, trace = job.scenario.funnel(), _trace(job.scenario, job.seed)
     policy = Oracle(trace, funnel) if job.name == "oracle" else TUNED[job.name][0](funnel, job.numbers)
-    return _under(job.scenario, policy, job.seed, job.quality)
+    return _under(job.scenario, policy, job.seed)
 
 
-def _under(scenario: Scenario, policy: Scaler, seed: int, quality: QualityLaw | None = None) -> Run:
-    funnel, trace = replace(scenario.funnel(), quality=quality), _trace(scenario, seed)
+def _under(scenario: Scenario, policy: Scaler, seed: int) -> Run:
+    funnel, trace = scenario.funnel(), _trace(scenario, seed)
     return simulate(trace, policy, funnel, seed, base_replicas(funnel, float(trace.rates[0])))
 
 
@@ -108,9 +106,9 @@ class Study:
         """Whether the load leaves its base once, and returns."""
         return self.scenario.trace.startswith("flash")
 
-    def runs(self, name: str, numbers: Numbers, seeds: Sequence[int], quality: QualityLaw | None = None) -> list[Run]:
+    def runs(self, name: str, numbers: Numbers, seeds: Sequence[int]) -> list[Run]:
         """A policy on each of the seeds."""
-        jobs = [Job(self.scenario, name, numbers, seed, quality) for seed in seeds]
+        jobs = [Job(self.scenario, name, numbers, seed) for seed in seeds]
         return list(self._pool.map(_run, jobs))
 
     def cost(self, run: Run, seed: int) -> float:
@@ -165,11 +163,6 @@ class Study:
             runs["onset floor"] = [self._floor(run, seed) for run, seed in zip(runs["ours"], HELD_OUT, strict=True)]
         runs["oracle"] = [self._oracles[seed] for seed in HELD_OUT]
         return runs, chosen
-
-    def with_quality(self, chosen: Mapping[str, Numbers]) -> dict[str, list[Run]]:
-        """The policies with the quality factor at its defaults, tuned without it, on the held-out seeds."""
-        runs = {name: self.runs(name, chosen[name], HELD_OUT, QualityLaw()) for name in WITH_QUALITY}
-        return runs | {"Serve, default": self.runs("Serve, tuned", {}, HELD_OUT, QualityLaw())}
 
     def _floor(self, ours: Run, seed: int) -> Run:
         """An oracle that starts 1 s after the onset, with the replicas that ours had at the onset."""
@@ -234,26 +227,6 @@ def _equal(study: Study) -> str:
     )
 
 
-def _with_quality(study: Study, runs: Mapping[str, list[Run]]) -> str:
-    lines = [
-        "The same policies and numbers with the quality factor on. Missed: no answer in time; degraded: an answer in "
-        "time for which less was computed.",
-        "",
-        "| policy | missed | degraded | cost / oracle's |",
-        "|---|---:|---:|---:|",
-    ]
-    degraded = {name: float(np.mean([run.degraded_share for run in of])) for name, of in runs.items()}
-    for name, of in runs.items():
-        missed, given = interval([run.miss_share for run in of]), interval([run.degraded_share for run in of])
-        cost = np.mean([study.cost(run, seed) for run, seed in zip(of, HELD_OUT, strict=True)])
-        lines.append(
-            f"| {name} | {missed[0]:.3%} ± {(missed[2] - missed[0]):.3%} "
-            f"| {given[0]:.2%} ± {(given[2] - given[0]):.2%} | {cost:.2f} |"
-        )
-    ratios = [f"{degraded['ours'] / share:.2f} x {name}" for name, share in degraded.items() if name != "ours"]
-    return "\n".join([*lines, "", f"Degraded of ours: {', '.join(ratios)}.", ""])
-
-
 def _shown(numbers: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {float(value):.3g}" for key, value in numbers.items()) or "defaults"
 
@@ -263,8 +236,6 @@ def _scenario(study: Study, head: str) -> str:
     scenario = study.scenario
     runs, chosen = study.held_out()
     table = f"{_section(study, runs, chosen)}\n{_equal(study)}"
-    if study.flash:
-        table += f"\n{_with_quality(study, study.with_quality(chosen))}"
     title = f"## Autoscaling, simulated: {scenario.title}\n\n"
     return f"{title}{head}Tuned for {scenario.goal}. ± and [ ]: 95 % intervals, in pairs by seed.\n\n{table}"
 

@@ -47,18 +47,12 @@ def _adaptive_limit(pipeline: Pipeline, on: bool) -> None:
         limit.observe_wait = lambda *_: None  # type: ignore[method-assign]
 
 
-def _quality(pipeline: Pipeline, on: bool) -> None:
-    config = pipeline._config.quality.model_copy(update={"enabled": on})
-    pipeline._quality._config = config
-
-
 _JOIN_WITHIN_S = pipeline_module.JOIN_WITHIN_S
 INGRESS: dict[str, Callable[[Pipeline, bool], None]] = {
     "linger": _linger,
     "join": _join,
     "late-batches": _late_batches,
     "adaptive-limit": _adaptive_limit,
-    "quality": _quality,
 }
 """Mechanisms of the ingress: how each is switched."""
 LATE_CALLS = "late-calls"

@@ -60,7 +60,7 @@ class PolicyConfig:
 class Decision:
     """The `target` replicas of a stage, and the values it follows from. Rates in requests/s, times in seconds.
 
-    `quality`: share of the rate that the ready replicas can serve, at most 1; `room`: the most replicas that the
+    `served_share`: share of the rate that the ready replicas can serve; `room`: the most replicas that the
     cluster has room for, None if no limit was met."""
 
     stage: str
@@ -76,7 +76,7 @@ class Decision:
     mu: float
     rho: float
     headroom: float
-    quality: float
+    served_share: float
     startup_s: float
     room: int | None
     reason: str
@@ -229,7 +229,7 @@ class Policy:
             mu=capacity.rate,
             rho=config.utilisation,
             headroom=extra,
-            quality=min(1.0, served / rate) if rate > 0 else 1.0,
+            served_share=min(1.0, served / rate) if rate > 0 else 1.0,
             startup_s=stage.provisioning.startup_s,
             room=stage.provisioning.room,
             reason=reason,

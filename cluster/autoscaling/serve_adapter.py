@@ -26,7 +26,7 @@ logger = logging.getLogger("ray.serve")
 
 Targets = tuple[dict[Any, int], dict[Any, dict[str, Any]]]
 
-_GAUGES = ("target", "desired", "ready", "rate", "rise", "queue", "mu", "quality", "startup_s")
+_GAUGES = ("target", "desired", "ready", "rate", "rise", "queue", "mu", "served_share", "startup_s")
 
 
 class AutoscalingPolicy:

@@ -13,8 +13,8 @@ from cluster.simulator.traces import Floats
 @dataclass(frozen=True)
 class Run:
     """Per tick: `ready` and `billed` replicas [tick, stage]; requests in the `queue`, and those that arrived, were
-    missed, shed or degraded [tick]. Missed includes shed; degraded: answered in time, but not in full. `p99_s`: of the
-    answered requests. Ticks before `from_tick` are a warm-up and count for nothing."""
+    missed or shed [tick]. Missed includes shed. `p99_s`: of the answered requests. Ticks before `from_tick` are a
+    warm-up and count for nothing."""
 
     stages: tuple[str, ...]
     ready: Floats
@@ -23,7 +23,6 @@ class Run:
     arrived: Floats
     missed: Floats
     shed: Floats
-    degraded: Floats
     p99_s: float
     from_tick: int
 
@@ -36,11 +35,6 @@ class Run:
     def shed_share(self) -> float:
         """Share of the requests refused at once."""
         return self._share(self.shed)
-
-    @property
-    def degraded_share(self) -> float:
-        """Share of the requests answered in time with less than the whole funnel gives."""
-        return self._share(self.degraded)
 
     def _share(self, requests: Floats) -> float:
         return float(requests[self.from_tick :].sum() / max(1.0, self.arrived[self.from_tick :].sum()))

@@ -7,7 +7,7 @@ Approximations: one queue per stage in front of all its replicas; times are whol
 one step and stage have one size and share one draw of the noise; a replica that is dropped finishes its batch unbilled.
 The cost of a run therefore depends on its length and not on its rate. Live, all requests wait in one queue before the
 first stage, since a batch keeps its slot until it is answered; here a queue forms before any stage that is short. Live,
-a timer answers a request at its deadline; here that request is a miss, with a quality law as without.
+a timer answers a request at its deadline; here that request is a miss.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def simulate(
     pools = [ReplicaPool(start[name]) for name in names]
     per_tick = round(TICK_S / funnel.step_s)
     ticks = len(trace.counts) // per_tick
-    keys = ("ready", "billed", "queue", "arrived", "missed", "shed", "degraded")
+    keys = ("ready", "billed", "queue", "arrived", "missed", "shed")
     history: dict[str, list[Any]] = {key: [] for key in keys}
     reports = state.reports(0.0, names)
     for tick in range(ticks):
@@ -58,14 +58,13 @@ def simulate(
         ready = np.array([pool.ready for pool in pools], dtype=np.int64)
         before = state.outcome.copy()
         state.advance(tick * per_tick, trace.counts[tick * per_tick : (tick + 1) * per_tick], ready)
-        arrived, _, expired, shed, degraded = state.outcome - before
+        arrived, _, expired, shed = state.outcome - before
         history["ready"].append(ready)
         history["billed"].append([pool.billed for pool in pools])
         history["queue"].append(state.queue.sum())
         history["arrived"].append(arrived)
         history["missed"].append(expired + shed)
         history["shed"].append(shed)
-        history["degraded"].append(degraded)
     arrays = {key: np.array(values, dtype=np.float64) for key, values in history.items()}
     assert arrays["ready"].shape == (ticks, len(names))
     return Run(names, p99_s=state.p99_s(), from_tick=min(ticks - 1, round(warm_up_s / TICK_S)), **arrays)

@@ -72,8 +72,8 @@ class BatchState:
     began: float = field(default_factory=time.time)
     """Unix seconds at which it left the queue."""
     stage: str = "queue"
-    quality: float = 1.0
-    """See overload/quality_factor.py."""
+    skipped: bool = False
+    """It left the queue too late for its stages, and gets fallbacks (overload/late_work.py)."""
     profiles: ProfileBatch | None = None
     candidates: CandidateBatch | None = None
     known: ScoreBatch | None = None
@@ -100,15 +100,12 @@ class BatchState:
         )
 
     def put(self, rows: Sequence[int], part: BatchState) -> None:
-        """Takes the scores of `rows` from `part`, and the candidates if they were cut; other scores from the cache."""
+        """Takes the scores of `rows` from `part`, the others from the cache."""
         assert self.candidates is not None
         assert self.known is not None
-        assert part.candidates is not None
         assert part.scores is not None
         others = np.setdiff1d(np.arange(len(self.pending_requests)), rows)
         order = np.argsort(np.concatenate([others, rows]))
-        if part.candidates.share < 1:
-            self.candidates = CandidateBatch.concat([self.candidates.take(others), part.candidates]).take(order)
         known = replace(part.scores, scores_BK=self.known.scores_BK[others])
         scores = ScoreBatch.concat([known, part.scores]).take(order)
         self.scores = replace(scores, scores_BK=np.where(self.candidates.mask_BK, scores.scores_BK, -np.inf))

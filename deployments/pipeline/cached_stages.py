@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.quality_law import work_share
-from deployments.errors import StageFailed
 from deployments.messages import CandidateBatch, ScoreBatch
 from deployments.pipeline.batch import BatchState
-from deployments.pipeline.overload.quality_factor import QualityConfig
 from deployments.pipeline.result_cache import ResultCache
 from deployments.stages import fallbacks
 from monitoring.metrics.replica_metrics import ReplicaMetrics
@@ -27,16 +24,9 @@ Call = Callable[..., Awaitable[Any]]
 class CachedStages:
     """Fills in a batch's candidates and scores. `cache`: None: every row is computed."""
 
-    def __init__(
-        self,
-        candidates: Call,
-        scoring: Call,
-        cache: ResultCache | None,
-        quality: QualityConfig,
-        metrics: ReplicaMetrics,
-    ) -> None:
+    def __init__(self, candidates: Call, scoring: Call, cache: ResultCache | None, metrics: ReplicaMetrics) -> None:
         self._candidates, self._scoring = candidates, scoring
-        self._cache, self._quality, self._metrics = cache, quality, metrics
+        self._cache, self._metrics = cache, metrics
         self.fallback_backend = ""
         """Why the last batch was scored by another backend than the configured one; empty: it was not."""
 
@@ -63,9 +53,7 @@ class CachedStages:
         batch.candidates = joined
 
     async def score(self, batch: BatchState, deadline: float) -> None:
-        """The cache's scores where it has some, the stage's elsewhere, of as many candidates as the batch's quality
-        allows.
-        """
+        """The cache's scores where it has some, the stage's elsewhere."""
         rows = batch.known.missing_rows() if batch.known else range(len(batch.pending_requests))
         if not rows:
             batch.scores = batch.known
@@ -73,13 +61,12 @@ class CachedStages:
         part = batch if len(rows) == len(batch.pending_requests) else batch.only(rows)
         found, complete = part.candidates, not part.degraded
         try:
-            self._cut(part)
             part.scores = await self._scoring(deadline, part.profiles, part.candidates)
             self._note_backend(part.scores)
         finally:
             if self._cache and found and complete:
                 cached = [pending.cached for pending in part.pending_requests]
-                self._cache.keep(cached, found, part.scores if part.candidates is found else None)
+                self._cache.keep(cached, found, part.scores)
         if part is not batch:
             batch.put(rows, part)
 
@@ -89,16 +76,3 @@ class CachedStages:
         self.fallback_backend = scores.fallback_reason
         if scores.fallback_reason:
             self._metrics.backend_fallback("scoring", scores.ran_on)
-
-    def _cut(self, batch: BatchState) -> None:
-        """Leaves as many candidates as the batch's quality allows."""
-        share = work_share(batch.quality, self._quality.floor, cut=True, skipped=True)
-        if share >= 1:
-            return
-        if share <= 0:
-            raise StageFailed("scoring", "quality", "requests wait too long")
-        assert batch.candidates is not None
-        fewer = fallbacks.keep_best(batch.requests, batch.candidates, share)
-        if fewer is not batch.candidates:
-            batch.candidates = fewer
-            batch.degraded.append("scoring:quality")

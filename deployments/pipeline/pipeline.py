@@ -22,7 +22,6 @@ from deployments.pipeline.batcher import Batcher, BatcherConfig
 from deployments.pipeline.cached_stages import CachedStages
 from deployments.pipeline.overload.concurrency_limit import AdaptiveConcurrencyLimit
 from deployments.pipeline.overload.late_work import skip_batch
-from deployments.pipeline.overload.quality_factor import QualityFactor
 from deployments.pipeline.overload.service_time import ServiceTime
 from deployments.pipeline.replica_stats import ReplicaStats
 from deployments.pipeline.request import Query, request_batch
@@ -65,7 +64,7 @@ class Pipeline:
         self._clients = clients
         self._histories = histories
         self._fallbacks = StageFallbacks(popular, cold_profiles)
-        self._cached = CachedStages(clients["candidates"].call, clients["scoring"].call, cache, config.quality, metrics)
+        self._cached = CachedStages(clients["candidates"].call, clients["scoring"].call, cache, metrics)
         self._config = config
         self._metrics = metrics
         self._answered = answered
@@ -76,8 +75,8 @@ class Pipeline:
         )
         self._batching = batching
         self._stats = ReplicaStats()
-        self._quality, self._service_time = QualityFactor(config.quality), ServiceTime()
-        self.limit = AdaptiveConcurrencyLimit(batching.most_in_flight, batching.most_under_way, config.quality.middle)
+        self._service_time = ServiceTime()
+        self.limit = AdaptiveConcurrencyLimit(batching.most_in_flight, batching.most_under_way, config.queue_share)
         """Bounds recommend and rank requests under way; whoever calls `ask` for a caller takes a slot of it."""
 
     @property
@@ -126,7 +125,7 @@ class Pipeline:
         try:
             answer = await pending.answer
             # Count degraded answers as lost demand; otherwise the autoscaler reads skipped work as low traffic.
-            late = time.time() >= self._latest(query) or answer.batch.quality < 1
+            late = time.time() >= self._latest(query) or answer.batch.skipped
             self._stats.add(completions=not late, expired=late)
             return answer
         finally:
@@ -151,7 +150,7 @@ class Pipeline:
             batch = BatchState(list(pending_requests), requests, len(pending_requests), new_batch_id())
             log_context.set(BatchLogContext.of(batch.batch_id, (pending.request for pending in pending_requests)))
             began = time.monotonic()
-            batch.quality = self._quality_of(pending_requests, now, began)
+            batch.skipped = self._leaves_too_late(pending_requests, now, began)
             batch.timings_ms["queue"] = (now - min(p.arrived for p in pending_requests)) * 1e3
             for pending in pending_requests:
                 pending.batch = batch
@@ -172,16 +171,15 @@ class Pipeline:
                 if not pending.done:
                     pending.answer.set_exception(error)
 
-    def _quality_of(self, pending_requests: Sequence[PendingRequest], now: float, began: float) -> float:
-        """The quality factor of a batch that leaves the queue now, from the wait of its middle request."""
+    def _leaves_too_late(self, pending_requests: Sequence[PendingRequest], now: float, began: float) -> bool:
+        """Whether a batch that leaves the queue now is skipped, from the wait of its middle request, which the limit on
+        requests under way follows too."""
         middle = pending_requests[len(pending_requests) // 2]
         waited_s = now - middle.arrived
         # At least the configured deadline: one request with a short deadline must not degrade the others.
         allowed_s = max(self._config.deadline_ms / 1e3, middle.query.deadline - middle.arrived)
         self.limit.observe_wait(middle.arrived, now, allowed_s)
-        quality = self._quality.update(now, waited_s, allowed_s)
-        late = skip_batch(waited_s, allowed_s, self._config.reserve_ms / 1e3, self._service_time, began)
-        return 0.0 if late else quality
+        return skip_batch(waited_s, allowed_s, self._config.reserve_ms / 1e3, self._service_time, began)
 
     async def _step(self, batch: BatchState, stage: str, deadline: float) -> None:
         batch.stage = stage
@@ -195,8 +193,8 @@ class Pipeline:
 
     async def _call(self, batch: BatchState, stage: str, deadline: float) -> None:
         """The funnel as drawn: the messages that each stage gets, and where its own message is kept."""
-        if batch.quality <= 0 and stage != "profile":
-            raise StageFailed(stage, "quality", "requests wait too long")
+        if batch.skipped and stage != "profile":
+            raise StageFailed(stage, "late", "the batch left the queue too late to be answered in time")
         match stage:
             case "profile":
                 histories = await self._fetch_histories(batch, deadline)

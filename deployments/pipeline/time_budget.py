@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deployments.pipeline.overload.quality_factor import QualityConfig
-
 STAGES = ("profile", "candidates", "scoring", "ranking")
 
 
@@ -22,7 +20,9 @@ class PipelineConfig(BaseModel):
         {"profile": 0.25, "candidates": 0.55, "scoring": 0.9, "ranking": 1.0},
         description="Share of the time left at the start by which each stage must have answered.",
     )
-    quality: QualityConfig = QualityConfig()
+    queue_share: float = Field(
+        0.6, gt=0, lt=1, description="Share of its time in the queue at which the limit on requests under way aims."
+    )
 
     @model_validator(mode="after")
     def _shares_rise(self) -> PipelineConfig:

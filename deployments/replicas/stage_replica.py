@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.artifact.reader import Artifact
 from deployments.errors import DeadlineExceeded, StageFailed
-from deployments.messages import Batch, CandidateBatch
+from deployments.messages import Batch
 from deployments.models.backends.runtime import freeze_garbage_collector, loaded_torch, set_threads
 from deployments.pipeline.replica_stats import ReplicaStats
 from deployments.pipeline.request_coalescer import RequestCoalescer
@@ -141,7 +141,7 @@ class StageReplica:
                 return method(*batches)
             finally:
                 took_s = time.monotonic() - self._running.pop(thread)
-                self._stats.add(busy_s=took_s, batches=1, items=_full_rows(batches))
+                self._stats.add(busy_s=took_s, batches=1, items=len(batches[0]))
                 self._metrics.computed(len(batches[0]), took_s)
 
         return timed
@@ -160,13 +160,6 @@ class StageReplica:
         longest_s = time.monotonic() - min(list(self._running.values()), default=time.monotonic())
         if longest_s > HUNG_S:
             raise RuntimeError(f"a call has been running for {longest_s:.0f} s")
-
-
-def _full_rows(batches: Sequence[Batch]) -> float:
-    """Requests in the batch. Requests with a share of their candidates count for that share; otherwise the autoscaler
-    reads a cut batch as a fast one."""
-    shares = (batch.share for batch in batches if isinstance(batch, CandidateBatch))
-    return len(batches[0]) * min(shares, default=1.0)
 
 
 def remote(name: str, handle: DeploymentHandle[Any], method: str = "__call__") -> Start:

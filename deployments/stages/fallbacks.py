@@ -6,9 +6,6 @@ them (pipeline/pipeline.py, `_fall_back`).
 
 from __future__ import annotations
 
-from dataclasses import replace
-from math import ceil
-
 import numpy as np
 
 from deployments.artifact.catalogue import Catalogue
@@ -83,28 +80,6 @@ def missing_shards(stage: str, found: CandidateBatch) -> list[str]:
     """The `degraded` entry of candidates to which not all shards contributed; none if all did."""
     answered, shards = found.shards
     return [f"{stage}:{answered}/{shards} shards"] if answered < shards else []
-
-
-def keep_best(requests: RequestBatch, candidates: CandidateBatch, share: float) -> CandidateBatch:
-    """The best `share` of each row's candidates by retrieval score, in their order; at least twice the requested n.
-
-    All candidates if a row has given items.
-    """
-    columns = candidates.mask_BK.shape[1]
-    kept = max(ceil(share * columns), 2 * int(requests.n_B.max(initial=0)))
-    if kept >= columns or requests.chosen_by_caller().any():
-        return candidates
-    ranked_by_BK = np.where(candidates.mask_BK, candidates.retrieval_scores_BK, np.float32(-np.inf))
-    index_BK = np.sort(np.argpartition(-ranked_by_BK, kept - 1, axis=1)[:, :kept], axis=1)
-    return replace(
-        candidates,
-        item_ids_BK=take_columns(candidates.item_ids_BK, index_BK),
-        retrieval_scores_BK=take_columns(candidates.retrieval_scores_BK, index_BK),
-        source_BK=take_columns(candidates.source_BK, index_BK),
-        source_scores_BKS=take_columns(candidates.source_scores_BKS, index_BK),
-        mask_BK=take_columns(candidates.mask_BK, index_BK),
-        share=kept / columns,
-    )
 
 
 def retrieval_scores(candidates: CandidateBatch) -> ScoreBatch:

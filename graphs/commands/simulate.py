@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
@@ -16,7 +15,7 @@ from rich.table import Table
 from cluster.autoscaling.capacity import StageSpec, capacities, round_up
 from cluster.autoscaling.latency_model import Line
 from cluster.autoscaling.policy import PolicyConfig
-from cluster.simulator.funnel import TICK_S, QualityLaw, SimulatedFunnel
+from cluster.simulator.funnel import TICK_S, SimulatedFunnel
 from cluster.simulator.reference_policies import Knative, Kubernetes, Oracle, RayfunnelPolicy
 from cluster.simulator.results import Run
 from cluster.simulator.simulator import Scaler, simulate
@@ -77,17 +76,14 @@ def maker(name: str) -> Maker:
     return found
 
 
-def report(
-    trace: str, policies: Sequence[str], rate: float, startup_s: float, seed: int, out: str, quality: bool = False
-) -> None:
-    """Simulates, prints the table and writes the plot. `rate`: the trace's base, requests/s; `quality`: with the
-    quality factor, at its default numbers.
+def report(trace: str, policies: Sequence[str], rate: float, startup_s: float, seed: int, out: str) -> None:
+    """Simulates, prints the table and writes the plot. `rate`: the trace's base, requests/s.
 
     Raises:
         ConfigError: there is no such trace or policy, or no matplotlib for the plot.
     """
     makers = {name: maker(name) for name in policies}
-    funnel = replace(example_funnel(startup_s=startup_s, most=1000), quality=QualityLaw() if quality else None)
+    funnel = example_funnel(startup_s=startup_s, most=1000)
     try:
         load = make(trace, seed, rate, funnel.step_s)
     except ValueError as error:
@@ -95,23 +91,21 @@ def report(
     start = base_replicas(funnel, float(load.rates[0]))
     runs = {name: simulate(load, make_(funnel, load), funnel, seed, start) for name, make_ in makers.items()}
     least = runs.get("oracle") or simulate(load, Oracle(load, funnel), funnel, seed, start)
-    Console().print(_table(load, runs, least, quality))
+    Console().print(_table(load, runs, least))
     if out:
         _plot(load, runs, out)
 
 
-def _table(load: Trace, runs: Mapping[str, Run], oracle: Run, quality: bool) -> Table:
+def _table(load: Trace, runs: Mapping[str, Run], oracle: Run) -> Table:
     table = Table(title=f"{load.name}: {load.counts.sum():,} requests in {load.seconds:.0f} s")
-    # Missed includes shed. The quality factor avoids shedding, so with it the column shows the degraded.
-    unserved = "degraded" if quality else "shed"
-    titles = ("policy", "missed", unserved, "p99", "replica-s", "/ oracle", "recovered", "turns/h")
+    titles = ("policy", "missed", "shed", "p99", "replica-s", "/ oracle", "recovered", "turns/h")
     for title in titles:
         table.add_column(title, justify="left" if title == "policy" else "right")
     for name, run in runs.items():
         table.add_row(
             name,
             f"{run.miss_share:.3%}",
-            f"{run.degraded_share if quality else run.shed_share:.3%}",
+            f"{run.shed_share:.3%}",
             f"{run.p99_s * 1e3:.0f} ms",
             f"{run.replica_seconds:,.0f}",
             f"{run.replica_seconds / oracle.replica_seconds:.2f}",

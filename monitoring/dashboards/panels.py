@@ -178,7 +178,12 @@ def _autoscaling() -> list[Panel]:
         policy("Rise of the rate", "rise", "none", "Requests/s per second."),
         policy("Queue", "queue", "none", "Waiting requests, measured by the policy."),
         policy("Service rate of a replica", "mu", "reqps", "Learned."),
-        policy("Quality", "quality", "percentunit", "Below 1: the stage does less work per request."),
+        policy(
+            "Served share",
+            "served_share",
+            "percentunit",
+            "Of the arrival rate, by the ready replicas.",
+        ),
         policy("Start-up time", "startup_s", "s", "Learned."),
     ]
 

@@ -84,5 +84,5 @@ def test_a_killed_scorer_costs_no_answer_and_comes_back(served: Cluster) -> None
     late = [(at - killed, body["degraded"]) for at, _, body in load.answers[-10:] if body["degraded"]]
     assert not late
     # Requests that wait behind the lost calls are given less work, or meet their own deadline in the next stage.
-    expected = [r for r in load.degraded if r.startswith("scoring:") or r.endswith((":deadline", ":quality"))]
+    expected = [r for r in load.degraded if r.startswith("scoring:") or r.endswith((":deadline", ":late"))]
     assert set(load.degraded) == set(expected), load.degraded

@@ -101,4 +101,4 @@ def test_stages_run_where_their_resources_are_and_a_lost_gpu_node_costs_no_answe
         wait_for("whole answers", lambda: [b for at, _, b in load.answers if at > healed and not b["degraded"]][20:])
     load.assert_all_answered(at_least=100)
     assert not any(body["degraded"] for _, _, body in load.answers[-10:])
-    assert all(r.startswith("scoring:") or r.endswith((":deadline", ":quality")) for r in load.degraded), load.degraded
+    assert all(r.startswith("scoring:") or r.endswith((":deadline", ":late")) for r in load.degraded), load.degraded

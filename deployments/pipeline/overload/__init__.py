@@ -1,6 +1,6 @@
 """The table of all bounds (BOUNDS, in the order in which a request meets them), and the laws by which work is refused,
-cut or skipped when there is too much of it. The files that BOUNDS names enforce them. May import cluster.quality_law
-and errors. Start with concurrency_limit.py. (Over 300 lines: one table, a field a line.)
+cut or skipped when there is too much of it. The files that BOUNDS names enforce them. May import errors.
+Start with concurrency_limit.py. (Over 300 lines: one table, a field a line.)
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ BOUNDS = (
         bound="recommend and rank requests under way in an ingress replica",
         setting="batcher.most_under_way",
         past_it=(
-            "503 with Retry-After, before the body is parsed. The limit falls while requests wait longer "
-            "than the middle of `pipeline.quality.from_wait` and `to_wait`, never below all batches in "
-            "flight"
+            "503 with Retry-After, before the body is parsed. The limit falls while requests wait for more than "
+            "`pipeline.queue_share` of their time, never below all batches in flight"
         ),
         enforced_in=f"{_HERE}/concurrency_limit.py",
         metric=f'{_SHED}{{reason="queue"}}',
@@ -173,25 +172,11 @@ BOUNDS = (
         bound="expected time of a batch, against its time left",
         setting="deployments.pipeline.overload.late_work:SHORT_WAIT",
         past_it=(
-            "the batch gets popular items at once (`candidates:quality` and the stages after it); one that "
+            "the batch gets popular items at once (`candidates:late` and the stages after it); one that "
             "waited for a smaller share of its time than this is always started"
         ),
         enforced_in=f"{_HERE}/late_work.py",
-        metric=f'{_DEGRADED}{{reason="quality"}}',
-        alert="RayfunnelDegraded",
-        kind="gain",
-        evidence="What each mechanism against overload earns",
-    ),
-    Bound(
-        bound="share of its time that a request waits in the queue",
-        setting="pipeline.quality.from_wait",
-        past_it=(
-            "with `pipeline.quality.enabled` (off by default, since it cost answers in full): fewer "
-            "candidates are scored (`scoring:quality`); below `floor` none are; past `to_wait` the answer is"
-            " popular items"
-        ),
-        enforced_in=f"{_HERE}/quality_factor.py",
-        metric=f'{_DEGRADED}{{reason="quality"}}',
+        metric=f'{_DEGRADED}{{reason="late"}}',
         alert="RayfunnelDegraded",
         kind="gain",
         evidence="What each mechanism against overload earns",

@@ -17,7 +17,7 @@ from deployments.errors import Overloaded
 
 class LimitsConfig(BaseModel):
     """Requests under way at a time in an ingress replica, past which the answer is 503. (Those of recommend and rank
-    follow from `batcher` and `pipeline.quality`.)"""
+    follow from `batcher` and `pipeline.queue_share`.)"""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -14,9 +14,8 @@ from cluster.autoscaling.capacity import StageSpec
 from cluster.autoscaling.latency_model import Line
 from cluster.autoscaling.observations import Observation
 from cluster.autoscaling.policy import PolicyConfig
-from cluster.simulator.funnel import TICK_S, QualityLaw, SimulatedFunnel
+from cluster.simulator.funnel import SimulatedFunnel
 from cluster.simulator.reference_policies import FixedReplicas, Knative, Kubernetes, Oracle, RayfunnelPolicy
-from cluster.simulator.results import Run
 from cluster.simulator.simulator import simulate
 from cluster.simulator.traces import Trace, make
 from deployments.errors import ConfigError
@@ -34,11 +33,23 @@ def constant(funnel: SimulatedFunnel, rate: float, seconds: float, seed: int = 1
 
 
 def test_every_request_is_answered_late_shed_or_still_there() -> None:
-    funnel = example_funnel()
-    trace = make("flash5", 1, 300, funnel.step_s)
-    run = simulate(trace, FixedReplicas(base_replicas(funnel, 300)), funnel, 1, base_replicas(funnel, 300), warm_up_s=0)
+    observations: list[Observation] = []
+
+    class Recorded(FixedReplicas):
+        def decide(self, observation: Observation) -> Mapping[str, int]:
+            observations.append(observation)
+            return super().decide(observation)
+
+    funnel = replace(example_funnel(), max_queue=150)
+    trace, start = make("flash5", 1, 300, funnel.step_s), base_replicas(funnel, 300)
+    run = simulate(trace, Recorded(start), funnel, 1, start, warm_up_s=0)
     assert run.arrived.sum() == trace.counts.sum()
     assert 0.3 < run.miss_share < 0.9, "five times the load that there is capacity for"
+    last = observations[-1]
+    arrived, answered, late, shed = last.root["ingress"].counters[:4]
+    assert min(answered, late, shed) > 0
+    assert answered + late + shed + sum(stage.ongoing for stage in last.stages.values()) == arrived
+    assert late == run.missed[:-2].sum() - shed
 
 
 def test_a_saturated_replica_answers_most_of_what_its_batches_allow_and_no_more() -> None:
@@ -147,53 +158,3 @@ def test_repeated_jumps_cost_less_once_forecasts_are_trusted_less() -> None:
     )
     assert doubting.replica_seconds < 0.8 * trusting.replica_seconds
     assert doubting.miss_share < 1e-3
-
-
-def crowd(quality: QualityLaw | None) -> Run:
-    """A crowd five times the load, and no replicas for it."""
-    funnel = replace(example_funnel(), quality=quality)
-    start = base_replicas(funnel, 300)
-    return simulate(make("flash5", 1, 300, funnel.step_s), FixedReplicas(start), funnel, 1, start, warm_up_s=0)
-
-
-def test_a_quality_law_that_never_cuts_changes_nothing() -> None:
-    plain, never_cut = crowd(None), crowd(QualityLaw(from_wait=1e6, to_wait=1e6 + 1))
-    assert (plain.missed == never_cut.missed).all()
-    assert (plain.queue == never_cut.queue).all()
-    assert plain.p99_s == never_cut.p99_s
-    assert plain.degraded.sum() == never_cut.degraded.sum() == 0
-
-
-def test_under_overload_quality_is_cut_before_requests_are_missed() -> None:
-    plain, cut = crowd(None), crowd(QualityLaw())
-    assert cut.miss_share < plain.miss_share / 100
-    assert 0 < cut.degraded_share < 1
-
-
-def test_quality_returns_when_the_crowd_has_gone() -> None:
-    run = crowd(QualityLaw())
-    latest_end_s = 150 + 10 + 240 + 60
-    assert run.degraded[round(200 / TICK_S) : round(350 / TICK_S)].min() > 0
-    assert run.degraded[round((latest_end_s + 5) / TICK_S) :].sum() == 0
-
-
-def test_no_answer_is_both_full_and_degraded() -> None:
-    observations: list[Observation] = []
-
-    class Recorded(FixedReplicas):
-        def decide(self, observation: Observation) -> Mapping[str, int]:
-            observations.append(observation)
-            return super().decide(observation)
-
-    funnel = replace(example_funnel(), quality=QualityLaw())
-    start = base_replicas(funnel, 300)
-    run = simulate(make("flash5", 1, 300, funnel.step_s), Recorded(start), funnel, 1, start, warm_up_s=0)
-    last = observations[-1]
-    arrived, full, lost, shed = last.root["ingress"].counters[:4]
-    there = sum(stage.ongoing for stage in last.stages.values())
-    assert full + lost + shed + there == arrived
-    assert lost == run.missed[:-2].sum() - shed + run.degraded[:-2].sum()
-    scoring = last.stages["scoring"].reports["all"].counters
-    ranking = last.stages["ranking"].reports["all"].counters
-    assert scoring.arrivals < ranking.arrivals, "skipped requests do not reach the scorer"
-    assert scoring.items < scoring.completions, "a request with a share of its candidates counts for that share"

@@ -166,22 +166,6 @@ async def test_while_scoring_fails_those_whose_scores_are_known_are_ordered_by_t
     assert content(await ask(caching, "u1")) == content(before), "alone it has no need of the stage"
 
 
-async def test_with_less_quality_only_unknown_rows_lose_candidates_and_none_of_their_scores_is_kept(
-    in_process: Build, store: MemoryStore, counting: Counting, scorer: Counting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caching = in_process(store, CACHING, starts={"candidates": counting.start, "scoring": scorer.start})
-    known = await ask(caching, "u1", n=3)
-    await settled(caching)
-    with monkeypatch.context() as overload:
-        overload.setattr("deployments.pipeline.overload.quality_factor.QualityFactor.update", lambda *_: 0.5)
-        again, cut = await asyncio.gather(ask(caching, "u1", n=3), ask(caching, "u2", n=3))
-        await settled(caching)
-    assert cut["degraded"] == ["scoring:quality"]
-    assert again["items"] == known["items"]
-    assert content(await ask(caching, "u2", n=3)) == content(await ask(in_process(store), "u2", n=3))
-    assert (counting.rows, scorer.rows) == ([1, 1], [1, 1, 1])
-
-
 async def test_entries_that_wait_for_a_slow_store_are_written_together_up_to_a_bound(
     in_process: Build, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

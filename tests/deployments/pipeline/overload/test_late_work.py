@@ -1,0 +1,66 @@
+"""A batch that left the queue too late for its stages gets fallbacks at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from deployments.api.operations import Recommender
+from deployments.assembly import FunnelConfig
+from deployments.pipeline.batcher import BatcherConfig
+from deployments.pipeline.overload.late_work import skip_batch
+from deployments.pipeline.overload.service_time import ServiceTime
+from deployments.pipeline.time_budget import PipelineConfig
+from deployments.store.memory import MemoryStore
+from tests.deployments.pipeline.test_pipeline import Stuck, sources
+
+Build = Callable[..., Recommender]
+
+
+def lately(service_time: ServiceTime, seconds: float) -> None:
+    """Batches have lately taken so many seconds."""
+    now = time.monotonic()
+    for _ in range(3):
+        service_time.observe(now - seconds, now)
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "took_s", "skipped"),
+    [(0.2, 0.2, False), (0.2, 0.3, True), (0.04, 9.0, False), (0.06, 9.0, True), (0.6, 0.0, True)],
+)
+def test_a_batch_is_skipped_if_its_time_left_is_shorter_than_batches_lately_took(
+    waited_s: float, took_s: float, skipped: bool
+) -> None:
+    service_time = ServiceTime()
+    lately(service_time, took_s)
+    assert skip_batch(waited_s, 0.5, 0.01, service_time, time.monotonic()) is skipped
+
+
+async def test_a_skipped_batch_calls_no_stage_but_the_profile_and_counts_as_lost_demand(
+    in_process: Build, store: MemoryStore
+) -> None:
+    stuck = Stuck()
+    config = FunnelConfig(batcher=BatcherConfig(in_flight=1), pipeline=PipelineConfig(deadline_ms=500))
+    recommender = in_process(store, config, {"candidates": stuck})
+    first = asyncio.ensure_future(recommender.recommend({"user_id": "u1", "deadline_ms": 10_000}))
+    await asyncio.sleep(0.05)
+    second = asyncio.ensure_future(recommender.recommend({"user_id": "u2", "deadline_ms": 500}))
+    await asyncio.sleep(0.2)
+    lately(recommender._pipeline._service_time, 0.45)
+    stuck.gate.set()
+    answer = await second
+    assert answer["degraded"] == ["candidates:late", "scoring:late", "ranking:late"]
+    assert sources(answer) == {"popular"}
+    await first
+    assert stuck.calls == 1
+    assert recommender.stats()["expired"] == 1, "the policy must see that work was skipped"
+
+
+async def test_a_caller_with_a_short_deadline_degrades_no_other_answer(in_process: Build, store: MemoryStore) -> None:
+    recommender = in_process(store)
+    await recommender.recommend({"user_id": "u1", "deadline_ms": 10})
+    answer = await recommender.recommend({"user_id": "u2", "deadline_ms": 10_000})
+    assert answer["degraded"] == []
