@@ -22,6 +22,13 @@ class FunnelError(Exception):
         return {"type": "about:blank", "title": self.title, "status": self.status, "detail": str(self)}
 
 
+class MalformedRequest(FunnelError):
+    """A request that is not valid HTTP/1.1 (RFC 9112)."""
+
+    status = 400
+    title = "Malformed request"
+
+
 class InvalidRequest(FunnelError, ValueError):
     """A request that is not valid. `errors`: (field, problem and remedy)."""
 
@@ -51,6 +58,20 @@ class BodyTooLarge(InvalidRequest):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.limit_bytes,)
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """A body with a Content-Encoding that is not read."""
+
+    status = 415
+    title = "Unsupported content encoding"
+
+    def __init__(self, encoding: str) -> None:
+        self.encoding = encoding
+        InvalidRequest.__init__(self, [("content-encoding", f"{encoding[:60]!r} is not read; send gzip or none")])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.encoding,)
 
 
 class UnknownItem(InvalidRequest):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,15 +21,17 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from deployments.api.access import AccessChain, CorsConfig, Head
+from deployments.api.content_encoding import decoded
 from deployments.api.fast_path.connection import Routes
 from deployments.api.responses import problem
 from deployments.api.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
 from deployments.errors import BodyTooLarge, FunnelError
 from deployments.pipeline.request import came_at
 from monitoring.logs import tracing
-from monitoring.logs.context import current_request, incoming_trace, trace_of
+from monitoring.logs.context import incoming_request_id, incoming_trace, trace_of
 from monitoring.metrics.declarations import CONTENT_TYPE
 
 log = logging.getLogger("rayfunnel.http")
@@ -45,6 +47,12 @@ class HttpConfig(BaseModel):
 
     demo: bool = Field(True, description="The page at /, and the routes it reads: any user's history, by id.")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Larger bodies are refused with 413, unread.")
+    cors: CorsConfig | None = Field(None, description="Which pages of other origins may call the API; none by default.")
+    checks: tuple[str, ...] = Field(
+        (),
+        description="Your own checks of a request's head, `module:callable`, called before its body is parsed; see"
+        " deployments/api/access.py.",
+    )
     direct: bool = Field(
         True,
         description="Answer the four operations before uvicorn and Serve's wrapper, whose metrics of the ingress then"
@@ -74,9 +82,11 @@ class _User(Body):
     user_id: Id
 
 
-def make_app(operations: HttpOperations, config: HttpConfig, routes: Routes | None = None) -> HttpApp:
+def make_app(
+    operations: HttpOperations, config: HttpConfig, access: AccessChain, routes: Routes | None = None
+) -> HttpApp:
     """The ASGI application. `routes`: those of the fast path before it."""
-    app = HttpApp(config.max_body_bytes, routes if config.direct else None)
+    app = HttpApp(config.max_body_bytes, access, routes if config.direct else None)
     app.add_exception_handler(FunnelError, _funnel_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
@@ -193,6 +203,24 @@ def _json(content: Any, status: int = 200, media_type: str = "application/json",
     return Response(orjson.dumps(content), status, headers, media_type)
 
 
+def _with_headers(send: Send, headers: Sequence[tuple[bytes, bytes]]) -> Send:
+    async def send_more(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *headers]}
+        await send(message)
+
+    return send_more
+
+
+def _without_body(send: Send) -> Send:
+    """For HEAD: the headers of GET, and no body."""
+
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_head
+
+
 async def _funnel_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, FunnelError)
     return problem(error)
@@ -201,6 +229,8 @@ async def _funnel_error(_: Request, error: Exception) -> Response:
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     content = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": "see /docs"}
+    if request_id := incoming_request_id.get():
+        content["request_id"] = request_id
     return _json(content, error.status_code, "application/problem+json", **(error.headers or {}))
 
 
@@ -215,24 +245,35 @@ class HttpApp(FastAPI):
     an operation to `routes`, those of the fast path, when Serve has routed a request for it here.
     """
 
-    def __init__(self, max_body_bytes: int, routes: Routes | None = None) -> None:
+    def __init__(self, max_body_bytes: int, access: AccessChain, routes: Routes | None = None) -> None:
         super().__init__(title="rayfunnel", summary="Recommendations from a funnel of stages on Ray Serve.")
         self.operations: dict[str, tuple[Operation, int]] = {}
+        self._access = access
         self._max_body_bytes = max_body_bytes
         self._fast_routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answers one request, if the access chain lets it in."""
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        if self._too_large(scope):
-            await problem(BodyTooLarge(self._max_body_bytes))(scope, receive, send)
-            return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if scope["method"] != "POST" or path not in self.operations:
+        head = Head(scope["method"], path, scope["headers"], scope.get("client"))
+        incoming_request_id.set(head.request_id)
+        if headers := self._access.response_headers(head):
+            send = _with_headers(send, headers)
+        if answer := self._access.enter(head):
+            await answer(scope, receive, send)
+        elif self._too_large(scope):
+            await problem(BodyTooLarge(self._max_body_bytes))(scope, receive, send)
+        elif head.method == "POST" and path in self.operations:
+            await self._operate(path, head, scope, receive, send)
+        elif head.method == "HEAD":
+            await super().__call__({**scope, "method": "GET"}, receive, _without_body(send))
+        else:
             await super().__call__(scope, receive, send)
-            return
+
+    async def _operate(self, path: str, head: Head, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             body = await self._body(receive)
         except ClientDisconnect:
@@ -241,8 +282,7 @@ class HttpApp(FastAPI):
             response = problem(error)
         else:
             self._add_fast_route(scope, path)
-            response = await self._answer(path, body, trace_of(scope["headers"]))
-        came_at.set(0.0)  # uvicorn starts a pipelined request in this context
+            response = await self._answer(path, body, head)
         await response(scope, receive, send)
 
     def _add_fast_route(self, scope: Scope, path: str) -> None:
@@ -250,20 +290,19 @@ class HttpApp(FastAPI):
         if self._fast_routes is not None and target == scope["path"].encode() and not tracing.on():
             self._fast_routes[target] = functools.partial(self._answer_fast, path)
 
-    async def _answer_fast(self, path: str, body: bytes, headers: Mapping[bytes, bytes]) -> Response:
-        """For the fast path. Adds the request id, which Serve adds otherwise."""
+    async def _answer_fast(self, path: str, body: bytes, head: Head) -> Response:
+        """For the fast path, whose requests have passed the access chain."""
+        incoming_request_id.set(head.request_id)
         if len(body) > self._max_body_bytes:
             return problem(BodyTooLarge(self._max_body_bytes))
-        response = await self._answer(path, body, trace_of(headers.items()))
-        request = current_request()
-        assert request is not None, "operations bind the request"
-        response.headers["x-request-id"] = headers.get(b"x-request-id", b"").decode("latin-1") or request.request_id
-        return response
+        return await self._answer(path, body, head)
 
-    async def _answer(self, path: str, body: bytes, trace: str) -> Response:
+    async def _answer(self, path: str, body: bytes, head: Head) -> Response:
         operation, status = self.operations[path]
-        incoming_trace.set(trace)
+        incoming_trace.set(trace_of(head.headers))
         try:
+            if encoding := head.get(b"content-encoding"):
+                body = decoded(body, encoding, self._max_body_bytes)
             return _json(await operation(body), status)
         except FunnelError as error:
             return problem(error)

@@ -141,11 +141,11 @@ class Recommender:
             "degraded": record.degraded,
         }
 
-    def refuse_unread(self, operation: str) -> Overloaded:
+    def refuse_unread(self, operation: str, request_id: str) -> Overloaded:
         """Counts and logs a request that the fast path refuses before its body is read; returns the error."""
         error = self.limits[operation].refuse()
         self.count_refusal(operation)
-        self.request_log.ended(RequestLogContext(operation), error.status, 0.0, error)
+        self.request_log.ended(RequestLogContext(operation, request_id), error.status, 0.0, error)
         return error
 
     def count_refusal(self, operation: str) -> None:

@@ -13,6 +13,7 @@ from deployments.errors import FunnelError, Unavailable
 from deployments.messages import PAD
 from deployments.pipeline.batch import Answer
 from deployments.store.events import Event
+from monitoring.logs.context import incoming_request_id
 
 
 def items(
@@ -67,7 +68,10 @@ def history(catalogue: Catalogue, events: Sequence[Event]) -> list[dict[str, Any
     ]
 
 
-def problem(error: FunnelError) -> Response:
-    """The problem document (RFC 9457) of `error`."""
+def problem(error: FunnelError, request_id: str = "") -> Response:
+    """The problem document (RFC 9457) of `error`; `request_id`: of the request that it answers; empty: that of the
+    context."""
+    request_id = request_id or incoming_request_id.get()
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else None
-    return Response(orjson.dumps(error.problem()), error.status, headers, "application/problem+json")
+    content = error.problem() | ({"request_id": request_id} if request_id else {})
+    return Response(orjson.dumps(content), error.status, headers, "application/problem+json")

@@ -16,7 +16,9 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments.api.access import AccessChain, load_checks
 from deployments.api.fast_path.connection import FastPath
+from deployments.api.fast_path.install import replacing_uvicorns
 from deployments.api.fast_path.listener import accept_all
 from deployments.api.http import HttpConfig, make_app
 from deployments.artifact.reader import Artifact
@@ -94,8 +96,11 @@ class Ingress:
             (config.metrics, hub_call(hub)),
             Pseudonyms.of(config.log_key),
         )
-        self._fast_path = FastPath(self._recommender)
-        accept_all(asyncio.get_running_loop(), self._fast_path.protocol)  # Serve starts its HTTP server on it later
+        self._access = AccessChain(config.http.cors, load_checks(config.http.checks))
+        self._fast_path = FastPath(self._recommender, self._access, config.http.max_body_bytes)
+        metrics = self._recommender.replica_metrics
+        install = replacing_uvicorns(self._fast_path.protocol, metrics.fast_path_off)
+        accept_all(asyncio.get_running_loop(), install)  # Serve starts its HTTP server on it later
         self._recommender.reporter.start()
         freeze_garbage_collector()
         self._tasks = [asyncio.ensure_future(self._recommender.readiness.warm_up())]
@@ -105,7 +110,7 @@ class Ingress:
             task.add_done_callback(_report)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._recommender, self._http, self._fast_path.routes)
+        return make_app(self._recommender, self._http, self._access, self._fast_path.routes)
 
     async def recommend(self, request: Dict) -> Dict:
         """The n best items that the user has not seen yet."""

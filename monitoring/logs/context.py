@@ -17,6 +17,10 @@ incoming_trace: ContextVar[str] = ContextVar("incoming_trace", default="")
 """Trace id that came with the request, 32 hexadecimal digits."""
 
 
+incoming_request_id: ContextVar[str] = ContextVar("incoming_request_id", default="")
+"""The request's id, from its X-Request-ID header; empty: it is to be made."""
+
+
 class LogContext(Protocol):
     """What a log line belongs to: a request or a batch."""
 
@@ -46,11 +50,11 @@ class RequestLogContext:
 
     __slots__ = ("batch", "degraded", "events", "operation", "request_id", "span", "trace_id", "user_id")
 
-    def __init__(self, operation: str) -> None:
+    def __init__(self, operation: str, request_id: str = "") -> None:
         self.operation = operation
-        self.request_id = f"{random.getrandbits(128):032x}"
+        self.request_id = request_id or incoming_request_id.get() or new_id()
         self.span = tracing.current_span()
-        self.trace_id = tracing.trace_id(self.span) if self.span else incoming_trace.get() or self.request_id
+        self.trace_id = tracing.trace_id(self.span) if self.span else incoming_trace.get() or _as_trace(self.request_id)
         self.user_id = ""
         self.degraded: Sequence[str] = ()
         self.batch: LoggedBatch | None = None
@@ -105,6 +109,20 @@ def current_batch() -> BatchLogContext:
     return found if isinstance(found, BatchLogContext) else BatchLogContext("")
 
 
+def new_id() -> str:
+    """A request or trace id: 32 hexadecimal digits."""
+    return f"{random.getrandbits(128):032x}"
+
+
+def _as_trace(request_id: str) -> str:
+    """The trace id of a request that came without one: its own id if that can be one, else a new one."""
+    return request_id if _valid_trace(request_id) else new_id()
+
+
+def _valid_trace(trace: str) -> bool:
+    return len(trace) == 32 and trace != "0" * 32 and set(trace) <= set("0123456789abcdef")
+
+
 def new_batch_id() -> str:
     """16 hexadecimal digits."""
     return f"{random.getrandbits(64):016x}"
@@ -117,8 +135,7 @@ def trace_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
         if name == b"traceparent":
             parts = value.decode("latin-1").split("-")
             trace = parts[1] if len(parts) >= 4 and len(parts[0]) == 2 else ""
-            valid = len(trace) == 32 and trace != "0" * 32 and set(trace) <= set("0123456789abcdef")
-            return trace if valid else ""
+            return trace if _valid_trace(trace) else ""
     return ""
 
 

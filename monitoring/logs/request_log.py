@@ -33,7 +33,11 @@ class RequestLog:
         spans of its stages if the request is traced.
         """
         if request.span and (batch := request.batch):
-            facts: dict[str, str | int] = {"rayfunnel.batch.id": batch.batch_id, "rayfunnel.batch.size": batch.size}
+            facts: dict[str, str | int] = {
+                "http.request.id": request.request_id,
+                "rayfunnel.batch.id": batch.batch_id,
+                "rayfunnel.batch.size": batch.size,
+            }
             tracing.stages(request.span, batch.began, batch.timings_ms, facts)
         config = self._config
         normal = status < 400 and not request.degraded and seconds * 1e3 <= config.slow_ms

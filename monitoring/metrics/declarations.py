@@ -96,6 +96,11 @@ BACKEND_FALLBACK = _counter(
     "stage",
     "backend",
 )
+FAST_PATH_OFF = _gauge(
+    "rayfunnel_fast_path_off",
+    "Ingress replicas without the HTTP fast path, because uvicorn is not as tested.",
+    "sum",
+)
 BATCH = _histogram("rayfunnel_batch_size", "Requests per batch.", SIZES)
 CACHE = _counter(
     "rayfunnel_cache_total",

@@ -58,6 +58,10 @@ class ReplicaMetrics:
         """One request was refused unread; its time is not counted, as it would distort the latency."""
         self._of(m.REQUESTS, operation=operation, status="503").inc()
 
+    def fast_path_off(self) -> None:
+        """This ingress replica has no HTTP fast path."""
+        self._of(m.FAST_PATH_OFF).set(1)
+
     def answer(self, degraded: Iterable[str]) -> None:
         """One answer left, with its `degraded` entries (`stage:reason`)."""
         for entry in degraded:

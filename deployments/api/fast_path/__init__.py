@@ -1,4 +1,4 @@
-"""The HTTP path in front of uvicorn: accepts connections (listener.py), answers or refuses the four operations
-without uvicorn's and Serve's layers (connection.py). Everything else passes through to uvicorn. May import
-api/responses.py, pipeline/overload and below.
+"""The HTTP path in front of Serve: accepts connections (listener.py), makes uvicorn's protocol strict (protocol.py),
+answers or refuses the four operations without uvicorn's and Serve's layers (connection.py; start there). install.py
+leaves all to uvicorn if uvicorn is not as tested. May import api/access.py, api/responses.py and what api may.
 """

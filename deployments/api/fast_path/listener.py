@@ -8,7 +8,6 @@ connections waited for seconds before their first byte was read, and past the pe
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import socket
 from collections.abc import Callable
@@ -17,25 +16,25 @@ from typing import Any
 log = logging.getLogger("rayfunnel.ingress")
 
 Factory = Callable[[], asyncio.Protocol]
-Wrap = Callable[[Factory], asyncio.Protocol]
+"""Makes the protocol of a connection."""
+Wrap = Callable[[Factory], Factory]
 
 RETRY_S = 1.0
 """Pause after the system had no file descriptor or memory for a connection."""
 
 
-def accept_all(loop: asyncio.AbstractEventLoop, wrap: Wrap = lambda factory: factory()) -> None:
-    """Makes the servers that `loop` creates from now on, on a socket and without TLS, accept all waiting connections.
-    `wrap`: makes a connection's protocol from the server's own factory.
+def accept_all(loop: asyncio.AbstractEventLoop, wrap: Wrap = lambda factory: factory) -> None:
+    """Changes the servers that `loop` creates from now on. On uvloop, on a socket and without TLS, they accept all
+    waiting connections. `wrap`: makes another protocol factory of the server's own.
     """
-    if not type(loop).__module__.startswith("uvloop"):
-        return
     create_server: Any = loop.create_server
+    on_uvloop = type(loop).__module__.startswith("uvloop")
 
     async def create(factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
-        sock, backlog = options.get("sock"), options.get("backlog", 100)
-        if sock is None or options.get("ssl"):
+        factory, sock, backlog = wrap(factory), options.get("sock"), options.get("backlog", 100)
+        if not on_uvloop or sock is None or options.get("ssl"):
             return await create_server(factory, host, port, **options)
-        return _Listener(loop, functools.partial(wrap, factory), sock, backlog)
+        return _Listener(loop, factory, sock, backlog)
 
     loop.create_server = create  # type: ignore[method-assign, assignment]
 

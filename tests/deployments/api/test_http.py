@@ -12,6 +12,7 @@ import pytest
 from opentelemetry import trace
 from prometheus_client.parser import text_string_to_metric_families
 
+from deployments.api.access import AccessChain, Head
 from deployments.api.fast_path.connection import Routes
 from deployments.api.http import HttpConfig, make_app
 from deployments.api.operations import Recommender
@@ -25,7 +26,7 @@ LIMIT = 20_000
 @pytest.fixture
 async def client(in_process: Callable[..., Recommender], store: MemoryStore) -> AsyncIterator[httpx.AsyncClient]:
     recommender = in_process(store)
-    app = make_app(recommender, HttpConfig(max_body_bytes=LIMIT))
+    app = make_app(recommender, HttpConfig(max_body_bytes=LIMIT), AccessChain())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         assert (await client.get("/v1/health/ready")).status_code == 503
@@ -33,12 +34,16 @@ async def client(in_process: Callable[..., Recommender], store: MemoryStore) -> 
         yield client
 
 
+def post(*headers: tuple[bytes, bytes]) -> Head:
+    return Head("POST", "/v1/recommend", headers, None)
+
+
 async def test_what_was_answered_once_is_answered_directly(
     in_process: Callable[..., Recommender], store: MemoryStore
 ) -> None:
     answers: Routes = {}
     recommender = in_process(store)
-    app = make_app(recommender, HttpConfig(max_body_bytes=LIMIT), answers)
+    app = make_app(recommender, HttpConfig(max_body_bytes=LIMIT), AccessChain(), answers)
     await recommender.readiness.warm_up()
     transport = httpx.ASGITransport(app, root_path="/shop", raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test/shop/") as client:
@@ -50,16 +55,15 @@ async def test_what_was_answered_once_is_answered_directly(
     [directly] = [answers[target] for target in answers if target == b"/shop/v1/recommend"]
     body = b'{"user_id": "u1", "n": 3}'
     trace_id = b"4bf92f3577b34da6a3ce929d0e0e4736"
-    headers = {b"x-request-id": b"mine", b"traceparent": b"00-" + trace_id + b"-00f067aa0ba902b7-01"}
-    direct = await directly(body, headers)
+    traceparent = b"00-" + trace_id + b"-00f067aa0ba902b7-01"
+    direct = await directly(body, post((b"x-request-id", b"mine"), (b"traceparent", traceparent)))
     assert json.loads(direct.body)["items"] == by_serve.json()["items"]
-    assert direct.headers["x-request-id"] == "mine"
+    assert json.loads(direct.body)["request_id"] == "mine"
     request = current_request()
     assert request is not None
     assert request.trace_id == trace_id.decode()
-    assert (again := await directly(body, {})).headers["x-request-id"] == json.loads(again.body)["request_id"]
-    assert (await directly(b"{}", {})).status_code == 422
-    assert (await directly(b" " * (LIMIT + 1), {})).status_code == 413
+    assert (await directly(b"{}", post())).status_code == 422
+    assert (await directly(b" " * (LIMIT + 1), post())).status_code == 413
 
 
 async def test_nothing_is_answered_directly_where_it_is_off_or_serve_traces(
@@ -67,7 +71,7 @@ async def test_nothing_is_answered_directly_where_it_is_off_or_serve_traces(
 ) -> None:
     async def learned(config: HttpConfig, span: trace.Span) -> Routes:
         answers: Routes = {}
-        app = make_app(recommender, config, answers)
+        app = make_app(recommender, config, AccessChain(), answers)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             with trace.use_span(span):
                 assert (await client.post("/v1/recommend", json={"user_id": "u1"})).status_code == 200

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from deployments.api.access import AccessChain
 from deployments.api.http import HttpConfig, make_app
 from deployments.api.operations import Recommender
 from deployments.artifact.reader import Artifact
@@ -165,7 +166,7 @@ async def test_a_dead_or_stuck_actor_changes_no_answer_and_is_reported(recommend
 
 async def test_verdicts_and_reports_are_served_over_http(recommender: Recommender, actor: Actor) -> None:
     """Also Evidently reports: made in their own process, without constant and empty columns; the last K are kept."""
-    app = make_app(recommender, HttpConfig())
+    app = make_app(recommender, HttpConfig(), AccessChain())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         await ask(recommender, USERS)
         verdicts = (await client.get("/v1/drift")).json()

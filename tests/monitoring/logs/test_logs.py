@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from deployments.api.access import AccessChain
 from deployments.api.http import HttpConfig, make_app
 from deployments.api.operations import Recommender
 from deployments.assembly import FunnelConfig
@@ -188,7 +189,7 @@ async def test_the_line_of_an_http_request_has_its_trace_id(
 ) -> None:
     import httpx
 
-    app = make_app(in_process(store, everything()), HttpConfig())
+    app = make_app(in_process(store, everything()), HttpConfig(), AccessChain())
     transport = httpx.ASGITransport(app=app)
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:

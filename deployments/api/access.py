@@ -1,0 +1,138 @@
+"""The access chain: the one place where a request is let in. Every door calls it before a body is parsed.
+
+Its order: a CORS preflight is answered; then the checks of `http.checks`, in the order of the configuration. Calls by a
+handle come from the cluster itself and are trusted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from deployments.api.responses import problem
+from deployments.errors import ConfigError, FunnelError
+
+log = logging.getLogger("rayfunnel.http")
+
+LONGEST_REQUEST_ID = 128
+_REQUEST_ID = (string.ascii_letters + string.digits + "-_.:/+=@").encode()
+_METHODS = ("GET", "HEAD", "POST")
+_REQUEST_HEADERS = ("authorization", "content-encoding", "traceparent", "x-request-id")
+_RESPONSE_HEADERS = ("X-Request-ID", "Retry-After")
+
+
+class CorsConfig(BaseModel):
+    """Which web pages of other origins may call the API from a browser (https://fetch.spec.whatwg.org/#http-cors-protocol)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    origins: tuple[str, ...] = Field(
+        min_length=1, description="Origins such as https://shop.example.com, or `*` for every one."
+    )
+    headers: tuple[str, ...] = Field((), description="Request headers that pages may send beside the usual ones.")
+    max_age_s: int = Field(600, ge=0, description="How long a browser may keep the answer to a preflight.")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a check sees of a request."""
+
+    method: str
+    path: str
+    """Below the application's route prefix, percent-decoded."""
+    headers: Sequence[tuple[bytes, bytes]]
+    """(name in lower case, value), as they came."""
+    client: tuple[str, int] | None
+    """Address and port of the peer: HAProxy's, where it is in front."""
+
+    def get(self, name: bytes) -> bytes:
+        """The value of a header; those of several, joined by commas; empty: there is none."""
+        return b", ".join([value for each, value in self.headers if each == name])
+
+    @property
+    def request_id(self) -> str:
+        """Its id in headers, bodies, log lines and traces; empty: none yet."""
+        given = self.get(b"x-request-id")
+        return given.decode("ascii") if sane_request_id(given) else ""
+
+
+def sane_request_id(value: bytes) -> bool:
+    """Whether a caller's request id is taken: 1 to 128 of letters, digits and `-_.:/+=@`."""
+    return 0 < len(value) <= LONGEST_REQUEST_ID and not value.translate(None, _REQUEST_ID)
+
+
+Check = Callable[[Head], None]
+"""Raises a `FunnelError` to refuse the request; its status and text are the answer. Must not block the event loop."""
+
+
+class AccessChain:
+    """The checks of one ingress replica, in order."""
+
+    def __init__(self, cors: CorsConfig | None = None, checks: Sequence[Check] = ()) -> None:
+        self._checks = tuple(checks)
+        self._cors = cors and CORSMiddleware(
+            _no_app,
+            allow_origins=cors.origins,
+            allow_methods=_METHODS,
+            allow_headers=(*_REQUEST_HEADERS, *cors.headers),
+            expose_headers=_RESPONSE_HEADERS,
+            max_age=cors.max_age_s,
+        )
+
+    def enter(self, head: Head) -> Response | None:
+        """None: the request is let in. Else the answer to it: a preflight's, or a refusal."""
+        preflight = head.method == "OPTIONS" and head.get(b"origin") and head.get(b"access-control-request-method")
+        if self._cors and preflight:
+            return self._cors.preflight_response(Headers(raw=list(head.headers)))
+        try:
+            for check in self._checks:
+                check(head)
+        except FunnelError as error:
+            return problem(error, head.request_id)
+        except Exception as error:
+            log.exception("the check %s failed, so the request is refused", check)
+            return problem(FunnelError(type(error).__name__), head.request_id)
+        return None
+
+    def response_headers(self, head: Head) -> list[tuple[bytes, bytes]]:
+        """Headers that every response to this request must have."""
+        if not self._cors or not (origin := head.get(b"origin").decode("latin-1")):
+            return []
+        headers = dict(self._cors.simple_headers)
+        if not self._cors.allow_all_origins:
+            headers["Vary"] = "Origin"
+            if self._cors.is_allowed_origin(origin):
+                headers["Access-Control-Allow-Origin"] = origin
+        return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+
+
+async def _no_app(*_: object) -> None:
+    raise AssertionError("the access chain uses the middleware's rules alone")
+
+
+def load_checks(names: Sequence[str]) -> list[Check]:
+    """The callables that `http.checks` names.
+
+    Raises:
+        ConfigError: there is none by a name.
+    """
+    return [_load_check(name) for name in names]
+
+
+def _load_check(name: str) -> Check:
+    module, _, attribute = name.partition(":")
+    try:
+        check = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"http.checks: {name!r} can't be imported ({error}); write module:callable") from None
+    if not callable(check):
+        raise ConfigError(f"http.checks: {name!r} is not callable; name a function of a request's head")
+    return check  # type: ignore[no-any-return]

@@ -1,0 +1,59 @@
+"""Puts our protocol in the place of uvicorn's, if uvicorn is as tested; else leaves everything to uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from deployments.api.fast_path.listener import Factory, Wrap
+
+log = logging.getLogger("rayfunnel.http")
+
+_ARGUMENTS = ("config", "server_state", "app_state", "_loop")
+_METHODS = (
+    "_start_asgi_task", "connection_lost", "on_body", "on_headers_complete", "on_message_complete",
+    "on_response_complete", "send_400_response",
+)  # fmt: skip
+_FIELDS = ("app", "client", "cycle", "expect_100_continue", "flow", "headers", "loop", "parser", "pipeline", "tasks")
+
+
+def replacing_uvicorns(make: Callable[..., asyncio.Protocol], unsupported: Callable[[], None]) -> Wrap:
+    """Wraps the protocol factory of uvicorn's server: connections get the protocols of `make`, which takes the
+    arguments of uvicorn's own. `unsupported`: called if uvicorn is not as tested, and its protocol stays."""
+
+    def wrap(factory: Factory) -> Factory:
+        if getattr(factory, "__module__", "") != "uvicorn.server":
+            return factory  # another server of this event loop
+        try:
+            probe: Any = factory()
+            if missing := _missing(probe):
+                raise TypeError(missing)
+            arguments = {"config": probe.config, "server_state": probe.server_state, "app_state": probe.app_state}
+            make(**arguments)
+        except Exception as error:
+            log.warning(
+                "uvicorn is not as this version was tested with (%s), so it answers every request itself, at more CPU "
+                "time each; install the versions of constraints.txt",
+                error,
+            )
+            unsupported()
+            return factory
+        return lambda: make(**arguments)
+
+    return wrap
+
+
+def _missing(probe: Any) -> str:
+    """What the protocol needs of uvicorn's and does not find; empty: nothing."""
+    if type(probe) is not HttpToolsProtocol:
+        return f"its HTTP protocol is {type(probe).__name__}, not HttpToolsProtocol"
+    arguments = tuple(inspect.signature(HttpToolsProtocol).parameters)
+    if arguments != _ARGUMENTS:
+        return f"HttpToolsProtocol takes {', '.join(arguments)}"
+    missing = [name for name in (*_METHODS, *_FIELDS) if not hasattr(probe, name)]
+    return f"HttpToolsProtocol has no {', '.join(missing)}" if missing else ""

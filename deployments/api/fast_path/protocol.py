@@ -1,0 +1,116 @@
+"""uvicorn's HTTP protocol, made strict: every connection of an ingress replica has it, with the fast path or without.
+
+uvicorn with httptools answers requests that RFC 9112 wants refused: without a Host, or with two. They are 400 here, and
+so are targets and versions that HTTP/1.1 does not know. Every request has one request id: the caller's if it is sane,
+else a new one. Serve and the application read it from the headers.
+"""
+
+from __future__ import annotations
+
+import string
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from deployments.api.access import sane_request_id
+from deployments.api.responses import problem
+from deployments.errors import MalformedRequest
+from monitoring.logs.context import new_id
+
+_ALNUM = (string.ascii_letters + string.digits).encode()
+_TARGET = _ALNUM + b"-._~!$&'()*+,;=:@/?%[]"
+"""RFC 3986: the characters of a path and a query, without `#`."""
+_HOST = _ALNUM + b"-._~!$&'()*+,;=:%[]"
+_BLANK = b" \t"
+"""What may stand around a value; httptools leaves what follows it."""
+_VERSIONS = ("1.1", "1.0")
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""(name in lower case, value), as they came."""
+
+
+def head_fault(target: bytes, headers: Headers, version: str) -> str:
+    """Why a request with this head is refused with 400; empty: it is not."""
+    if version not in _VERSIONS:
+        return f"HTTP/{version} is not served; send HTTP/1.1"
+    if target.translate(None, _TARGET) or not _percent_encoded(target):
+        return "the target has characters that a URL must not have; percent-encode them"
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) > 1 or (not hosts and version == "1.1"):
+        return f"{len(hosts)} Host headers; send one"
+    if hosts and hosts[0].strip(_BLANK).translate(None, _HOST):
+        return "the Host header is no host and port"
+    return ""
+
+
+def _percent_encoded(target: bytes) -> bool:
+    """Whether two hexadecimal digits follow every `%`."""
+    hexadecimal = string.hexdigits.encode()
+    return all(len(part) >= 2 and not part[:2].translate(None, hexadecimal) for part in target.split(b"%")[1:])
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """A connection. A request that can't be parsed gets its 400 after the responses to those before it."""
+
+    _fault = ""
+    """Why the rest of the connection can't be read."""
+    headers: list[tuple[bytes, bytes]]
+    cycle: Any
+    """The latest request: uvicorn's `RequestResponseCycle`, or one of a subclass' own; None: none yet."""
+    pipeline: deque[Any]
+    """(request, application) of those that wait for the responses before them, the next one last."""
+
+    def on_headers_complete(self) -> None:
+        if fault := head_fault(self.url, self.headers, self.parser.get_http_version()):
+            self._fault = fault
+            raise ValueError(fault)  # httptools ends parsing, uvicorn calls `send_400_response`
+        self._keep_one_request_id()
+        self.begin_request()
+
+    def begin_request(self) -> None:
+        """The head of a request is there."""
+        super().on_headers_complete()
+
+    def _keep_one_request_id(self) -> None:
+        given = [value.strip(_BLANK) for name, value in self.headers if name == b"x-request-id"]
+        if given:
+            self.headers[:] = [header for header in self.headers if header[0] != b"x-request-id"]
+        request_id = given[0] if len(given) == 1 and sane_request_id(given[0]) else new_id().encode()
+        self.headers.append((b"x-request-id", request_id))
+
+    def send_400_response(self, msg: str) -> None:
+        self._fault = self._fault or msg
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and (self.pipeline or not cycle.more_body):
+            self.flow.pause_reading()  # after the responses to the requests before it
+        else:
+            self._end_with_400()
+
+    def _end_with_400(self) -> None:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            response = problem(MalformedRequest(self._fault))
+            self.write_response(response.status_code, response.raw_headers, bytes(response.body), close=True)
+        self.transport.close()
+
+    def write_response(self, status: int, headers: Headers, body: bytes, close: bool) -> None:
+        """Writes a whole response."""
+        lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in self.server_state.default_headers)]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        lines.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+        self.transport.write(b"".join([*lines, body]))
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._fault and self.cycle.response_complete and not self.transport.is_closing():
+            self._end_with_400()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if self._fault and cycle.more_body:
+            self._end_with_400()  # its body can't be read
+        else:
+            super()._start_asgi_task(cycle, app)
