@@ -18,8 +18,8 @@ from ray.serve import Application
 
 from deployments.errors import DeadlineExceeded
 from deployments.messages import CandidateBatch, ProfileBatch, ScoreBatch
+from deployments.pipeline.call_batcher import CallBatcher
 from deployments.pipeline.replica_stats import ReplicaStats
-from deployments.pipeline.request_coalescer import RequestCoalescer
 
 
 class EmulatedDeviceScorer:
@@ -40,7 +40,7 @@ class EmulatedDeviceReplica:
 
     def __init__(self, a_s: float, c_s: float, max_rows: int) -> None:
         self._score, self._totals = EmulatedDeviceScorer(a_s, c_s), ReplicaStats()
-        self._coalescer = RequestCoalescer(ThreadPoolExecutor(1), 1, max_rows)
+        self._call_batcher = CallBatcher(ThreadPoolExecutor(1), 1, max_rows)
         self._max_rows, self._waiting = max_rows, 0
 
     async def run(self, method: str, deadline: float, lines: Any, *batches: Any) -> ScoreBatch:
@@ -49,7 +49,7 @@ class EmulatedDeviceReplica:
         self._totals.add(arrivals=rows)
         self._waiting += rows
         try:
-            answer: Any = await self._coalescer.call(self._timed, deadline, batches)
+            answer: Any = await self._call_batcher.call(self._timed, deadline, batches)
             self._totals.add(completions=rows)
             return answer  # type: ignore[no-any-return]
         except DeadlineExceeded:

@@ -16,9 +16,9 @@ from unittest import mock
 from ray.serve import Application
 
 import deployments.pipeline.pipeline as pipeline_module
+from deployments.pipeline.call_batcher import CallBatcher
 from deployments.pipeline.overload.late_work import skip_batch
 from deployments.pipeline.pipeline import Pipeline
-from deployments.pipeline.request_coalescer import RequestCoalescer
 from deployments.replicas.ingress import Ingress
 from deployments.replicas.stage_replica import StageReplica
 
@@ -60,8 +60,8 @@ LATE_CALLS = "late-calls"
 MECHANISMS = (*INGRESS, LATE_CALLS)
 
 
-def _late_calls(coalescer: RequestCoalescer, on: bool) -> None:
-    service_time = coalescer._service_time
+def _late_calls(call_batcher: CallBatcher, on: bool) -> None:
+    service_time = call_batcher._service_time
     if on:
         service_time.__dict__.pop("expected_s", None)
     else:
@@ -97,7 +97,7 @@ class SwitchedReplica(StageReplica):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        switch: Callable[[set[str]], None] = lambda off: _late_calls(self._coalescer, LATE_CALLS not in off)  # noqa: E731
+        switch: Callable[[set[str]], None] = lambda off: _late_calls(self._call_batcher, LATE_CALLS not in off)  # noqa: E731
         threading.Thread(target=_poll, args=(switch,), daemon=True).start()
 
 

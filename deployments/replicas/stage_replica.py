@@ -19,8 +19,8 @@ from deployments.artifact.reader import Artifact
 from deployments.errors import DeadlineExceeded, StageFailed
 from deployments.messages import Batch
 from deployments.models.backends.runtime import freeze_garbage_collector, loaded_torch, set_threads
+from deployments.pipeline.call_batcher import CallBatcher
 from deployments.pipeline.replica_stats import ReplicaStats
-from deployments.pipeline.request_coalescer import RequestCoalescer
 from deployments.pipeline.stage_client import Batches, Start
 from deployments.replicas.gpu_share import take_share
 from deployments.replicas.metrics_hub import hub_call
@@ -96,7 +96,7 @@ class StageReplica:
             for name in METHODS
             if hasattr(self._stage, name)
         }
-        self._coalescer = RequestCoalescer(pool, slots, max_rows)
+        self._call_batcher = CallBatcher(pool, slots, max_rows)
         self._running: dict[int, float] = {}
         self._stats, self._slots = ReplicaStats(), slots
         self._shares = {"num_cpus": assigned("CPU"), "num_gpus": assigned("GPU")}
@@ -121,7 +121,7 @@ class StageReplica:
         self._waiting += rows
         outcome = "failed"
         try:
-            answer = await self._coalescer.call(self._methods[method], deadline, batches)
+            answer = await self._call_batcher.call(self._methods[method], deadline, batches)
             self._stats.add(completions=rows)
             outcome = "completed"
             return answer

@@ -98,19 +98,6 @@ BOUNDS = (
         evidence="Refusals beyond 500 a second are delayed",
     ),
     Bound(
-        bound="bytes of a refused request's body that are read and discarded",
-        setting="deployments.api.fast_path.connection:MOST_DISCARDED",
-        past_it="the request is passed on to uvicorn",
-        enforced_in="deployments/api/fast_path/connection.py",
-        metric="",
-        alert="",
-        kind="safety",
-        evidence=(
-            f"{_TESTS}/api/fast_path/test_connection.py::"
-            "test_a_refused_body_that_is_too_large_to_discard_goes_to_uvicorn"
-        ),
-    ),
-    Bound(
         bound="requests that Serve gives an ingress replica",
         setting="most_ongoing",
         past_it=(
@@ -286,7 +273,7 @@ BOUNDS = (
         bound="expected time of a call in a stage replica, against its time left",
         setting="deployments.pipeline.overload.service_time:VALID_S",
         past_it=("the call is not started (`<stage>:timeout`); an estimate older than this many seconds is not used"),
-        enforced_in=f"{_PIPELINE}/request_coalescer.py",
+        enforced_in=f"{_PIPELINE}/call_batcher.py",
         metric='rayfunnel_stage_requests_total{outcome="expired"}',
         alert="RayfunnelDegraded",
         kind="gain",
@@ -296,11 +283,11 @@ BOUNDS = (
         bound="rows of the calls that a stage replica joins",
         setting="stages.scoring.max_rows",
         past_it="the next calls are computed afterwards; a single larger call is computed whole",
-        enforced_in=f"{_PIPELINE}/request_coalescer.py",
+        enforced_in=f"{_PIPELINE}/call_batcher.py",
         metric="",
         alert="",
         kind="safety",
-        evidence=f"{_TESTS}/pipeline/test_request_coalescer.py::test_no_more_rows_than_max_rows_go_together",
+        evidence=f"{_TESTS}/pipeline/test_call_batcher.py::test_no_more_rows_than_max_rows_go_together",
     ),
     Bound(
         bound="entries that wait to be written to the result cache",

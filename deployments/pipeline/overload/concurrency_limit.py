@@ -1,7 +1,7 @@
 """How many requests of one kind an ingress replica takes at a time; past it the answer is 503, at once.
 
-The HTTP fast path takes a slot when a request's head arrives, before its body is parsed; every other request (a handle
-call, HTTP through uvicorn alone) takes one when its operation begins.
+The HTTP fast path refuses a request when its head arrives, and takes a slot once its body is there; every other request
+(a handle call, HTTP through uvicorn alone) takes one when its operation begins.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import torch
 from deployments.artifact.reader import Artifact
 from deployments.errors import ConfigError
 from deployments.messages import Batch, CandidateBatch, ProfileBatch, ScoreBatch
-from deployments.pipeline.request_coalescer import RequestCoalescer
+from deployments.pipeline.call_batcher import CallBatcher
 from deployments.replicas import stage_replica
 from deployments.replicas.gpu_share import CONTEXT_BYTES, memory_cap, sharing, take_share
 from deployments.stages.candidates import CandidateConfig, CandidateGenerator
@@ -117,10 +117,10 @@ def test_concurrent_calls_that_run_out_of_memory_are_all_answered() -> None:
 
 
 async def test_joined_calls_of_several_callers_are_each_answered() -> None:
-    coalescer = RequestCoalescer(ThreadPoolExecutor(1), 1, 256)
+    call_batcher = CallBatcher(ThreadPoolExecutor(1), 1, 256)
     guarded = OomGuard(256).guarded(SmallDevice(double, 5))
     batches = [rows(n) for n in (3, 11, 1, 30)]
-    answers = await asyncio.gather(*(coalescer.call(guarded, time.time() + 10, (batch,)) for batch in batches))
+    answers = await asyncio.gather(*(call_batcher.call(guarded, time.time() + 10, (batch,)) for batch in batches))
     for batch, answer in zip(batches, answers, strict=True):
         np.testing.assert_array_equal(answer.scores_BK, batch.scores_BK * 2)  # type: ignore[attr-defined]
 

@@ -12,8 +12,8 @@ import pytest
 
 from deployments.errors import DeadlineExceeded
 from deployments.messages import Batch, ScoreBatch
+from deployments.pipeline.call_batcher import CallBatcher
 from deployments.pipeline.overload.service_time import VALID_S, ServiceTime
-from deployments.pipeline.request_coalescer import RequestCoalescer
 from monitoring.logs.context import BatchLogContext, log_context
 
 
@@ -45,11 +45,11 @@ async def ask_while_busy(
     stage: Doubling, *batches: ScoreBatch, max_rows: int = 100, late: tuple[int, ...] = ()
 ) -> list[Batch | BaseException]:
     """The answers to `batches`, which all come while a first call keeps the stage busy; `late`: those of no time."""
-    coalescer = RequestCoalescer(ThreadPoolExecutor(1), 1, max_rows)
-    first = asyncio.ensure_future(coalescer.call(stage, soon(), (batch(0),)))
+    call_batcher = CallBatcher(ThreadPoolExecutor(1), 1, max_rows)
+    first = asyncio.ensure_future(call_batcher.call(stage, soon(), (batch(0),)))
     await asyncio.sleep(0.05)
     deadlines = [time.time() + (0.01 if i in late else 5) for i in range(len(batches))]
-    calls = [asyncio.ensure_future(coalescer.call(stage, d, (b,))) for d, b in zip(deadlines, batches, strict=True)]
+    calls = [asyncio.ensure_future(call_batcher.call(stage, d, (b,))) for d, b in zip(deadlines, batches, strict=True)]
     await asyncio.sleep(0.05)
     stage.gate.set()
     await first
@@ -71,10 +71,10 @@ async def test_what_is_logged_meanwhile_carries_the_ids_of_all_that_is_computed(
         seen.append(dict(log_context.get().fields()))  # type: ignore[union-attr]
         return scores
 
-    coalescer, calls = RequestCoalescer(ThreadPoolExecutor(1), 1, 100), []
+    call_batcher, calls = CallBatcher(ThreadPoolExecutor(1), 1, 100), []
     for n in range(3):
         log_context.set(BatchLogContext(f"b{n}", [(f"r{n}", f"t{n}")]))
-        calls.append(asyncio.ensure_future(coalescer.call(logging, soon(), (batch(n),))))
+        calls.append(asyncio.ensure_future(call_batcher.call(logging, soon(), (batch(n),))))
         await asyncio.sleep(0.02)
     gate.set()
     await asyncio.gather(*calls)
@@ -112,12 +112,12 @@ async def test_what_would_end_past_its_deadline_is_not_begun() -> None:
         time.sleep(0.2)
         return scores
 
-    coalescer = RequestCoalescer(ThreadPoolExecutor(1), 1, 100)
+    call_batcher = CallBatcher(ThreadPoolExecutor(1), 1, 100)
     for _ in range(3):
-        await coalescer.call(slow, soon(), (batch(1),))
+        await call_batcher.call(slow, soon(), (batch(1),))
     with pytest.raises(DeadlineExceeded, match="was not started, since it takes"):
-        await coalescer.call(slow, time.time() + 0.1, (batch(2, 3),))
-    await coalescer.call(slow, soon(), (batch(4),))
+        await call_batcher.call(slow, time.time() + 0.1, (batch(2, 3),))
+    await call_batcher.call(slow, soon(), (batch(4),))
     assert calls == [1, 1, 1, 1]
 
 
@@ -135,16 +135,16 @@ def test_what_was_long_ago_or_happened_once_is_no_service_time() -> None:
 async def test_a_free_stage_is_not_waited_for() -> None:
     stage = Doubling()
     stage.gate.set()
-    coalescer = RequestCoalescer(ThreadPoolExecutor(2), 2, 100)
+    call_batcher = CallBatcher(ThreadPoolExecutor(2), 2, 100)
     for value in range(3):
-        assert (await coalescer.call(stage, soon(), (batch(value),))).scores_BK[0, 0] == 2 * value  # type: ignore[attr-defined]
+        assert (await call_batcher.call(stage, soon(), (batch(value),))).scores_BK[0, 0] == 2 * value  # type: ignore[attr-defined]
     assert stage.calls == [1, 1, 1]
 
 
 async def test_a_caller_that_has_gone_leaves_the_others_their_answers() -> None:
     stage = Doubling()
-    coalescer = RequestCoalescer(ThreadPoolExecutor(1), 1, 100)
-    calls = [asyncio.ensure_future(coalescer.call(stage, soon(), (batch(v),))) for v in range(4)]
+    call_batcher = CallBatcher(ThreadPoolExecutor(1), 1, 100)
+    calls = [asyncio.ensure_future(call_batcher.call(stage, soon(), (batch(v),))) for v in range(4)]
     await asyncio.sleep(0.05)
     calls[2].cancel()
     stage.gate.set()

@@ -45,7 +45,7 @@ class _Call:
         return len(self.batches[0])
 
 
-class RequestCoalescer:
+class CallBatcher:
     """Runs a stage's methods, `slots` at a time, with up to `max_rows` rows together: on `pool` or, if `slots` is 1 and
     calls are short, on the event loop.
 
