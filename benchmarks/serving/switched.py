@@ -1,6 +1,6 @@
 """The recommender whose overload mechanisms can be switched off while it runs, for A/B runs within one server.
 
-Every replica reads the names of the mechanisms that are off from the file named by RAYFUNNEL_BENCH_SWITCHES.
+Every ingress replica reads the names of the mechanisms that are off from the file named by RAYFUNNEL_BENCH_SWITCHES.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from unittest import mock
 from ray.serve import Application
 
 import deployments.pipeline.pipeline as pipeline_module
-from deployments.pipeline.call_batcher import CallBatcher
 from deployments.pipeline.overload.late_work import skip_batch
 from deployments.pipeline.pipeline import Pipeline
 from deployments.replicas.ingress import Ingress
-from deployments.replicas.stage_replica import StageReplica
 
 FILE = "RAYFUNNEL_BENCH_SWITCHES"
 _POLL_S = 0.05
@@ -48,24 +46,13 @@ def _adaptive_limit(pipeline: Pipeline, on: bool) -> None:
 
 
 _JOIN_WITHIN_S = pipeline_module.JOIN_WITHIN_S
-INGRESS: dict[str, Callable[[Pipeline, bool], None]] = {
+MECHANISMS: dict[str, Callable[[Pipeline, bool], None]] = {
     "linger": _linger,
     "join": _join,
     "late-batches": _late_batches,
     "adaptive-limit": _adaptive_limit,
 }
-"""Mechanisms of the ingress: how each is switched."""
-LATE_CALLS = "late-calls"
-"""The mechanism of a stage replica: calls that would end too late are not started."""
-MECHANISMS = (*INGRESS, LATE_CALLS)
-
-
-def _late_calls(call_batcher: CallBatcher, on: bool) -> None:
-    service_time = call_batcher._service_time
-    if on:
-        service_time.__dict__.pop("expected_s", None)
-    else:
-        service_time.expected_s = lambda now: 0.0  # type: ignore[method-assign]
+"""How each mechanism is switched."""
 
 
 def _poll(switch: Callable[[set[str]], None]) -> None:
@@ -86,27 +73,15 @@ class SwitchedIngress(Ingress):
         pipeline = self._recommender._pipeline
 
         def switch(off: set[str]) -> None:
-            for name, mechanism in INGRESS.items():
+            for name, mechanism in MECHANISMS.items():
                 mechanism(pipeline, name not in off)
 
         threading.Thread(target=_poll, args=(switch,), daemon=True).start()
 
 
-class SwitchedReplica(StageReplica):
-    """A stage replica that follows the file."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        switch: Callable[[set[str]], None] = lambda off: _late_calls(self._call_batcher, LATE_CALLS not in off)  # noqa: E731
-        threading.Thread(target=_poll, args=(switch,), daemon=True).start()
-
-
 def build(args: dict) -> Application:  # type: ignore[type-arg]
-    """As `graphs.recommendation.build`, with switched replicas."""
+    """As `graphs.recommendation.build`, with switched ingress replicas."""
     from graphs import recommendation
 
-    with (
-        mock.patch.object(recommendation, "Ingress", SwitchedIngress),
-        mock.patch.object(recommendation, "StageReplica", SwitchedReplica),
-    ):
+    with mock.patch.object(recommendation, "Ingress", SwitchedIngress):
         return recommendation.build(args)

@@ -17,7 +17,6 @@ from typing import Any
 from deployments.messages import Batch
 from deployments.pipeline.batcher import Batcher
 from deployments.pipeline.executor import StageExecutor
-from deployments.pipeline.overload.service_time import ServiceTime
 from deployments.pipeline.stage_client import run_before
 from monitoring.logs.context import BatchLogContext, current_batch, log_context
 
@@ -50,21 +49,20 @@ class CallBatcher:
     calls are short, on the event loop.
 
     Rows are independent and padding does not matter (tests/contracts/), so every caller gets the answer that it would
-    get alone. If a joined call fails, each call is made alone, so that one bad batch fails only itself. A call with
-    less time left than calls have lately taken is not started: it would end too late, and delay the calls behind it.
+    get alone. If a joined call fails, each call is made alone, so that one bad batch fails only itself. A call whose
+    deadline has passed is not started.
     """
 
     def __init__(self, pool: Executor, slots: int, max_rows: int) -> None:
         self._executor = StageExecutor(pool, on_loop=slots == 1)
         self._max_rows = max_rows
-        self._service_time = ServiceTime()
         self._batcher: Batcher[_Call] = Batcher(self._run, max_batch=MOST_CALLS, in_flight=slots)
 
     async def call(self, method: Method, deadline: float, batches: tuple[Batch, ...]) -> Batch:
         """`method(*batches)`. `deadline`: Unix seconds.
 
         Raises:
-            DeadlineExceeded: it passed before the call's turn came, or would have before it ended.
+            DeadlineExceeded: it passed before the call's turn came.
         """
         call = _Call(method, deadline, batches)
         self._batcher.put(call)
@@ -72,7 +70,7 @@ class CallBatcher:
 
     async def _run(self, calls: Sequence[_Call]) -> None:
         for group in _groups(calls, self._max_rows):
-            answers = await self._executor.run(_compute, group, self._service_time)
+            answers = await self._executor.run(_compute, group)
             for call, answer in zip(group, answers, strict=True):
                 if call.done:
                     continue
@@ -95,10 +93,9 @@ def _groups(calls: Sequence[_Call], max_rows: int) -> list[list[_Call]]:
     return groups
 
 
-def _compute(group: Sequence[_Call], service_time: ServiceTime) -> list[Batch | Exception]:
-    began, now = time.monotonic(), time.time()
-    expected_s = service_time.expected_s(began)
-    in_time = [call for call in group if call.deadline >= now + expected_s]
+def _compute(group: Sequence[_Call]) -> list[Batch | Exception]:
+    now = time.time()
+    in_time = [call for call in group if call.deadline >= now]
     log_context.set(BatchLogContext.joined([call.lines for call in group]))
     joined: dict[int, Batch] = {}
     if len(in_time) > 1:
@@ -106,10 +103,7 @@ def _compute(group: Sequence[_Call], service_time: ServiceTime) -> list[Batch | 
             joined = _joined(in_time)
         except Exception:
             joined = {}  # the call at fault fails when each is made alone
-    answers = [joined[id(call)] if id(call) in joined else _alone(call, expected_s) for call in group]
-    if in_time:
-        service_time.observe(began, time.monotonic())
-    return answers
+    return [joined[id(call)] if id(call) in joined else _alone(call) for call in group]
 
 
 def _joined(calls: Sequence[_Call]) -> dict[int, Batch]:
@@ -136,8 +130,8 @@ def _own(answer: Batch, rows: slice, inputs: Sequence[Batch]) -> Batch:
     return replace(own, **columns)
 
 
-def _alone(call: _Call, expected_s: float) -> Batch | Exception:
+def _alone(call: _Call) -> Batch | Exception:
     try:
-        return run_before(call.deadline, call.method, call.batches, expected_s)
+        return run_before(call.deadline, call.method, call.batches)
     except Exception as error:
         return error

@@ -133,8 +133,8 @@ def _reason(error: BaseException) -> str:
     return f"{error.stage}: {error.reason}" if isinstance(error, StageFailed) else type(error).__name__
 
 
-def run_before(deadline: float, stage: Callable[..., Batch], batches: Batches, expected_s: float = 0.0) -> Batch:
-    """Calls `stage`, unless `deadline` (Unix seconds) has passed or is less than `expected_s` away.
+def run_before(deadline: float, stage: Callable[..., Batch], batches: Batches) -> Batch:
+    """Calls `stage`, unless `deadline` (Unix seconds) has passed.
 
     Raises:
         DeadlineExceeded: the work was not started.
@@ -142,8 +142,4 @@ def run_before(deadline: float, stage: Callable[..., Batch], batches: Batches, e
     left_s = deadline - time.time()
     if left_s < 0:
         raise DeadlineExceeded(f"reached the stage {-left_s * 1e3:.0f} ms after its deadline and was not started")
-    if left_s < expected_s:
-        raise DeadlineExceeded(
-            f"{left_s * 1e3:.0f} ms before its deadline it was not started, since it takes {expected_s * 1e3:.0f} ms"
-        )
     return stage(*batches)

@@ -270,16 +270,6 @@ BOUNDS = (
         evidence="tests/graphs/test_builders.py::test_serve_bounds_the_calls_of_a_stage_replica",
     ),
     Bound(
-        bound="expected time of a call in a stage replica, against its time left",
-        setting="deployments.pipeline.overload.service_time:VALID_S",
-        past_it=("the call is not started (`<stage>:timeout`); an estimate older than this many seconds is not used"),
-        enforced_in=f"{_PIPELINE}/call_batcher.py",
-        metric='rayfunnel_stage_requests_total{outcome="expired"}',
-        alert="RayfunnelDegraded",
-        kind="gain",
-        evidence="What each mechanism against overload earns",
-    ),
-    Bound(
         bound="rows of the calls that a stage replica joins",
         setting="stages.scoring.max_rows",
         past_it="the next calls are computed afterwards; a single larger call is computed whole",

@@ -13,7 +13,6 @@ import pytest
 from deployments.errors import DeadlineExceeded
 from deployments.messages import Batch, ScoreBatch
 from deployments.pipeline.call_batcher import CallBatcher
-from deployments.pipeline.overload.service_time import VALID_S, ServiceTime
 from monitoring.logs.context import BatchLogContext, log_context
 
 
@@ -102,34 +101,6 @@ async def test_what_waited_past_its_deadline_is_not_computed() -> None:
     answers = await ask_while_busy(stage, batch(1), batch(2, 3), batch(4), late=(1,))
     assert isinstance(answers[1], DeadlineExceeded)
     assert stage.calls == [1, 2]
-
-
-async def test_what_would_end_past_its_deadline_is_not_begun() -> None:
-    calls = []
-
-    def slow(scores: ScoreBatch) -> Batch:
-        calls.append(len(scores))
-        time.sleep(0.2)
-        return scores
-
-    call_batcher = CallBatcher(ThreadPoolExecutor(1), 1, 100)
-    for _ in range(3):
-        await call_batcher.call(slow, soon(), (batch(1),))
-    with pytest.raises(DeadlineExceeded, match="was not started, since it takes"):
-        await call_batcher.call(slow, time.time() + 0.1, (batch(2, 3),))
-    await call_batcher.call(slow, soon(), (batch(4),))
-    assert calls == [1, 1, 1, 1]
-
-
-def test_what_was_long_ago_or_happened_once_is_no_service_time() -> None:
-    service_time = ServiceTime()
-    assert service_time.expected_s(100.0) == 0
-    for seconds in (9.0, 0.1):
-        service_time.observe(100.0 - seconds, 100.0)
-    assert service_time.expected_s(100.5) == 0, "one of two may be the odd one"
-    service_time.observe(99.9, 100.0)
-    assert service_time.expected_s(100.5) == pytest.approx(0.1)
-    assert service_time.expected_s(100.0 + VALID_S + 0.1) == 0, "else a slow time would forbid its own end"
 
 
 async def test_a_free_stage_is_not_waited_for() -> None:

@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -192,8 +191,6 @@ async def test_a_replica_whose_scorer_runs_out_of_memory_answers_every_row_and_r
     stats = shell.record_autoscaling_stats()
     assert (stats["arrivals"], stats["completions"], stats["max_batch"]) == (70, 70, 2)
     assert stats["num_cpus"] == 0.5
-    await shell.run("__call__", deadline, BatchLogContext("b1"), profiles, replace(candidates, share=0.5))
-    assert shell.record_autoscaling_stats()["items"] - stats["items"] == 7, "what was cut counts for less work"
 
 
 def test_the_memory_cap_leaves_room_for_what_torch_does_not_count() -> None:

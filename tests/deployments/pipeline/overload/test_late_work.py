@@ -12,7 +12,7 @@ from deployments.api.operations import Recommender
 from deployments.assembly import FunnelConfig
 from deployments.pipeline.batcher import BatcherConfig
 from deployments.pipeline.overload.late_work import skip_batch
-from deployments.pipeline.overload.service_time import ServiceTime
+from deployments.pipeline.overload.service_time import VALID_S, ServiceTime
 from deployments.pipeline.time_budget import PipelineConfig
 from deployments.store.memory import MemoryStore
 from tests.deployments.pipeline.test_pipeline import Stuck, sources
@@ -37,6 +37,17 @@ def test_a_batch_is_skipped_if_its_time_left_is_shorter_than_batches_lately_took
     service_time = ServiceTime()
     lately(service_time, took_s)
     assert skip_batch(waited_s, 0.5, 0.01, service_time, time.monotonic()) is skipped
+
+
+def test_what_was_long_ago_or_happened_once_is_no_service_time() -> None:
+    service_time = ServiceTime()
+    assert service_time.expected_s(100.0) == 0
+    for seconds in (9.0, 0.1):
+        service_time.observe(100.0 - seconds, 100.0)
+    assert service_time.expected_s(100.5) == 0, "one of two may be the odd one"
+    service_time.observe(99.9, 100.0)
+    assert service_time.expected_s(100.5) == pytest.approx(0.1)
+    assert service_time.expected_s(100.0 + VALID_S + 0.1) == 0, "else a slow time would forbid its own end"
 
 
 async def test_a_skipped_batch_calls_no_stage_but_the_profile_and_counts_as_lost_demand(
