@@ -17,6 +17,10 @@ class FunnelError(Exception):
     loggable = False
     """True if its message never contains values of a caller, so that it may be logged."""
 
+    def headers(self) -> dict[str, str]:
+        """Headers of the response."""
+        return {}
+
     def problem(self) -> dict[str, Any]:
         """The RFC 9457 document."""
         return {"type": "about:blank", "title": self.title, "status": self.status, "detail": str(self)}
@@ -27,6 +31,23 @@ class MalformedRequest(FunnelError):
 
     status = 400
     title = "Malformed request"
+
+
+class Unauthorized(FunnelError):
+    """The request does not say who asks, or says it wrongly."""
+
+    status = 401
+    title = "Unauthorized"
+
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(FunnelError):
+    """Who asks may not ask this."""
+
+    status = 403
+    title = "Forbidden"
 
 
 class InvalidRequest(FunnelError, ValueError):
@@ -95,12 +116,22 @@ class NoSuchReport(FunnelError):
     title = "No such report"
 
 
+class NotWatched(FunnelError):
+    """Drift is off in the configuration."""
+
+    status = 404
+    title = "Drift is not watched"
+
+
 class Unavailable(FunnelError):
     """Temporarily not possible; the caller may retry after `retry_after_s` seconds."""
 
     status = 503
     title = "Unavailable"
     retry_after_s = 1
+
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
 
 
 class Overloaded(Unavailable):

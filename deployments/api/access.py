@@ -70,7 +70,8 @@ def sane_request_id(value: bytes) -> bool:
 
 
 Check = Callable[[Head], None]
-"""Raises a `FunnelError` to refuse the request; its status and text are the answer. Must not block the event loop."""
+"""Raises `Unauthorized`, `Forbidden` or another `FunnelError` to refuse the request; its status and text are
+the answer. It runs on the event loop, and must not block."""
 
 
 class AccessChain:
@@ -89,8 +90,7 @@ class AccessChain:
 
     def enter(self, head: Head) -> Response | None:
         """None: the request is let in. Else the answer to it: a preflight's, or a refusal."""
-        preflight = head.method == "OPTIONS" and head.get(b"origin") and head.get(b"access-control-request-method")
-        if self._cors and preflight:
+        if self._cors and _is_preflight(head):
             return self._cors.preflight_response(Headers(raw=list(head.headers)))
         try:
             for check in self._checks:
@@ -104,7 +104,7 @@ class AccessChain:
 
     def response_headers(self, head: Head) -> list[tuple[bytes, bytes]]:
         """Headers that every response to this request must have."""
-        if not self._cors or not (origin := head.get(b"origin").decode("latin-1")):
+        if not self._cors or _is_preflight(head) or not (origin := head.get(b"origin").decode("latin-1")):
             return []
         headers = dict(self._cors.simple_headers)
         if not self._cors.allow_all_origins:
@@ -112,6 +112,10 @@ class AccessChain:
             if self._cors.is_allowed_origin(origin):
                 headers["Access-Control-Allow-Origin"] = origin
         return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def _is_preflight(head: Head) -> bool:
+    return bool(head.method == "OPTIONS" and head.get(b"origin") and head.get(b"access-control-request-method"))
 
 
 async def _no_app(*_: object) -> None:

@@ -27,14 +27,14 @@ def decoded(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
         raise UnsupportedEncoding(encoding.decode("latin-1"))
     inflated = bytearray()
     try:
-        while body or not inflated:  # one gzip member after another (RFC 1952)
+        while True:  # one gzip member after another (RFC 1952)
             member = zlib.decompressobj(_GZIP)
             inflated += member.decompress(body, most_bytes + 1 - len(inflated))
             if len(inflated) > most_bytes:
                 raise BodyTooLarge(most_bytes)
             if not member.eof:
                 raise zlib.error("it ends too early")
-            body = member.unused_data
+            if not (body := member.unused_data):
+                return bytes(inflated)
     except zlib.error as error:
         raise InvalidRequest([("body", f"Content-Encoding says gzip, but it is not valid gzip ({error})")]) from None
-    return bytes(inflated)

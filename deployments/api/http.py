@@ -23,9 +23,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
+from deployments.api import openapi
 from deployments.api.access import AccessChain, CorsConfig, Head
 from deployments.api.content_encoding import decoded
 from deployments.api.fast_path.connection import Routes
+from deployments.api.response_schemas import EventsResponse, RankResponse, RecommendResponse, SimilarResponse
 from deployments.api.responses import problem
 from deployments.api.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
 from deployments.errors import BodyTooLarge, FunnelError
@@ -73,6 +75,7 @@ class HttpOperations(Protocol):
     async def drift_page(self, name: str) -> str: ...
     async def metrics(self) -> bytes: ...
     def example_users(self) -> list[str]: ...
+    def filter_schema(self) -> dict[str, Any]: ...
 
 
 Operation = Callable[[bytes], Awaitable[dict[str, Any]]]
@@ -91,7 +94,7 @@ def make_app(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
 
-    def post(path: str, model: type[Body], operation: Operation, status: int) -> None:
+    def post(path: str, model: type[Body], operation: Operation, status: int, answer: type[BaseModel]) -> None:
         app.operations[path] = operation, status
         app.add_api_route(
             path,
@@ -100,34 +103,35 @@ def make_app(
             name=path.rsplit("/", 1)[1],
             description=getattr(operation, "__doc__", None),
             status_code=status,
-            openapi_extra={"requestBody": _body_schema(model)},
-            responses={422: _PROBLEM, 413: _PROBLEM, 503: _PROBLEM},
+            response_class=Response,
+            openapi_extra={"requestBody": openapi.body(model, operations.filter_schema())},
+            responses=openapi.responses(status, answer),
         )
 
-    post("/v1/recommend", RecommendRequest, operations.recommend, 200)
-    post("/v1/rank", RankRequest, operations.rank, 200)
-    post("/v1/similar", SimilarRequest, operations.similar, 200)
-    post("/v1/events", EventsRequest, operations.record_events, 202)
+    post("/v1/recommend", RecommendRequest, operations.recommend, 200, RecommendResponse)
+    post("/v1/rank", RankRequest, operations.rank, 200, RankResponse)
+    post("/v1/similar", SimilarRequest, operations.similar, 200, SimilarResponse)
+    post("/v1/events", EventsRequest, operations.record_events, 202, EventsResponse)
 
     # Serve searches the routes in order for every request; FastAPI puts its own documents first.
     app.router.routes.sort(key=lambda route: getattr(route, "path", "") not in app.operations)
 
-    @app.get("/v1/health/live")
+    @app.get("/v1/health/live", response_class=Response, responses=openapi.responses(200))
     async def live() -> Response:
         """200 while the process answers."""
         return _json({"status": "live"})
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=Response, responses=openapi.responses(200, media_type="text/plain"))
     async def metrics() -> Response:
         """Prometheus text: totals of the whole application."""
         return Response(await operations.metrics(), media_type=CONTENT_TYPE)
 
-    @app.get("/v1/health/ready", responses={503: _PROBLEM})
+    @app.get("/v1/health/ready", response_class=Response, responses=openapi.responses(200))
     async def ready() -> Response:
         """200 once every stage has answered; says what is degraded."""
         return _json(await operations.health())
 
-    @app.get("/v1/drift", responses={503: _PROBLEM})
+    @app.get("/v1/drift", response_class=Response, responses=openapi.responses(200))
     async def drift() -> Response:
         """Whether live traffic has drifted from what the model was trained for: a verdict per signal."""
         return _json(await operations.drift())
@@ -182,21 +186,6 @@ def _add_demo(app: FastAPI, operations: HttpOperations) -> None:
 
 
 _CLOSED = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
-_PROBLEM: dict[str, Any] = {"description": "RFC 9457 problem", "content": {"application/problem+json": {}}}
-
-
-def _body_schema(model: type[Body]) -> dict[str, Any]:
-    schema = model.model_json_schema()
-    definitions = schema.pop("$defs", {})
-
-    def inline(node: Any) -> Any:
-        if isinstance(node, dict):
-            if "$ref" in node:
-                return inline(definitions[node["$ref"].rsplit("/", 1)[1]])
-            return {key: inline(value) for key, value in node.items()}
-        return [inline(value) for value in node] if isinstance(node, list) else node
-
-    return {"required": True, "content": {"application/json": {"schema": inline(schema)}}}
 
 
 def _json(content: Any, status: int = 200, media_type: str = "application/json", **headers: str) -> Response:

@@ -14,6 +14,7 @@ from deployments.api.schemas import EventsRequest, Ranking, RankRequest, Recomme
 from deployments.artifact.catalogue import Catalogue
 from deployments.errors import (
     InvalidRequest,
+    NotWatched,
     Overloaded,
     StageFailed,
     Unavailable,
@@ -193,7 +194,7 @@ class Recommender:
 
     def _required_drift_client(self) -> DriftClient:
         if self._drift_client is None:
-            raise Unavailable("drift is not watched; set drift.enabled in the configuration")
+            raise NotWatched("drift is not watched; set drift.enabled in the configuration")
         return self._drift_client
 
     def _report_feedback(self, events: Sequence[Event]) -> None:
@@ -225,6 +226,10 @@ class Recommender:
     def example_users(self) -> list[str]:
         """Some user ids of the training data; for the demo page."""
         return list(self._example_users)
+
+    def filter_schema(self) -> dict[str, Any]:
+        """What `filters` may hold, as JSON Schema."""
+        return self.catalogue.filter_schema()
 
     def _deadline(self, deadline_ms: int | None) -> float:
         return arrival() + (deadline_ms or self._deadline_ms) / 1e3

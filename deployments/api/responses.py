@@ -9,7 +9,7 @@ import orjson
 from starlette.responses import Response
 
 from deployments.artifact.catalogue import Catalogue
-from deployments.errors import FunnelError, Unavailable
+from deployments.errors import FunnelError
 from deployments.messages import PAD
 from deployments.pipeline.batch import Answer
 from deployments.store.events import Event
@@ -72,6 +72,5 @@ def problem(error: FunnelError, request_id: str = "") -> Response:
     """The problem document (RFC 9457) of `error`; `request_id`: of the request that it answers; empty: that of the
     context."""
     request_id = request_id or incoming_request_id.get()
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else None
     content = error.problem() | ({"request_id": request_id} if request_id else {})
-    return Response(orjson.dumps(content), error.status, headers, "application/problem+json")
+    return Response(orjson.dumps(content), error.status, error.headers(), "application/problem+json")

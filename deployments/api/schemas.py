@@ -7,16 +7,24 @@ import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from deployments.errors import InvalidRequest
 from deployments.validation_errors import FieldError, field_errors
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number, so 10.0 is an integer too (JSON Schema, 6.1.1)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """An external id: 1 to 256 characters, none of them a control character."""
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=100), BeforeValidator(_whole)]
+Milliseconds = Annotated[int, Field(ge=1, le=60_000), BeforeValidator(_whole)]
 Scalar = bool | Number | Annotated[str, StringConstraints(max_length=256)]
 
 MOST_GIVEN = 500
@@ -40,7 +48,7 @@ class Ranking(Body):
     context: dict[Label, Scalar] = Field(
         default_factory=dict, max_length=32, description="Facts about the request; business rules can depend on them."
     )
-    deadline_ms: int | None = Field(None, ge=1, le=60_000, description="Time until the answer, degraded if need be.")
+    deadline_ms: Milliseconds | None = Field(None, description="Time until the answer, degraded if need be.")
     explain: bool = Field(False, description="Add the reasons of each item, and the timings of the request.")
     metadata: bool = Field(False, description="Add title and attributes of each item.")
 
@@ -48,7 +56,7 @@ class Ranking(Body):
 class RecommendRequest(Ranking):
     """The best items for a user."""
 
-    n: int = Field(10, ge=1, le=100)
+    n: Count = 10
     exclude_ids: list[Id] = Field(default_factory=list, max_length=1000)
     filters: dict[Label, Any] = Field(
         default_factory=dict,
@@ -67,9 +75,9 @@ class SimilarRequest(Body):
     """Items like one item."""
 
     item_id: Id
-    n: int = Field(10, ge=1, le=100)
+    n: Count = 10
     metadata: bool = False
-    deadline_ms: int | None = Field(None, ge=1, le=60_000)
+    deadline_ms: Milliseconds | None = Field(None)
 
 
 class EventBody(Body):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.artifact.columns import FILE, Column, Kind, LabelColumn, NumberColumn, attribute_column, string_column
-from deployments.artifact.filters import parse_filters, passing_items
+from deployments.artifact.filters import filter_schema, parse_filters, passing_items
 from deployments.artifact.reader import Artifact
 from deployments.errors import ArtifactError
 from deployments.messages import PAD, Bools, Filter, Ints
@@ -127,6 +127,10 @@ class Catalogue:
             InvalidRequest: names each wrong field (`filters.genres`), the mistake and the remedy.
         """
         return parse_filters(self._columns, filters)
+
+    def filter_schema(self) -> dict[str, Any]:
+        """What `validate` accepts, as JSON Schema."""
+        return filter_schema(self._columns)
 
     def _mask(self, condition: Filter) -> Bools:
         return passing_items(self._columns, len(self), condition)

@@ -10,6 +10,7 @@ import difflib
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,10 @@ _MAX_QUOTED = 64
 
 _MAX_COMPARED = 1000
 """Values that a misspelt one is compared with."""
+
+
+_MOST_LISTED = 100
+"""Values of an attribute that the schema lists."""
 
 
 def parse_filters(columns: Mapping[str, Column], filters: Mapping[str, object]) -> Filter:
@@ -43,6 +48,21 @@ def parse_filters(columns: Mapping[str, Column], filters: Mapping[str, object]) 
     if errors:
         raise InvalidRequest(errors)
     return Filter(tuple(sorted(one_of.items())), tuple(sorted(between.items())))
+
+
+def filter_schema(columns: Mapping[str, Column]) -> dict[str, Any]:
+    """What `parse_filters` accepts, as JSON Schema; the values of an attribute are listed if they are few."""
+
+    def of(column: Column) -> dict[str, Any]:
+        if isinstance(column, NumberColumn):
+            bounds = {"gte": {"type": "number"}, "lte": {"type": "number"}}
+            return {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": bounds}
+        value: dict[str, Any] = {"type": "string"}
+        if len(column.values) <= _MOST_LISTED:
+            value["enum"] = list(column.values)
+        return {"anyOf": [value, {"type": "array", "minItems": 1, "items": value}]}
+
+    return {"additionalProperties": False, "properties": {name: of(column) for name, column in columns.items()}}
 
 
 def passing_items(columns: Mapping[str, Column], n_items: int, condition: Filter) -> Bools:

@@ -14,11 +14,11 @@ import uvicorn
 import uvloop
 from starlette.responses import Response
 
-from deployments.api.access import AccessChain, Head
+from deployments.api.access import AccessChain, CorsConfig, Head
 from deployments.api.fast_path.connection import OPERATIONS, FastPath
 from deployments.api.fast_path.install import replacing_uvicorns
 from deployments.api.fast_path.listener import accept_all
-from deployments.errors import Overloaded
+from deployments.errors import Forbidden, Overloaded
 from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit
 from deployments.pipeline.overload.refusal_pacing import RefusalPacer
 from deployments.pipeline.request import came_at
@@ -33,6 +33,7 @@ CLOSING = HEAD.replace(b"Host: a", b"Host: a\r\nConnection: Close") + BODY
 GET = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connect = Callable[[], Awaitable[Stream]]
 
 
 class Funnel:
@@ -99,9 +100,7 @@ class Funnel:
 
 
 @asynccontextmanager
-async def behind_the_fast_path(
-    funnel: Funnel, keep_alive_s: int = 30
-) -> AsyncIterator[Callable[[], Awaitable[Stream]]]:
+async def behind_the_fast_path(funnel: Funnel, keep_alive_s: int = 30) -> AsyncIterator[Connect]:
     loop = asyncio.get_running_loop()
     accept_all(loop, replacing_uvicorns(funnel.fast_path.protocol, funnel.count_not_installed))
     config = uvicorn.Config(
@@ -146,9 +145,7 @@ async def response(stream: Stream) -> tuple[int, dict[str, str], bytes]:
     return int(head[0].split()[1]), headers, await stream[0].readexactly(int(headers["content-length"]))
 
 
-def on_uvloop(
-    limit: int, test: Callable[[Funnel, Callable[[], Awaitable[Stream]]], Awaitable[None]], keep_alive_s: int = 30
-) -> None:
+def on_uvloop(limit: int, test: Callable[[Funnel, Connect], Awaitable[None]], keep_alive_s: int = 30) -> None:
     async def run() -> None:
         funnel = Funnel(limit)
         async with behind_the_fast_path(funnel, keep_alive_s) as connect:
@@ -159,7 +156,7 @@ def on_uvloop(
 
 
 def test_past_the_limit_requests_are_refused_with_a_remedy_and_later_let_in_on_the_same_connection() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         first, second, third = [await connect() for _ in range(3)]
         await ask(first, ASK)
         await ask(second, ASK)
@@ -185,7 +182,7 @@ def test_past_the_limit_requests_are_refused_with_a_remedy_and_later_let_in_on_t
 
 
 def test_a_delayed_refusal_is_written_before_the_responses_to_later_requests_and_before_the_server_stops() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.fast_path.pacer = RefusalPacer(per_s=5.0, burst=1)
         funnel.answer_directly()
         first, second, third, fourth = [await connect() for _ in range(4)]
@@ -210,7 +207,7 @@ def test_a_delayed_refusal_is_written_before_the_responses_to_later_requests_and
 
 
 def test_a_refused_body_that_arrives_in_pieces_is_discarded() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         first, second = await connect(), await connect()
         await ask(first, HEAD, BODY[:5], BODY[5:])
         await funnel.has(1)
@@ -228,7 +225,7 @@ def test_a_refused_body_that_arrives_in_pieces_is_discarded() -> None:
 
 
 def test_everything_else_comes_through_and_counts_from_its_own_time() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         first, second = await connect(), await connect()
         await ask(first, ASK)
         await funnel.has(1)
@@ -248,7 +245,7 @@ def test_everything_else_comes_through_and_counts_from_its_own_time() -> None:
 def test_requests_in_pieces_chunked_and_pipelined_are_answered_directly() -> None:
     chunked = HEAD.replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked")
 
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.answer_directly()
         streams = [await connect() for _ in range(4)]
         await ask(streams[0], ASK[:20], ASK[20:])
@@ -267,7 +264,7 @@ def test_requests_in_pieces_chunked_and_pipelined_are_answered_directly() -> Non
 
 @pytest.mark.parametrize("directly", [True, False])
 def test_a_pipelined_request_takes_a_slot_of_its_own(directly: bool) -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         if directly:
             funnel.answer_directly()
         first, other = await connect(), await connect()
@@ -290,7 +287,7 @@ def test_a_body_over_the_limit_is_413_whether_its_length_is_told_or_not() -> Non
     chunked = HEAD.replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked")
     piece = b"%x\r\n%b\r\n" % (2**16, bytes(2**16))
 
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         async def direct(body: bytes, head: Head) -> Response:
             assert len(body) <= MAX_BODY + 2**16, "no more is kept"
             return Response(b"", 413)
@@ -311,7 +308,7 @@ def test_a_body_over_the_limit_is_413_whether_its_length_is_told_or_not() -> Non
 def test_requests_that_expect_100_go_to_uvicorn_and_are_bounded_by_the_operation() -> None:
     expecting = HEAD.replace(b"Host: a", b"Host: a\r\nExpect: 100-continue")
 
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.answer_directly()
         first, second = await connect(), await connect()
         await ask(first, ASK)
@@ -328,7 +325,7 @@ def test_requests_that_expect_100_go_to_uvicorn_and_are_bounded_by_the_operation
 
 
 def test_the_request_that_comes_with_the_end_of_a_refused_one_has_its_own_answer() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         first, second = await connect(), await connect()
         await ask(first, ASK)
         await funnel.has(1)
@@ -341,7 +338,7 @@ def test_the_request_that_comes_with_the_end_of_a_refused_one_has_its_own_answer
 
 
 def test_callers_who_leave_make_room() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.answer_directly()
         first, second = await connect(), await connect()
         await ask(first, ASK)
@@ -356,7 +353,7 @@ def test_callers_who_leave_make_room() -> None:
 
 
 def test_a_refusal_ends_the_connection_if_it_was_asked_to() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         first, second = await connect(), await connect()
         await ask(first, ASK)
         await funnel.has(1)
@@ -373,7 +370,7 @@ def test_a_refusal_ends_the_connection_if_it_was_asked_to() -> None:
 def test_a_request_for_a_known_route_is_answered_without_uvicorn() -> None:
     headers = b"traceparent: 00-1\r\nX-Request-Id:  mine \r\n"
 
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
         stream = await connect()
@@ -402,7 +399,7 @@ def test_a_request_for_a_known_route_is_answered_without_uvicorn() -> None:
 def test_a_flood_of_events_or_similar_is_refused_at_its_own_limit_and_takes_no_room_from_recommendations(
     path: bytes, operation: str, directly: bool
 ) -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         if directly:
             funnel.fast_path.routes[b"/shop/v1" + path] = funnel.direct
         streams = [await connect() for _ in range(12)]
@@ -422,7 +419,7 @@ def test_a_flood_of_events_or_similar_is_refused_at_its_own_limit_and_takes_no_r
 
 
 def test_a_slow_sender_holds_no_room() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.may_answer.set()
         slow = [await connect() for _ in range(3)]
         for stream in slow:
@@ -436,7 +433,7 @@ def test_a_slow_sender_holds_no_room() -> None:
 
 
 def test_a_body_that_arrives_after_its_head_is_answered_without_uvicorn_and_holds_no_room_meanwhile() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
         slow, quick = await connect(), await connect()
@@ -454,7 +451,7 @@ def test_a_body_that_arrives_after_its_head_is_answered_without_uvicorn_and_hold
 
 
 def test_direct_answers_count_towards_the_limit() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.answer_directly()
         first, second = await connect(), await connect()
         await ask(first, ASK)
@@ -469,7 +466,7 @@ def test_direct_answers_count_towards_the_limit() -> None:
 
 
 def test_what_comes_during_a_direct_answer_has_its_turn_after_it() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.answer_directly()
         stream = await connect()
         await ask(stream, ASK, ASK[:30], ASK[30:] + GET)
@@ -481,7 +478,7 @@ def test_what_comes_during_a_direct_answer_has_its_turn_after_it() -> None:
 
 
 def test_a_target_with_a_query_goes_to_uvicorn() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
         for target in (b"recommend?a=b", b"recommend?", b"recommend?a=/v1/recommend"):
@@ -494,7 +491,7 @@ def test_a_target_with_a_query_goes_to_uvicorn() -> None:
 
 
 def test_a_server_that_stops_gives_the_direct_answer_and_closes() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.answer_directly()
         silent, idle, stream = [await connect() for _ in range(3)]
         await ask(idle, GET)
@@ -511,7 +508,7 @@ def test_a_server_that_stops_gives_the_direct_answer_and_closes() -> None:
 
 
 def test_a_caller_who_leaves_is_not_computed_for() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.answer_directly()
         stream, other = await connect(), await connect()
         await ask(stream, ASK)
@@ -532,7 +529,7 @@ def test_a_caller_who_leaves_is_not_computed_for() -> None:
 
 
 def test_idle_connections_are_closed_as_uvicorn_closes_its_own() -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
         stream = await connect()
@@ -544,7 +541,7 @@ def test_idle_connections_are_closed_as_uvicorn_closes_its_own() -> None:
 
 
 def test_an_answer_that_fails_is_500_and_leaves_nothing_behind(caplog: Any) -> None:
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         for error in (ValueError("secret"), asyncio.CancelledError()):
             funnel.fast_path.routes[b"/shop/v1/recommend"] = fails = AsyncMock(side_effect=error)
             stream = await connect()
@@ -570,7 +567,7 @@ def test_a_request_that_waited_has_a_context_of_its_own() -> None:
         await asyncio.sleep(0.1)
         return Response(b"direct")
 
-    async def test(funnel: Funnel, connect: Callable[[], Awaitable[Stream]]) -> None:
+    async def test(funnel: Funnel, connect: Connect) -> None:
         funnel.fast_path.routes[b"/shop/v1/recommend"] = direct
         stream = await connect()
         await ask(stream, ASK, ASK)
@@ -578,3 +575,23 @@ def test_a_request_that_waited_has_a_context_of_its_own() -> None:
 
     on_uvloop(9, test)
     assert seen == ["", ""]
+
+
+def test_the_access_chain_refuses_before_the_body_is_there_and_before_a_slot_is_taken() -> None:
+    def closed(head: Head) -> None:
+        raise Forbidden(head.path)
+
+    async def test(funnel: Funnel, connect: Connect) -> None:
+        funnel.fast_path.access = AccessChain(CorsConfig(origins=("*",)), [closed])
+        funnel.answer_directly()
+        stream = await connect()
+        await ask(stream, HEAD.replace(b"Host: a", b"Host: a\r\nOrigin: http://shop"))
+        status, headers, body = await response(stream)
+        assert (status, orjson.loads(body)["detail"]) == (403, "/v1/recommend")
+        assert headers["access-control-allow-origin"] == "*"
+        assert funnel.limits["recommend"].under_way == 0
+        await ask(stream, BODY + GET)
+        assert (await response(stream))[0] == 200
+        assert funnel.directly == []
+
+    on_uvloop(1, test)
