@@ -7,7 +7,11 @@ import operator
 from pathlib import Path
 
 from deployments.pipeline.overload import BOUNDS, Bound
+from graphs.commands.configuration_page import configuration_page
 from graphs.config import RecommenderArgs
+
+CONFIG = "serve_config.yaml"
+"""The file whose values the page on the configuration shows."""
 
 HEAD = """# Overload
 
@@ -29,6 +33,7 @@ def write(folder: str) -> None:
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     (path / "overload.md").write_text(overload_page(), "utf-8")
+    (path / "configuration.md").write_text(configuration_page(CONFIG), "utf-8")
 
 
 def overload_page() -> str:
