@@ -62,7 +62,9 @@ class Part:
 
     def heading(self, path: Path_) -> str:
         """The heading of the section of `path`."""
-        return f"{self.prefix} `{'.'.join(path)}`".strip() if path else self.prefix or "Top level"
+        if not path:
+            return (self.prefix or "top level").capitalize()
+        return f"{self.prefix} `{'.'.join(path)}`".strip()
 
     def anchor(self, path: Path_) -> str:
         """The link to this heading, as GitHub and mkdocs make it."""
