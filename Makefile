@@ -9,7 +9,7 @@ VALUES ?= monitoring/alerts/laptop.yaml
 
 UNIT := not cluster and not trained and not server and not long
 
-.PHONY: help serve monitor train check unit test e2e-long lint format bench clean
+.PHONY: help serve monitor train check unit test e2e-long lint format bench docs clean
 
 help: ## This list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,dev,docs]'
 	touch $@
 
 $(ARTIFACT): | $(VENV)/.installed
@@ -57,6 +57,9 @@ format: $(VENV)/.installed ## Format and sort imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.installed ## The site of docs/, strictly, into site/; `python -m graphs docs` writes its generated pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/.installed $(ARTIFACT) ## Measure (25 minutes; needs wrk), and write benchmarks/RESULTS.md
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m graphs evaluate --out benchmarks/RESULTS.md
@@ -66,4 +69,4 @@ bench: $(VENV)/.installed $(ARTIFACT) ## Measure (25 minutes; needs wrk), and wr
 	$(BIN)/python -m benchmarks scoring
 
 clean: ## Remove the environment and the artifacts
-	rm -rf $(VENV) artifacts
+	rm -rf $(VENV) artifacts site

@@ -43,11 +43,12 @@ class ValkeyError(RuntimeError):
 class ValkeyConfig(BaseModel):
     """The embedded server. On several nodes run a Redis of your own instead and set `redis_url`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
     """Address to listen on; any other than the loopback address needs a password."""
     port: int = Field(6390, ge=1, le=65535)
+    """Port to listen on; `store.port` of the recommender must be the same."""
     data_dir: str = "data/store"
     """Folder of the append-only file and the log."""
     appendfsync: Literal["everysec", "always"] = "everysec"

@@ -46,14 +46,20 @@ HISTORIES = "histories.parquet"
 class FunnelConfig(BaseModel):
     """The configuration of the parts of one process."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     pipeline: PipelineConfig = PipelineConfig()
+    """How a request's time is spent."""
     batcher: BatcherConfig = BatcherConfig()
+    """How requests become batches."""
     store: StoreConfig = StoreConfig()
+    """Where histories, the cache and the totals of the metrics are kept."""
     cache: CacheConfig = CacheConfig()
+    """What is cached, and for how long."""
     limits: LimitsConfig = LimitsConfig()
+    """Requests under way at a time, past which the answer is 503."""
     logs: LogConfig = LogConfig()
+    """Which lines every replica logs, and where to."""
 
 
 def assemble(

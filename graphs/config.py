@@ -39,40 +39,45 @@ Gpus = Annotated[float, Field(ge=0), AfterValidator(_fraction)]
 class Strict(BaseModel):
     """Refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class IngressArgs(Strict):
     """The Ingress deployment: CPUs and GPUs of a replica, and the Ray labels of the nodes that may run one."""
 
     replicas: int = Field(1, ge=1)
+    """Number of replicas; the autoscaling policy does not change it."""
     num_cpus: float = Field(0.5, gt=0)
+    """CPUs that Ray reserves for a replica."""
     num_gpus: Gpus = 0
+    """GPUs that Ray reserves for a replica, for stages placed in the ingress: a fraction, or a whole number."""
     node_labels: dict[str, str] = {}
+    """Ray's labels of the nodes that may run a replica."""
 
 
 class StageArgs(Strict):
-    """Where a stage runs; its own numbers are under `config`.
-
-    `placement`: `replica` is a deployment of its own, `ingress` the ingress process. The other keys describe a replica.
-    `num_cpus`, `num_gpus`: its shares; `node_labels`: Ray labels of the nodes that may run it.
-    `slots`: batches that one ingress replica has in flight at this stage.
-    `concurrency`: batches that one replica computes at a time; more than 1 contend for the interpreter lock, unless a
-    GPU computes. Batches that wait are joined, up to `max_rows` requests.
-    `min_replicas`, `max_replicas`: bounds of the autoscaling policy, which starts from `replicas`; max_replicas 0 turns
-    autoscaling off.
-    """
+    """Where a stage runs; its own numbers are under `config`."""
 
     placement: Literal["replica", "ingress"] = "replica"
+    """`replica`: a deployment of its own, which the other keys describe; `ingress`: the ingress process."""
     replicas: int = Field(1, ge=1)
+    """Number of replicas; the autoscaling policy starts from it."""
     min_replicas: int = Field(1, ge=0)
+    """Fewest replicas that the autoscaling policy may set."""
     max_replicas: int = Field(0, ge=0)
+    """Most replicas that the autoscaling policy may set. 0: no autoscaling, always `replicas`."""
     num_cpus: float = Field(0.3, gt=0)
+    """CPUs that Ray reserves for a replica."""
     num_gpus: Gpus = 0
+    """GPUs that Ray reserves for a replica: a fraction (0.25: four replicas share one GPU), or a whole number."""
     node_labels: dict[str, str] = {}
+    """Ray's labels of the nodes that may run a replica."""
     concurrency: int = Field(1, ge=1)
+    """Batches that a replica computes at a time. Several contend for the interpreter lock, unless a GPU computes."""
     max_rows: int = Field(256, ge=1)
+    """Batches that wait at a replica are joined, up to this many requests."""
     slots: int = Field(8, ge=1)
+    """Batches that one ingress replica has in flight at this stage."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -88,14 +93,18 @@ class ProfileArgs(StageArgs):
     """The profile stage."""
 
     placement: Literal["replica", "ingress"] = "ingress"
+    """As of the other stages, but in the ingress process by default: the stage is cheap."""
     config: ProfileConfig = ProfileConfig()
+    """The stage's own numbers."""
 
 
 class CandidateArgs(StageArgs):
-    """The candidate stage. `shards`: deployments with a part of the catalogue each, and `replicas` replicas each."""
+    """The candidate stage."""
 
     shards: int = Field(1, ge=1, le=64)
+    """Deployments that serve a part of a large catalogue each, with `replicas` replicas each."""
     config: CandidateConfig = CandidateConfig()
+    """The stage's own numbers."""
 
     @model_validator(mode="after")
     def _shards_are_replicas(self) -> CandidateArgs:
@@ -108,34 +117,46 @@ class ScorerArgs(StageArgs):
     """The scoring stage."""
 
     config: ScorerConfig = ScorerConfig()
+    """How the model runs."""
 
 
 class RankerArgs(StageArgs):
     """The ranking stage."""
 
     config: RankerConfig = RankerConfig()
+    """Diversity, cap and business rules."""
 
 
 class Stages(Strict):
     """One entry per stage of the funnel."""
 
     profile: ProfileArgs = ProfileArgs()
+    """The profile stage: `Profiles` in the Ray dashboard."""
     candidates: CandidateArgs = CandidateArgs()
+    """The candidate stage: `CandidateGenerator` in the Ray dashboard."""
     scoring: ScorerArgs = ScorerArgs()
+    """The scoring stage: `Scorer` in the Ray dashboard."""
     ranking: RankerArgs = RankerArgs()
+    """The ranking stage: `Ranker` in the Ray dashboard."""
 
 
 class RecommenderArgs(FunnelConfig):
-    """Everything under `args:`. `artifact`: a folder or an fsspec URI; `seed_histories`: write the histories of the
-    artifact into the store at the start."""
+    """Everything under `args:`."""
 
     artifact: str
+    """The model: a folder, or any fsspec URI."""
     seed_histories: bool = True
+    """Whether the histories of the artifact's training data are written into the store at the start."""
     http: HttpConfig = HttpConfig()
+    """What HTTP serves, and whom it lets in."""
     drift: DriftConfig = DriftConfig()
+    """Whether and how drift is detected."""
     metrics: MetricsConfig = MetricsConfig()
+    """How replicas report to the metrics hub."""
     ingress: IngressArgs = IngressArgs()
+    """The deployment that takes requests."""
     stages: Stages = Stages()
+    """Where each stage runs, and its numbers."""
 
     @property
     def most_ongoing(self) -> int:

@@ -17,22 +17,27 @@ _URL = re.compile(r"rediss?://([^:@/?#]+@)?[^:@/?#]+(:[0-9]+)?(/[0-9]+)?")
 class Strict(BaseModel):
     """No unknown key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class SecretKey(Strict):
     """A key of an existing Secret; its value never enters the manifest."""
 
     name: str = Field(min_length=1)
+    """Name of the Secret."""
     key: str = Field(min_length=1)
+    """Key in the Secret."""
 
 
 class RedisAt(Strict):
-    """A Redis. `redis_url`: redis://[user@]host:port/db, rediss:// with TLS; `password`, `ca`: their Secrets."""
+    """A Redis."""
 
     redis_url: str
+    """`redis://[user@]host:port/db`; `rediss://` with TLS."""
     password: SecretKey | None = None
+    """Where the password is."""
     ca: SecretKey | None = None
+    """Where the certificate of the authority is, for `rediss://`."""
 
     @field_validator("redis_url")
     @classmethod
@@ -46,26 +51,37 @@ class Toleration(Strict):
     """A taint of nodes that the pods tolerate."""
 
     key: str
+    """Key of the taint."""
     operator: Literal["Exists", "Equal"] = "Exists"
+    """`Equal`: the taint must have `value`, too."""
     value: str = ""
+    """Value of the taint."""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    """Effect of the taint; empty: any."""
 
 
 class Pod(Strict):
     """One pod; requests and limits are the same."""
 
     cpus: int = Field(ge=1)
+    """CPUs."""
     memory: Quantity
+    """Memory, as Kubernetes writes it: `8Gi`."""
     node_selector: dict[str, str] = {}
+    """Labels that the pod's node must have."""
     tolerations: tuple[Toleration, ...] = ()
+    """Taints of nodes that the pod tolerates."""
 
 
 class WorkerGroup(Pod):
     """Equal workers, between `min` and `max` of them."""
 
     gpus: int = Field(0, ge=0)
+    """GPUs of a worker."""
     min: int = Field(1, ge=0)
+    """Fewest workers."""
     max: int = Field(ge=1)
+    """Most workers."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -78,7 +94,9 @@ class Workers(Strict):
     """Replicas with a share of a GPU run in the group `gpu`, all others in `cpu`."""
 
     cpu: WorkerGroup
+    """Workers without GPUs."""
     gpu: WorkerGroup | None = None
+    """Workers with GPUs; left out: there are none."""
 
     @model_validator(mode="after")
     def _gpus_where_they_belong(self) -> Self:
@@ -90,11 +108,13 @@ class Workers(Strict):
 
 
 class ArtifactAt(Strict):
-    """`path`: the artifact's path in the containers, or any fsspec URI; `claim`: the PersistentVolumeClaim with the
-    artifact, mounted read-only at `path`; empty: the artifact is in the image, or at the URI."""
+    """Where the artifact is."""
 
     path: str = Field(min_length=1)
+    """Its path in the containers, or any fsspec URI."""
     claim: str = ""
+    """The PersistentVolumeClaim with the artifact, mounted read-only at `path`. Empty: the artifact is in the image, or
+    at the URI."""
 
     @model_validator(mode="after")
     def _mountable(self) -> Self:
@@ -104,23 +124,33 @@ class ArtifactAt(Strict):
 
 
 class Profile(Strict):
-    """`auth`: Ray's authentication mode; `histories`, `gcs`: the Redis of the store and of Ray's head, which may be the
-    same; `idle_s`: how long a worker without replicas is kept; `drain_s`: how long a terminating pod still serves,
-    until no load balancer sends requests to it; `policy`, `args`: merged over the autoscaling policy's kwargs and the
-    recommender's args of serve_config.yaml.
-    """
+    """A whole profile."""
 
     name: Label = "rayfunnel"
+    """Name of the RayService."""
     namespace: str = ""
+    """Its namespace; empty: that of kubectl."""
     image: str = Field(min_length=1)
+    """Image of every container; the Dockerfile says how it is built."""
     image_pull_secrets: tuple[str, ...] = ()
+    """Secrets for the image's registry."""
     auth: Literal["token", "disabled"] = "token"
+    """Ray's authentication mode."""
     artifact: ArtifactAt
+    """Where the model is."""
     histories: RedisAt
+    """The Redis of the store: users' events, and the cache."""
     gcs: RedisAt
+    """The Redis of Ray's head, so that a new head can take over. It may be the same as `histories`."""
     head: Pod
+    """The pod of Ray's head, which runs no replicas."""
     workers: Workers
+    """The groups of workers."""
     idle_s: int = Field(300, ge=1)
+    """How long a worker without replicas is kept."""
     drain_s: int = Field(15, ge=0, le=600)
+    """How long a terminating pod still serves, until no load balancer sends requests to it."""
     policy: dict[str, float] = {}
+    """Merged over the `policy_kwargs` of serve_config.yaml."""
     args: dict[str, Any] = {}
+    """Merged over the recommender's `args:` of serve_config.yaml."""

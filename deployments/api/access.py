@@ -32,13 +32,14 @@ _RESPONSE_HEADERS = ("X-Request-ID", "Retry-After")
 class CorsConfig(BaseModel):
     """Which web pages of other origins may call the API from a browser (https://fetch.spec.whatwg.org/#http-cors-protocol)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    origins: tuple[str, ...] = Field(
-        min_length=1, description="Origins such as https://shop.example.com, or `*` for every one."
-    )
-    headers: tuple[str, ...] = Field((), description="Request headers that pages may send beside the usual ones.")
-    max_age_s: int = Field(600, ge=0, description="How long a browser may keep the answer to a preflight.")
+    origins: tuple[str, ...] = Field(min_length=1)
+    """Origins such as `https://shop.example.com`, or `*` for every one."""
+    headers: tuple[str, ...] = ()
+    """Request headers that pages may send beside the usual ones."""
+    max_age_s: int = Field(600, ge=0)
+    """How long a browser may keep the answer to a preflight."""
 
 
 @dataclass(frozen=True, slots=True)

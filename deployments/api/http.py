@@ -45,21 +45,20 @@ DRIFT_PAGE = Path(__file__).parent / "pages" / "drift.html"
 class HttpConfig(BaseModel):
     """What HTTP serves, and the limit on a body."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    demo: bool = Field(True, description="The page at /, and the routes it reads: any user's history, by id.")
-    max_body_bytes: int = Field(1_048_576, ge=1024, description="Larger bodies are refused with 413, unread.")
-    cors: CorsConfig | None = Field(None, description="Which pages of other origins may call the API; none by default.")
-    checks: tuple[str, ...] = Field(
-        (),
-        description="Your own checks of a request's head, `module:callable`, called before its body is parsed; see"
-        " deployments/api/access.py.",
-    )
-    direct: bool = Field(
-        True,
-        description="Answer the four operations before uvicorn and Serve's wrapper, whose metrics of the ingress then"
-        " leave them out. Off while Serve's tracing is on.",
-    )
+    demo: bool = True
+    """Whether the page at / is served, and the routes that it reads: any user's history, by id."""
+    max_body_bytes: int = Field(1_048_576, ge=1024)
+    """Larger bodies are refused with 413, unread."""
+    cors: CorsConfig | None = None
+    """Which pages of other origins may call the API; none by default."""
+    checks: tuple[str, ...] = ()
+    """Your own checks of a request's head, `module:callable`, called before its body is parsed; see
+    deployments/api/access.py."""
+    direct: bool = True
+    """Whether the HTTP fast path answers the four operations before uvicorn and Serve's wrapper. Serve's own metrics of
+    the ingress then leave them out; ours count them. Off while Serve's tracing is on."""
 
 
 class HttpOperations(Protocol):
@@ -83,6 +82,7 @@ Operation = Callable[[bytes], Awaitable[dict[str, Any]]]
 
 class _User(Body):
     user_id: Id
+    """The user whose history is shown."""
 
 
 def make_app(

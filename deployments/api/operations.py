@@ -37,7 +37,7 @@ from monitoring.metrics.replica_metrics import ReplicaMetrics
 
 
 class Recommender:
-    """recommend, rank, similar, record_events: dicts as in the API table of the README.
+    """recommend, rank, similar, record_events: dicts as in docs/api.md.
 
     Raises (each method): InvalidRequest for a bad request, naming the field; Unavailable when it can't be done now.
     """

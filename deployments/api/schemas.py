@@ -38,57 +38,70 @@ class Body(BaseModel):
     """Strict: no unknown field, no silent conversion. Lists and dicts have factories, since pydantic copies
     defaults."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 class Ranking(Body):
     """The fields that /v1/recommend and /v1/rank share."""
 
     user_id: Id
-    context: dict[Label, Scalar] = Field(
-        default_factory=dict, max_length=32, description="Facts about the request; business rules can depend on them."
-    )
-    deadline_ms: Milliseconds | None = Field(None, description="Time until the answer, degraded if need be.")
-    explain: bool = Field(False, description="Add the reasons of each item, and the timings of the request.")
-    metadata: bool = Field(False, description="Add title and attributes of each item.")
+    """The user; an unknown one gets popular items."""
+    context: dict[Label, Scalar] = Field(default_factory=dict, max_length=32)
+    """Facts about the request; business rules can depend on them."""
+    deadline_ms: Milliseconds | None = None
+    """Time until the answer, degraded if need be; left out: that of the configuration."""
+    explain: bool = False
+    """Add the reasons of each item, and the timings of the request."""
+    metadata: bool = False
+    """Add title and attributes of each item."""
 
 
 class RecommendRequest(Ranking):
     """The best items for a user."""
 
     n: Count = 10
+    """Items in the answer."""
     exclude_ids: list[Id] = Field(default_factory=list, max_length=1000)
-    filters: dict[Label, Any] = Field(
-        default_factory=dict,
-        max_length=16,
-        description='Conditions on item attributes, e.g. {"genres": ["Comedy"], "year": {"gte": 1990}}.',
-    )
+    """Items that the answer must not have."""
+    filters: dict[Label, Any] = Field(default_factory=dict, max_length=16)
+    """Conditions on item attributes, e.g. `{"genres": ["Comedy"], "year": {"gte": 1990}}`."""
 
 
 class RankRequest(Ranking):
     """The given items, best first for a user."""
 
     item_ids: list[Id] = Field(min_length=1, max_length=MOST_GIVEN)
+    """The items to rank."""
 
 
 class SimilarRequest(Body):
     """Items like one item."""
 
     item_id: Id
+    """The item that the others shall resemble."""
     n: Count = 10
+    """Items in the answer."""
     metadata: bool = False
-    deadline_ms: Milliseconds | None = Field(None)
+    """Add title and attributes of each item."""
+    deadline_ms: Milliseconds | None = None
+    """Time until the answer; left out: that of the configuration."""
 
 
 class EventBody(Body):
     """An event of a user. Sent twice with the same `event_id` (or the same content), it counts once."""
 
     user_id: Id
+    """The user."""
     item_id: Id
+    """The item; one that is not in the catalogue is stored all the same."""
     event_type: Label
-    timestamp: Number | None = Field(None, ge=0, le=4_102_444_800, description="Unix seconds; now if left out.")
+    """Such as `view`, `like`, `purchase`; `store.event_weights` of the configuration gives its weight."""
+    timestamp: Number | None = Field(None, ge=0, le=4_102_444_800)
+    """Unix seconds; now if left out."""
     event_id: Id | None = None
-    request_id: Id | None = Field(None, description="request_id of the recommendation that led to it.")
+    """Your id of the event; left out: made from the content if there is a timestamp, else always new."""
+    request_id: Id | None = None
+    """`request_id` of the recommendation that led to it."""
 
     def identity(self) -> str:
         """The event's id. Without one, a dated event is identified by its content; an undated one is always new."""
@@ -104,6 +117,7 @@ class EventsRequest(Body):
     """Up to 1,000 events; acknowledged only once the store has them."""
 
     events: list[EventBody] = Field(min_length=1, max_length=1000)
+    """The events, in any order."""
 
 
 BodyT = TypeVar("BodyT", bound=Body)

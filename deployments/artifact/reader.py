@@ -42,12 +42,16 @@ class Manifest(BaseModel):
     additions of packaging. So the same model, trained twice, has one version.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     schema_version: int
+    """Version of the artifact's format."""
     model_version: str
+    """`content_hash` of the model's part."""
     files: dict[FileName, Sha256]
+    """The model's files."""
     created: datetime
+    """Time of writing."""
     derived: dict[FileName, Sha256] = {}
     """Files made from the model: code compiled for a kind of machine, recorded requests. Checked as `files` are."""
     gates: dict[str, dict[str, Any]] = {}
@@ -55,6 +59,7 @@ class Manifest(BaseModel):
     metrics: dict[str, Any] = {}
     """The evaluation table with which it was accepted."""
     feature_schema: dict[str, Any] = {}
+    """Names and types of the items' and users' features."""
     settings: dict[str, Any] = {}
     """The trainer's settings for the stages: names of sources, dimensions, …"""
 

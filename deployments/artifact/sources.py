@@ -14,14 +14,16 @@ SOURCE_HISTORY_LENGTH = 150
 
 
 class SourceSpec(BaseModel):
-    """One entry of the manifest's `settings.sources`. `quota`: most candidates from the source's list,
-    and its weight in the interleaving of the lists."""
+    """One entry of the manifest's `settings.sources`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: str
+    """Name of the source, as in an answer's `source`."""
     kind: Literal["neighbours", "vectors", "popularity"]
+    """How the source finds items."""
     quota: int = Field(ge=1)
+    """Most candidates from the source's list, and its weight in the interleaving of the lists."""
     table: str = ""
     """neighbours: the table in `neighbours.safetensors`."""
     decay: float = 10.0

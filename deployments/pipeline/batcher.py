@@ -25,14 +25,18 @@ from deployments.errors import Overloaded
 class BatcherConfig(BaseModel):
     """Numbers of the batcher in each ingress replica."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    max_batch: int = Field(64, ge=1, le=1024, description="Most requests in one batch.")
-    max_queue: int = Field(256, ge=1, description="Requests waiting at a time, past which the answer is 503, at once.")
-    in_flight: int = Field(4, ge=1, le=64, description="Batches under way at a time.")
-    linger_ms: float = Field(
-        5.0, ge=0, le=100, description="Pause between arrivals after which the next batch leaves. 0: it never waits."
-    )
+    max_batch: int = Field(64, ge=1, le=1024)
+    """Most requests in one batch."""
+    max_queue: int = Field(256, ge=1)
+    """Most requests that wait in an ingress replica. Past it the answer is 503 with Retry-After."""
+    in_flight: int = Field(4, ge=1, le=64)
+    """Batches under way at a time: about the number of cores, and 1 where all stages run in the ingress and it has one
+    core. More in flight makes batches smaller."""
+    linger_ms: float = Field(5.0, ge=0, le=100)
+    """After a batch was answered, the next one waits for the answered callers. It leaves when none came for this long.
+    0: it never waits."""
 
     @property
     def most_in_flight(self) -> int:

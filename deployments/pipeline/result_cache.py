@@ -33,12 +33,13 @@ MOST_WAITING = 256
 class CacheConfig(BaseModel):
     """What is cached, and for how long."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    candidates_ttl_s: float = Field(
-        0, ge=0, le=86_400, description="Seconds that candidates are kept, at most; at least half of it. 0: off."
-    )
-    scores: bool = Field(True, description="Whether the model's scores of them are kept as well.")
+    candidates_ttl_s: float = Field(0, ge=0, le=86_400)
+    """Longest time that a user's candidates stay in the store; each entry's lifetime lies between half of it and all.
+    An entry is not used after an event, or for another model or filter. 0: no cache."""
+    scores: bool = True
+    """Whether the model's scores of the candidates are kept as well."""
 
 
 class ResultCache:

@@ -12,17 +12,16 @@ STAGES = ("profile", "candidates", "scoring", "ranking")
 class PipelineConfig(BaseModel):
     """How a request's time is spent."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    deadline_ms: int = Field(500, ge=10, le=60_000, description="Deadline of a request that names none.")
-    reserve_ms: int = Field(10, ge=0, description="Kept back for the response itself.")
-    finished_by: dict[str, float] = Field(
-        {"profile": 0.25, "candidates": 0.55, "scoring": 0.9, "ranking": 1.0},
-        description="Share of the time left at the start by which each stage must have answered.",
-    )
-    queue_share: float = Field(
-        0.6, gt=0, lt=1, description="Share of its time in the queue at which the limit on requests under way aims."
-    )
+    deadline_ms: int = Field(500, ge=10, le=60_000)
+    """Deadline of a request that names none."""
+    reserve_ms: int = Field(10, ge=0)
+    """Time kept back for the response itself."""
+    finished_by: dict[str, float] = {"profile": 0.25, "candidates": 0.55, "scoring": 0.9, "ranking": 1.0}
+    """Share of the time left at the start by which each stage must have answered."""
+    queue_share: float = Field(0.6, gt=0, lt=1)
+    """Share of its time that a request shall wait in the queue at most. The limit on requests under way aims at it."""
 
     @model_validator(mode="after")
     def _shares_rise(self) -> PipelineConfig:

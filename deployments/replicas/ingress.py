@@ -67,7 +67,7 @@ class IngressConfig:
 
 @serve.ingress()
 class Ingress:
-    """`recommend`, `rank`, `similar`, `record_events`: see the API table in README.md.
+    """`recommend`, `rank`, `similar`, `record_events`: see docs/api.md.
 
     `hub`: the metrics hub. `stages`: per stage the handle of its replicas, a handle per shard, or a factory that builds
     it in this process.

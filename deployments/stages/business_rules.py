@@ -15,24 +15,26 @@ from deployments.messages import PAD, Array, Bools, Floats, Ints, RequestBatch, 
 
 
 class Rule(BaseModel):
-    """A business rule on the items that match `where` (as a request's `filters`) or are in `item_ids`.
+    """A business rule on the items that match `where` or are in `item_ids`. Several rules add up."""
 
-    boost, bury: adds or subtracts `amount` standard deviations of the model scores of the request's candidates. So
-        the effect does not depend on the model's scale: 1.0 is strong, 0.1 weak. Several rules add up.
-    pin: puts the matching candidate with the best score at `position` (1 is first), one item per rule. It does
-        nothing if the answer is shorter than `position` or an earlier rule has filled it.
-    `when`: entries that the request's context must have (same type, same value); empty: the rule always applies.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: str = Field(min_length=1)
+    """Name of the rule; the answer to a request with `explain` gives it as the reason."""
     action: Literal["boost", "bury", "pin"]
+    """`boost`, `bury`: adds or subtracts `amount`. `pin`: puts the best matching candidate at `position`."""
     where: dict[str, Any] = {}
+    """The items, as in a request's `filters`. Give either `where` or `item_ids`."""
     item_ids: tuple[str, ...] = ()
+    """The items, by id; at least one must be in the catalogue."""
     when: dict[str, str | float | bool] = {}
+    """Entries that the request's `context` must have, same type and same value. Empty: the rule always applies."""
     amount: float = Field(0.0, ge=0.0, le=1e6)
+    """Of boost and bury, in standard deviations of the model scores of the request's candidates: 1.0 is strong, 0.1
+    weak, whatever the model's scale."""
     position: int = Field(0, ge=0, le=500)
+    """Of pin, one item per rule; 1 is first. The rule does nothing if the answer is shorter, or if an earlier rule has
+    filled the position."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -19,9 +19,10 @@ from deployments.stages.similar import rank_similar, similar_in_shard
 class CandidateConfig(BaseModel):
     """How many candidates a request gets; the artifact defines quotas and sources."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     n_candidates: int = Field(300, ge=1, le=2000)
+    """Candidates per request, at most as many as the catalogue has items. More cost time here and in scoring."""
 
     def check(self, n_items: int) -> None:
         """Raises ConfigError if the catalogue has fewer items."""

@@ -15,9 +15,10 @@ from deployments.models.user_tower import TOWER_HISTORY_LENGTH, UserTower
 class ProfileConfig(BaseModel):
     """When a user is no cold start."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    known_from: int = Field(1, ge=1, description="Fewest known events of a user who is not a cold start.")
+    known_from: int = Field(1, ge=1)
+    """Fewest known events of a user who is not a cold start."""
 
 
 class Profiles:

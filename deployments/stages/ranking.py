@@ -37,11 +37,12 @@ _PINNED, _FREE, _OVER_CAP, _PADDING = range(4)  # tiers: candidates are sorted b
 
 
 class RankerConfig(BaseModel):
-    """Ranking options. `diversity` 0 is score order, 1 ignores the scores within the pool."""
+    """How the ranking stage orders candidates."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     diversity: float = Field(0.1, ge=0.0, le=1.0)
+    """Weight of diversity (MMR) against the score. 0: score order; 1: the scores within the pool are ignored."""
     diversity_pool: int = Field(100, ge=1, le=500)
     """Number of the best candidates that diversity reorders; the others follow in score order."""
     category: str = ""
@@ -49,6 +50,7 @@ class RankerConfig(BaseModel):
     category_cap: int = Field(0, ge=0)
     """Most items of one category in an answer, 0: off. Items without category are not capped; pinned items count."""
     rules: tuple[Rule, ...] = ()
+    """Business rules, in order."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -42,10 +42,14 @@ def standardisation(model: DCNv2) -> Standardisation:
 class ScorerConfig(BaseModel):
     """How the model runs. Every combination except eager fp32 must have passed the parity gate at packaging."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     backend: Backend = "eager"
+    """`eager`: torch, operation by operation; `compiled`: code that packaging made; `tensorrt`: engines of a GPU. Where
+    the last two can't run, `eager` is the fallback."""
     precision: AnyPrecision = "fp32"
+    """Type of the dense layers. `auto`: the fastest of `fp32`, `bf16` and `fp16` that passed the gate on such a
+    machine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: the GPU if the replica has one."""
 

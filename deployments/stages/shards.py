@@ -40,7 +40,9 @@ class ShardConfig(CandidateConfig):
     """One of `shards`, counted from 0."""
 
     shard: int = Field(ge=0)
+    """Which shard this is."""
     shards: int = Field(ge=1)
+    """Number of all shards."""
 
 
 class CandidateShard:

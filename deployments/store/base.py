@@ -20,13 +20,14 @@ class StoreConfig(BaseModel):
     file of the certificate authority (RAYFUNNEL_REDIS_CA).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
 
     redis_url: str = ""
     """`redis://[user@]host:port/db`, `rediss://…` with TLS, `unix://path`; empty: the embedded server."""
     host: str = "127.0.0.1"
     """Address of the embedded server: `host` and `port` of the application `store`."""
     port: int = Field(6390, ge=1, le=65535)
+    """Port of the embedded server."""
     app: str = Field("rayfunnel", pattern=r"^[A-Za-z0-9_.-]+$")
     """Prefix of every key, so that applications can share a server."""
     timeout_ms: int = Field(100, ge=1)
@@ -39,7 +40,9 @@ class StoreConfig(BaseModel):
     """Decoded events that each ingress replica caches, of the most recent users (16 bytes each, and 1 kB a user); 0:
     none. A history that has changed is read again."""
     breaker_failures: int = Field(5, ge=1)
+    """Failed calls in a row after which the store is not called for `breaker_reset_s`."""
     breaker_reset_s: float = Field(1.0, gt=0)
+    """Pause before one call tries the store again."""
     event_weights: dict[str, float] = {"view": 0.4, "click": 0.6, "like": 1.0, "purchase": 1.0, "dislike": -0.5}
     """Event type → weight of an event without its own weight; > 0: for the item, < 0: against it."""
     default_event_weight: float = 0.5

@@ -39,11 +39,14 @@ _STATUS_EVERY_S = 5.0
 class MetricsConfig(BaseModel):
     """How often replicas send snapshots, and how long a scrape waits for the hub."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    every_s: float = Field(1.0, gt=0, le=60, description="Pause between two snapshots of a replica.")
-    answer_s: float = Field(1.0, gt=0, description="How long a scrape waits for the hub.")
-    fold_after_s: float = Field(30.0, gt=0, description="Silence after which an ended replica's counts are folded.")
+    every_s: float = Field(1.0, gt=0, le=60)
+    """Pause between two snapshots of a replica."""
+    answer_s: float = Field(1.0, gt=0)
+    """How long a scrape waits for the hub."""
+    fold_after_s: float = Field(30.0, gt=0)
+    """Silence after which an ended replica's counts are added to those of all ended replicas."""
 
 
 @dataclass(frozen=True)

@@ -29,37 +29,46 @@ ASSUMED_COMPUTE = 0.25
 
 
 class StageNeeds(Strict):
-    """Declared needs of a stage; a value that is left out is measured, or taken from the config.
-
-    `row_kib`: activations per request of a batch; `compute`: share of the weakest GPU that a replica keeps busy;
-    `fraction`: `num_gpus`; left out, it is chosen. `max_replicas` 0: as many as fit.
-    """
+    """Declared needs of a stage; a value that is left out is measured, or taken from the config."""
 
     weights_mib: float | None = Field(None, ge=0, le=1e9, allow_inf_nan=False)
+    """Memory of the weights."""
     row_kib: float | None = Field(None, ge=0, le=1e9, allow_inf_nan=False)
+    """Memory of the activations, per request of a batch."""
     compute: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    """Share of the weakest GPU that a replica keeps busy."""
     fraction: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    """The stage's `num_gpus`; left out, it is chosen."""
     min_replicas: int | None = Field(None, ge=0, le=MOST_GPUS)
+    """Fewest replicas."""
     max_replicas: int | None = Field(None, ge=0, le=MOST_GPUS)
+    """Most replicas; 0: as many as fit."""
     max_rows: int | None = Field(None, ge=1, le=1_000_000)
+    """Most requests that a replica joins."""
 
 
 class NodesOfGpus(Strict):
-    """`nodes` with `per_node` GPUs each. `gib`: a GPU's memory, for types that cluster/gpus does not list."""
+    """Equal nodes with GPUs."""
 
     type: str
+    """Type of the GPU."""
     nodes: int = Field(1, ge=1, le=MOST_GPUS)
+    """Number of nodes."""
     per_node: int = Field(1, ge=1, le=64)
+    """GPUs of a node."""
     gib: float | None = Field(None, gt=0, le=10_000, allow_inf_nan=False)
+    """Memory of a GPU, for a type that cluster/gpus/gpu_plan.py does not list."""
 
 
 class Declared(Strict):
-    """The file of `--needs`. `context_mib`: memory of CUDA in every process outside torch's allocator; replicas leave
-    512."""
+    """The file of `--needs`."""
 
     gpus: tuple[NodesOfGpus, ...] = ()
+    """The cluster's nodes, beside those of `--gpus`."""
     context_mib: float = Field(CONTEXT_BYTES / MIB, ge=CONTEXT_BYTES / MIB, le=1e6, allow_inf_nan=False)
+    """Memory of CUDA in every process, outside torch's allocator. Replicas leave 512 MiB."""
     stages: dict[str, StageNeeds] = Field(default_factory=dict)
+    """Needs by stage."""
 
 
 def report(config_path: str, gpus: list[str], needs_path: str, out: str, merged: str) -> None:

@@ -27,11 +27,14 @@ Feedback = tuple[str, int, float]
 class OnlineQualityConfig(BaseModel):
     """Which answers are measured, and when."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    share: float = Field(1.0, gt=0, le=1, description="Share of the answers that are measured.")
-    answers: int = Field(5000, ge=10, description="Answers kept, the newest.")
-    mature_s: float = Field(600.0, ge=0, description="Age from which on an answer counts: its events have arrived.")
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the answers that are measured."""
+    answers: int = Field(5000, ge=10)
+    """Answers kept, the newest."""
+    mature_s: float = Field(600.0, ge=0)
+    """Age from which on an answer counts: its events have arrived, and later ones are left out."""
 
 
 def is_sampled(request_id: str, share: float) -> bool:

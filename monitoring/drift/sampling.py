@@ -23,11 +23,14 @@ StratumAndUser = tuple[str, Hashable]
 class SamplingConfig(BaseModel):
     """Size and frequency of the samples."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    buffer_rows: int = Field(4096, ge=1, description="Answered requests kept until the next draw; more are dropped.")
-    rows_per_draw: int = Field(200, ge=1, description="Requests measured per draw and ingress replica, at most.")
-    every_s: float = Field(2.0, gt=0, le=60, description="Seconds between draws.")
+    buffer_rows: int = Field(4096, ge=1)
+    """Answered requests kept until the next draw; more are dropped."""
+    rows_per_draw: int = Field(200, ge=1)
+    """Requests measured per draw and ingress replica, at most."""
+    every_s: float = Field(2.0, gt=0, le=60)
+    """Seconds between draws."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,14 +34,20 @@ class Verdict(StrEnum):
 class VerdictConfig(BaseModel):
     """When a signal drifts."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    q: float = Field(0.01, gt=0, lt=1, description="False discovery rate over the signals of a window.")
-    min_rows: int = Field(100, ge=10, description="Least rows of a window, and of the reference, for a verdict.")
-    enter_effect: float = Field(0.05, ge=0, description="PSI above sampling noise from which on a difference counts.")
-    leave_effect: float = Field(0.025, ge=0, description="PSI above sampling noise below which drift may end.")
+    q: float = Field(0.01, gt=0, lt=1)
+    """False discovery rate over the signals of a window."""
+    min_rows: int = Field(100, ge=10)
+    """Least rows of a window, and of the reference, for a verdict."""
+    enter_effect: float = Field(0.05, ge=0)
+    """PSI (population stability index) above sampling noise from which on a difference counts."""
+    leave_effect: float = Field(0.025, ge=0)
+    """PSI above sampling noise below which drift may end."""
     enter_windows: int = Field(3, ge=1)
+    """Windows that must differ for a drift to begin, and be normal for it to end."""
     of_windows: int = Field(5, ge=1)
+    """The last windows that are counted."""
 
     @model_validator(mode="after")
     def _ordered(self) -> VerdictConfig:

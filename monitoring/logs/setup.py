@@ -21,24 +21,22 @@ _FILE_BYTES, _FILES = 100_000_000, 5
 class LogConfig(BaseModel):
     """Which lines every replica logs, and where to."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    success_share: float = Field(
-        0.1, ge=0, le=1, description="Share of the requests answered well and fast that have a line; see `most_per_s`."
-    )
-    slow_ms: float = Field(250.0, gt=0, description="A request that took longer has a line whatever the share.")
-    most_per_s: int = Field(
-        20,
-        ge=0,
-        description="Lines a second in an ingress replica about requests answered well and fast, and as many about "
-        "others, so that the log makes no overload worse; 0: no bound. The next one of its kind counts those left out. "
-        "Status 500 always has a line.",
-    )
-    stderr: Literal["all", "warnings", "off"] = Field("all", description="Lines that go to stderr beside Ray's file.")
-    exception_messages: bool = Field(
-        False, description="Also the messages of exceptions. They can hold user and item ids: for debugging alone."
-    )
+    """Least severe lines that are logged."""
+    success_share: float = Field(0.1, ge=0, le=1)
+    """Share of the requests answered well and fast that have a line; see `most_per_s`."""
+    slow_ms: float = Field(250.0, gt=0)
+    """A request that took longer has a line whatever the share."""
+    most_per_s: int = Field(20, ge=0)
+    """Lines a second in an ingress replica about requests answered well and fast, and as many about others, so that
+    the log makes no overload worse. The next line of its kind counts the lines left out. Status 500 always has a line.
+    0: no bound."""
+    stderr: Literal["all", "warnings", "off"] = "all"
+    """Lines that go to stderr beside Ray's file."""
+    exception_messages: bool = False
+    """Whether the messages of exceptions are logged. They can hold user and item ids: for debugging alone."""
 
 
 def install(config: LogConfig, fields: Mapping[str, str], file: Path | None = None) -> None:

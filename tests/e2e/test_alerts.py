@@ -103,7 +103,7 @@ def test_a_stopped_store_and_its_return_are_sent_by_mail_and_webhook(monitored: 
     mail = monitored.mails.mails[monitored.mails.subjects.index("[FIRING] RayfunnelStoreDown (rayfunnel)")]
     text = mail.get_body(("plain",))
     assert text is not None
-    assert "README.md#rayfunnelstoredown" in text.get_content()
+    assert "docs/alerts.md#rayfunnelstoredown" in text.get_content()
 
 
 def test_many_new_users_raise_the_alert_for_drift_of_the_inputs(monitored: Monitored) -> None:

@@ -26,13 +26,16 @@ PLAIN: tuple[Literal["eager"], Literal["fp32"]] = ("eager", "fp32")
 class Gate(BaseModel):
     """The measurements of one combination; an entry of the manifest's `gates`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     requests: int = 0
+    """Held-out requests that were measured."""
     overlap: float = 0.0
     """Mean share of the plain model's ten best among the combination's ten best."""
     ndcg: float = 0.0
+    """NDCG@10 of the combination."""
     plain_ndcg: float = 0.0
+    """NDCG@10 of the plain model."""
     speedup: float = 0.0
     """Median speed relative to eager fp32 on the same machine, over batches of held-out requests; 0: not measured."""
     built_for: dict[str, str] = {}

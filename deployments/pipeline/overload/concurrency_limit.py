@@ -19,13 +19,14 @@ class LimitsConfig(BaseModel):
     """Requests under way at a time in an ingress replica, past which the answer is 503. (Those of recommend and rank
     follow from `batcher` and `pipeline.queue_share`.)"""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    similar: int = Field(64, ge=1, description="Similar-item requests.")
-    events: int = Field(512, ge=1, description="Requests that record events.")
-    events_at_a_time: int = Field(
-        16, ge=1, description="Event requests that are processed at a time; the others wait, in order of arrival."
-    )
+    similar: int = Field(64, ge=1)
+    """Similar-item requests."""
+    events: int = Field(512, ge=1)
+    """Requests that record events."""
+    events_at_a_time: int = Field(16, ge=1)
+    """Event requests that are processed at a time; the others wait, in order of arrival."""
 
 
 slot_taken: ContextVar[bool] = ContextVar("slot_taken", default=False)

@@ -19,7 +19,7 @@ from tests.support.alert_cases import CASES, Case, Levels
 from tests.support.monitors import tool
 from tests.support.paths import ROOT
 
-RUNBOOK = ROOT / "monitoring" / "README.md"
+RUNBOOK = ROOT / "docs" / "alerts.md"
 
 
 def run(*command: str | Path) -> str:
@@ -141,6 +141,7 @@ def test_own_values_override_defaults_and_wrong_values_are_refused(
 
 
 def test_every_alert_links_its_section_in_the_runbook(values: AlertValues) -> None:
+    assert values.runbook == str(RUNBOOK.relative_to(ROOT))
     text = RUNBOOK.read_text("utf-8")
     found = dict(re.findall(r"^### (\w+)\n\n(.+?)(?=\n\n|\Z)", text, re.MULTILINE | re.DOTALL))
     assert set(found) == {alert.name for alert in alerts(values)}
