@@ -1,5 +1,7 @@
 .DEFAULT_GOAL := help
-PYTHON ?= python3.11
+# The first Python here that Ray has a build for; the tests run on 3.11.
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$name && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= serve_config.yaml
@@ -16,6 +18,8 @@ help: ## This list
 
 # torch first and alone: its exact version keeps pip from choosing a CUDA build of several GB.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || \
+		{ echo "error: no Python from 3.11 to 3.13 found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0

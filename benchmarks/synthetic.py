@@ -13,7 +13,6 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import torch
-from rich.console import Console
 
 from deployments.artifact.reader import Artifact
 from deployments.artifact.writer import ArtifactWriter
@@ -24,6 +23,7 @@ from deployments.models.features.ranking_features import feature_names
 from deployments.stages.candidates import CandidateConfig
 from deployments.stages.scoring import WEIGHTS
 from graphs.config import CandidateArgs, Stages
+from graphs.console import output_console
 from graphs.evaluation.held_out import (
     MAX_REQUESTS,
     TOP,
@@ -120,7 +120,7 @@ def write(out: str, size: Size, seed: int = 1) -> Artifact:
         )
         writer.tensors(WEIGHTS, _ranker(size, len(feature_names(names, [], attributes))))
         writer.table(HISTORIES, _histories(rng, size))
-        package(writer, _held_out(writer.preview(), rng), combinations("compiled", "auto"), Console())
+        package(writer, _held_out(writer.preview(), rng), combinations("compiled", "auto"), output_console())
     return Artifact.open(out)
 
 

@@ -28,8 +28,9 @@ def read(path: str | Path) -> Any:
     try:
         return yaml.safe_load(Path(path).read_text("utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name an existing file") from None
-    except yaml.YAMLError as error:
+        here = "" if Path(path).is_absolute() else f", or run this in the checkout of rayfunnel, not in {Path.cwd()}"
+        raise ConfigError(f"{path}: {error.strerror}; name an existing file{here}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 

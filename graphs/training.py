@@ -13,7 +13,6 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deployments.artifact.reader import Artifact
@@ -22,6 +21,7 @@ from deployments.assembly import HISTORIES
 from deployments.models.backends.parity_gate import may_serve
 from deployments.stages.scoring import WEIGHTS
 from graphs.config import RecommenderArgs
+from graphs.console import output_console
 from graphs.data.dataset import Dataset, load_dataset
 from graphs.data.splits import check_trainable, temporal_split
 from graphs.evaluation import baselines
@@ -46,7 +46,7 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
     """
     began = time.perf_counter()
     torch.use_deterministic_algorithms(True)  # else the order of gradient sums depends on the threads
-    console = Console()
+    console = output_console()
     stages = config.stages
     dataset = load_dataset(data, config.store)
     check_trainable(dataset, stages.candidates.config.n_candidates)

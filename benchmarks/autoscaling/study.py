@@ -17,7 +17,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from scipy import stats
 
 from benchmarks.autoscaling.limits import limits
@@ -28,6 +27,7 @@ from cluster.simulator.results import Run
 from cluster.simulator.simulator import Scaler, simulate
 from cluster.simulator.traces import Trace, make
 from graphs.commands.simulate import base_replicas, example_funnel
+from graphs.console import output_console
 from graphs.evaluation.results_file import write_section
 
 TUNING, HELD_OUT = tuple(range(1, 11)), tuple(range(101, 111))
@@ -242,7 +242,7 @@ def _scenario(study: Study, head: str) -> str:
 
 def autoscaling(out: str, budget: int, only: str, command: str) -> None:
     """Runs the study and writes its section."""
-    console = Console(stderr=True)
+    console = output_console(stderr=True)
     head = (
         f"`{command}`. {budget} random configurations per policy on {FIRST} tuning seeds (best static: "
         f"{STATIC_STEPS} steps), the best {FINALISTS} on {len(TUNING)}; {len(HELD_OUT)} held-out seeds, base "

@@ -7,8 +7,6 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmarks.serving.open_loop import open_loop
 from benchmarks.serving.workloads import bodies
 from deployments.artifact.reader import Artifact
@@ -22,16 +20,16 @@ def traffic(config: str, url: str, rate: float, seconds: float, new: float, n: i
 
     Every half minute it prints the result of the load and the signals in DRIFT.
     """
-    console = Console(highlight=False, soft_wrap=True)
     artifact = Artifact.open(recommender_args(load(config)).artifact)
     with tempfile.TemporaryDirectory() as folder:
         lines = bodies(artifact, Path(folder), zipf=0, new=new, n=n)
         pieces = max(1, round(seconds / _PIECE_S))
         for piece in range(pieces):
             seen = open_loop(url, lines, rate, seconds / pieces, seed=piece)
-            console.print(
+            print(
                 f"{seen.per_second:.0f} requests/s in full, p50 {seen.p50_ms:.1f} ms, p99 {seen.p99_ms:.1f} ms, "
-                f"{seen.errors} errors, {seen.degraded} degraded; {_drift(url)}"
+                f"{seen.errors} errors, {seen.degraded} degraded; {_drift(url)}",
+                flush=True,
             )
 
 

@@ -1,4 +1,4 @@
 """The commands that are no flow, one file each: serve, evaluate, package, drift_reference, kuberay, gpu_plan (with
 gpu_footprint), simulate, docs.
-`graphs/__main__.py` parses the arguments and calls them: start there. May import all of graphs.
+`graphs/command_line` has their options and calls them: start there. May import all of graphs.
 """

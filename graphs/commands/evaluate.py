@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from deployments.artifact.reader import Artifact
 from graphs.config import RecommenderArgs
+from graphs.console import output_console
 from graphs.data.dataset import load_dataset
 from graphs.evaluation.evaluate import evaluate
 from graphs.evaluation.report import markdown, show
@@ -16,5 +15,5 @@ def evaluate_artifact(path: str, data: str, config: RecommenderArgs, out: str, c
     """Evaluates the artifact at `path` on `data`, prints the table and writes it to `out`. `command`: named there."""
     artifact = Artifact.open(path)
     result = evaluate(artifact, load_dataset(data, config.store), config.stages)
-    show(result, Console())
+    show(result, output_console())
     write_section(out, markdown(result, artifact.model_version, command))

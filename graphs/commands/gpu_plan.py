@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 from pydantic import Field
-from rich.console import Console
 from rich.table import Table
 
 from cluster.gpus.gpu_plan import GIB, MEMORY_GIB, MIB, MOST_GPUS, UNITS, Gpu, Need, Plan, StagePlan, plan, size
@@ -22,6 +21,7 @@ from deployments.replicas.gpu_share import CONTEXT_BYTES
 from graphs.commands import gpu_footprint
 from graphs.config import STAGES, RecommenderArgs, StageArgs, Strict, parse_args
 from graphs.config_file import RECOMMENDER, load, recommender_args
+from graphs.console import output_console
 from monitoring.deep_merge import deep_merge
 
 ASSUMED_COMPUTE = 0.25
@@ -94,7 +94,7 @@ def report(config_path: str, gpus: list[str], needs_path: str, out: str, merged:
     merged_config = apply_overlay(config, over)
     recommender = recommender_args(merged_config)  # checks that the result can be deployed
     assert recommender.artifact == args.artifact
-    console = Console()
+    console = output_console()
     console.print(_table(made, {need.stage: origin for need, origin in known}))
     console.print(_gpus(made))
     if not made.surge:

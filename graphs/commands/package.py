@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from deployments.artifact.reader import Artifact
 from deployments.artifact.writer import ArtifactWriter
 from deployments.errors import ConfigError
@@ -11,6 +9,7 @@ from deployments.models.backends import parity_gate
 from deployments.models.backends.precision import AnyPrecision
 from deployments.models.backends.selection import Backend, unsupported_reason
 from graphs.config import RecommenderArgs
+from graphs.console import output_console
 from graphs.data.dataset import load_dataset
 from graphs.evaluation.held_out import hold_out
 from graphs.fit.packaging import combinations, package
@@ -27,7 +26,7 @@ def repackage(path: str, data: str, config: RecommenderArgs, backend: Backend, p
     with ArtifactWriter(path) as writer:
         writer.copy_from(Artifact.open(path))
         held_out = hold_out(writer.preview(), load_dataset(data, config.store), config.stages)
-        package(writer, held_out, combinations(backend, precision), Console())
+        package(writer, held_out, combinations(backend, precision), output_console())
     artifact = Artifact.open(path)
     parity_gate.require_passed(artifact, backend, precision)
     return artifact

@@ -1,8 +1,11 @@
-"""`python -m graphs serve`: checks serve_config.yaml, then runs `serve run` with the flags of cluster/serve.env."""
+"""`python -m graphs serve`: checks serve_config.yaml, then runs `serve run` with the flags of cluster/serve.env.
+
+The command line replaces its process by this module, which stays beside `serve run` and imports nothing large. The
+check runs in a process of its own, which ends.
+"""
 
 from __future__ import annotations
 
-import importlib
 import os
 import resource
 import signal
@@ -11,11 +14,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
 from cluster import ENV_FILE
-from graphs.config_file import load, recommender_args
 
 MAXCONN = "RAY_SERVE_HAPROXY_MAXCONN"
 _FILES_PER_CONNECTION, _OTHER_FILES = 2.5, 100
@@ -41,29 +45,41 @@ def environment() -> dict[str, str]:
 
 
 def serve(path: str) -> int:
-    """Serves until interrupted; returns the exit status of `serve run`."""
-    config = load(path)
-    importlib.import_module("graphs.recommendation").check(recommender_args(config))
-    http = config.get("http_options", {})
-    url = f"http://127.0.0.1:{http.get('port', 8000)}"
-    command = [str(Path(sys.executable).with_name("serve")), "run", path]
+    """Serves until interrupted; returns the exit status of `serve run`, or that of the check if it fails."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
-    with subprocess.Popen(command, env=environment()) as process:  # noqa: S603 - our own interpreter's `serve`
+    check = [sys.executable, "-m", "graphs", "check", "--load", "--", path]
+    if status := _run(check, dict(os.environ)):
+        return status
+    http = yaml.safe_load(Path(path).read_text("utf-8")).get("http_options") or {}
+    command = [str(Path(sys.executable).with_name("serve")), "run", path]
+    return _run(command, environment(), f"http://127.0.0.1:{http.get('port', 8000)}")
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], url: str = "") -> int:
+    """Runs `command` until it ends; returns its exit status. `url`: of the server that it starts."""
+    with subprocess.Popen(command, env=environment) as process:  # noqa: S603 - our own interpreter, or its `serve`
         signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
         try:
-            for state in _until_ready(process, url):
+            if url and (state := _wait_until_ready(process, url)):
                 print(state, flush=True)
             return process.wait()
-        except KeyboardInterrupt:  # the terminal sends SIGINT to `serve run` as well
+        except KeyboardInterrupt:  # the terminal sends SIGINT to the command as well
             return process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _until_ready(process: subprocess.Popen[bytes], url: str) -> Iterator[str]:
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> str:
+    """The line for the terminal once the application is ready; empty if `process` ended before."""
     began = time.monotonic()
     while process.poll() is None:
         try:
             with urllib.request.urlopen(f"{url}/v1/health/ready", timeout=5):  # noqa: S310 - our own http:// address
-                yield f"rayfunnel is ready after {time.monotonic() - began:.0f} s: {url}/ (API: {url}/docs)"
-                return
+                return f"rayfunnel is ready after {time.monotonic() - began:.0f} s: {url}/ (API: {url}/docs)"
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1]))

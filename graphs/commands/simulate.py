@@ -9,7 +9,6 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from cluster.autoscaling.capacity import StageSpec, capacities, round_up
@@ -21,6 +20,7 @@ from cluster.simulator.results import Run
 from cluster.simulator.simulator import Scaler, simulate
 from cluster.simulator.traces import Trace, make
 from deployments.errors import ConfigError
+from graphs.console import output_console
 
 Maker = Callable[[SimulatedFunnel, Trace], Scaler]
 
@@ -91,7 +91,7 @@ def report(trace: str, policies: Sequence[str], rate: float, startup_s: float, s
     start = base_replicas(funnel, float(load.rates[0]))
     runs = {name: simulate(load, make_(funnel, load), funnel, seed, start) for name, make_ in makers.items()}
     least = runs.get("oracle") or simulate(load, Oracle(load, funnel), funnel, seed, start)
-    Console().print(_table(load, runs, least))
+    output_console().print(_table(load, runs, least))
     if out:
         _plot(load, runs, out)
 

@@ -81,7 +81,7 @@ class Cluster:
         self._api = httpx.Client(base_url=f"http://127.0.0.1:{self._dashboard_port}/api/serve", timeout=60)
         self._deployed: Config | None = None
         first = free_range(DIRECT_PORTS)
-        self._environment = environment() | {
+        self.environment = environment() | {
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
@@ -92,7 +92,7 @@ class Cluster:
             # tests' clients: what comes on a kept connection just as the old replica closes it is lost.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
         }
-        self._environment |= flags or {}
+        self.environment |= flags or {}
 
     def __enter__(self) -> Self:
         options = {
@@ -104,7 +104,7 @@ class Cluster:
             "object-store-memory": 100_000_000,
             "temp-dir": self._folder,
         } | self._shares
-        self._process = self._start("--head", options, self._environment)
+        self._process = self._start("--head", options, self.environment)
         wait_for("the cluster's dashboard", lambda: self._running() and self._api.get("/applications/").is_success)
         return self
 
@@ -132,7 +132,7 @@ class Cluster:
             "temp-dir": self._folder,
         }
         name = f"{self.gcs_port}/{len(self._nodes) + 1}"
-        process = self._start(f"--address={self.address}", options, self._environment | {"RAYFUNNEL_NODE": name})
+        process = self._start(f"--address={self.address}", options, self.environment | {"RAYFUNNEL_NODE": name})
         self._nodes.append(Node(process, f"RAYFUNNEL_NODE={name}\0"))
         wait_for("the node's sockets", lambda: set(sockets.glob("plasma_store*")) - before)
         return self._nodes[-1]
@@ -169,7 +169,7 @@ class Cluster:
     @property
     def mark(self) -> str:
         """An entry that only this cluster's processes have in their environment."""
-        return f"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT={self._environment['RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT']}\0"
+        return f"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT={self.environment['RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT']}\0"
 
     @property
     def metrics_targets(self) -> Path:
