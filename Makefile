@@ -11,7 +11,7 @@ VALUES ?= monitoring/alerts/laptop.yaml
 
 UNIT := not cluster and not trained and not server and not long
 
-.PHONY: help serve monitor train check unit test e2e-long lint format bench docs clean
+.PHONY: help serve monitor train check unit test e2e-long fuzz lint format bench docs clean
 
 help: ## This list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -50,6 +50,9 @@ test: $(VENV)/.installed ## All that users run, without a GPU, and the coverage 
 # 5: pytest found no test with the mark.
 e2e-long: $(VENV)/.installed ## End-to-end tests that take longer
 	$(BIN)/python -m pytest -m long || test $$? -eq 5
+
+fuzz: $(VENV)/.installed ## 100,000 connections, good and bad, by the HTTP fast path and by uvicorn alone
+	FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -q -p no:logging tests/deployments/api/fast_path/test_differential.py
 
 lint: $(VENV)/.installed ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from deployments.api.http import HttpConfig
 from deployments.api.operations import Recommender
 from tests.support.http_server import http_server
 
+pytestmark = pytest.mark.server
 EXAMPLES = 50
 LOST_IN_SCHEMAS = ("none is in the catalogue", "is greater than lte")
 """Why a body that its schema allows may still be refused with 422: which items there are is no schema's business, and
