@@ -74,11 +74,14 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _keep_one_request_id(self) -> None:
-        given = [value.strip(_BLANK) for name, value in self.headers if name == b"x-request-id"]
-        if given:
-            self.headers[:] = [header for header in self.headers if header[0] != b"x-request-id"]
-        request_id = given[0] if len(given) == 1 and sane_request_id(given[0]) else new_id().encode()
+        request_id = self._own_request_id()
+        self.headers[:] = [header for header in self.headers if header[0] != b"x-request-id"]
         self.headers.append((b"x-request-id", request_id))
+
+    def _own_request_id(self) -> bytes:
+        """The id that the caller gave the latest request, if it is a sane one; else a new one."""
+        given = [value.strip(_BLANK) for name, value in self.headers or () if name == b"x-request-id"]
+        return given[0] if len(given) == 1 and sane_request_id(given[0]) else new_id().encode()
 
     def send_400_response(self, msg: str) -> None:
         self._fault = self._fault or msg
@@ -93,8 +96,10 @@ class HttpProtocol(HttpToolsProtocol):
     def _end_with_400(self) -> None:
         cycle = self.cycle
         if cycle is None or cycle.response_complete or not cycle.response_started:
-            response = problem(MalformedRequest(self._fault))
-            self.write_response(response.status_code, response.raw_headers, bytes(response.body), close=True)
+            request_id = self._own_request_id()
+            response = problem(MalformedRequest(self._fault), request_id.decode())
+            headers = [*response.raw_headers, (b"x-request-id", request_id)]
+            self.write_response(response.status_code, headers, bytes(response.body), close=True)
         self.transport.close()
 
     def write_response(self, status: int, headers: Headers, body: bytes, close: bool) -> None:

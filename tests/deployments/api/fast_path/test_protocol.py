@@ -84,7 +84,9 @@ def test_a_bad_request_is_400_after_the_responses_before_it(bad: bytes, directly
         status, headers, body = await response(alone)
         assert (status, headers["connection"]) == (400, "close")
         assert headers["content-type"] == "application/problem+json"
-        assert json.loads(body)["title"] == "Malformed request"
+        problem = json.loads(body)
+        assert problem["title"] == "Malformed request"
+        assert problem["request_id"] == headers["x-request-id"]
         assert await alone[0].read() == b""
         await ask(after, ASK + ASK + bad + GET)
         funnel.may_answer.set()
