@@ -15,7 +15,12 @@ from tests.support.ray_cluster import Cluster
 from tests.support.serve_config import Config, changed
 
 ORDER = (
-    ("logs", "drift", "alerts"),  # `observed`; a young cluster: Ray's metrics page grows with every replica there was
+    (
+        "logs",
+        "doors",
+        "drift",
+        "alerts",
+    ),  # `observed`; a young cluster: Ray's metrics page grows with every replica there was
     # serve_config.yaml as it is
     ("api", "bad_config", "bad_requests", "overload", "crashes", "metrics", "redeploys"),
     ("serve_command", "autoscaling", "shards", "external_redis", "gpus", "nodes"),  # each its own
@@ -23,6 +28,8 @@ ORDER = (
 
 
 HERE = Path(__file__).parent
+SHOP = "https://shop.example"
+"""The origin whose pages may call the application that is `observed`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -88,7 +95,8 @@ def observed(cluster: Cluster, config: Config, drift_folder: Path) -> Cluster:
         "deep": {"every_s": 10, "rows": 50, "folder": str(drift_folder)},
     }
     logs = {"success_share": 1.0, "most_per_s": 0}
-    cluster.deploy(changed(config, drift=drift, logs=logs, stages__scoring__max_replicas=1))
+    http = {"cors": {"origins": [SHOP]}}
+    cluster.deploy(changed(config, drift=drift, logs=logs, http=http, stages__scoring__max_replicas=1))
     return cluster
 
 
