@@ -52,7 +52,7 @@ e2e-long: $(VENV)/.installed ## End-to-end tests that take longer
 	$(BIN)/python -m pytest -m long || test $$? -eq 5
 
 fuzz: $(VENV)/.installed ## 100,000 connections, good and bad, by the HTTP fast path and by uvicorn alone
-	FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -q -p no:logging tests/deployments/api/fast_path/test_differential.py
+	FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -q -p no:logging --timeout=0 tests/deployments/api/fast_path/test_differential.py
 
 lint: $(VENV)/.installed ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
