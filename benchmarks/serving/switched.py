@@ -24,20 +24,21 @@ FILE = "RAYFUNNEL_BENCH_SWITCHES"
 _POLL_S = 0.05
 
 
-def _linger(pipeline: Pipeline, on: bool) -> None:
+def _linger(ingress: SwitchedIngress, on: bool) -> None:
+    pipeline = ingress.pipeline
     pipeline._batcher._linger_s = pipeline._batching.linger_ms / 1e3 if on else 0.0
 
 
-def _join(pipeline: Pipeline, on: bool) -> None:
+def _join(ingress: SwitchedIngress, on: bool) -> None:
     pipeline_module.JOIN_WITHIN_S = _JOIN_WITHIN_S if on else -1.0
 
 
-def _late_batches(pipeline: Pipeline, on: bool) -> None:
+def _late_batches(ingress: SwitchedIngress, on: bool) -> None:
     setattr(pipeline_module, "skip_batch", skip_batch if on else lambda *_: False)  # noqa: B010
 
 
-def _adaptive_limit(pipeline: Pipeline, on: bool) -> None:
-    limit = pipeline.limit
+def _adaptive_limit(ingress: SwitchedIngress, on: bool) -> None:
+    limit = ingress.pipeline.limit
     if on:
         limit.__dict__.pop("observe_wait", None)
     else:
@@ -45,12 +46,17 @@ def _adaptive_limit(pipeline: Pipeline, on: bool) -> None:
         limit.observe_wait = lambda *_: None  # type: ignore[method-assign]
 
 
+def _fast_path(ingress: SwitchedIngress, on: bool) -> None:
+    ingress.fast_path.routes = ingress.learned_routes if on else {}
+
+
 _JOIN_WITHIN_S = pipeline_module.JOIN_WITHIN_S
-MECHANISMS: dict[str, Callable[[Pipeline, bool], None]] = {
+MECHANISMS: dict[str, Callable[[SwitchedIngress, bool], None]] = {
     "linger": _linger,
     "join": _join,
     "late-batches": _late_batches,
     "adaptive-limit": _adaptive_limit,
+    "fast-path": _fast_path,
 }
 """How each mechanism is switched."""
 
@@ -70,11 +76,12 @@ class SwitchedIngress(Ingress):
 
     async def __init__(self, *args: Any, **stages: Any) -> None:  # type: ignore[misc]
         await super().__init__(*args, **stages)  # type: ignore[misc]
-        pipeline = self._recommender._pipeline
+        self.pipeline: Pipeline = self._recommender._pipeline
+        self.fast_path, self.learned_routes = self._fast_path, self._fast_path.routes
 
         def switch(off: set[str]) -> None:
             for name, mechanism in MECHANISMS.items():
-                mechanism(pipeline, name not in off)
+                mechanism(self, name not in off)
 
         threading.Thread(target=_poll, args=(switch,), daemon=True).start()
 

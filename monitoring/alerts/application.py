@@ -65,6 +65,15 @@ def _traffic(values: AlertValues) -> list[Alert]:
             summary=f"The stage {stage} runs on the backend {{{{ $labels.backend }}}}, not on the configured one",
             description=f"{{{{ $value | humanize }}}} batches in the last {w}.",
         ),
+        Alert(
+            name="RayfunnelFastPathOff",
+            expr="rayfunnel_fast_path_off > 0",
+            for_=traffic.for_,
+            severity="ticket",
+            concern="quality",
+            summary="Ingress replicas run without the HTTP fast path",
+            description="{{ $value | humanize }} replicas; requests cost more CPU, and refusals too.",
+        ),
     ]
 
 

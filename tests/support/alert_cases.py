@@ -288,6 +288,7 @@ CASES = [
         {'up{instance="ray:8080",job="ray"}': 1},
         (),
     ),
+    _gauge("RayfunnelFastPathOff", "rayfunnel_fast_path_off", 0, 1, 0, value="1"),
     _gauge("RayfunnelHubDown", "rayfunnel_hub_up", 1, 0, 1),
     Case(
         "RayfunnelDeploymentSilent",

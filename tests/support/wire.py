@@ -85,7 +85,7 @@ async def _settle(transport: RecordingTransport) -> None:
 
 
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
-_OWN = re.compile(rb"(date: [^\r]*\r\n|\b[0-9a-f]{32}\b)")
+_OWN = re.compile(rb"(date: [^\r]*\r\n|\b[0-9a-f]{32}\b)", re.IGNORECASE)
 
 
 def _responses(written: bytes) -> list[bytes]:
