@@ -16,6 +16,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, DeploymentActorConfig, RequestRouterConfig
 
+from deployments.api.access import load_checks
 from deployments.artifact.reader import Artifact
 from deployments.assembly import FunnelConfig
 from deployments.errors import ArtifactError, ConfigError, Overloaded, StoreUnavailable
@@ -134,6 +135,7 @@ def check(config: RecommenderArgs) -> None:
     Raises:
         ConfigError: the artifact is missing, altered or unfit for the configuration, or `redis_url` can't be reached.
     """
+    load_checks(config.http.checks)
     artifact = Artifact.open(config.artifact)
     for name, (_, stage) in STAGES.items():
         own = getattr(config.stages, name).config

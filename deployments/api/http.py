@@ -26,7 +26,7 @@ from starlette.types import Message, Receive, Scope, Send
 from deployments.api import openapi
 from deployments.api.access import AccessChain, CorsConfig, Head
 from deployments.api.content_encoding import decoded
-from deployments.api.fast_path.connection import Routes
+from deployments.api.fast_path.connection import Routes, operation_of
 from deployments.api.response_schemas import EventsResponse, RankResponse, RecommendResponse, SimilarResponse
 from deployments.api.responses import problem
 from deployments.api.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
@@ -75,6 +75,7 @@ class HttpOperations(Protocol):
     async def metrics(self) -> bytes: ...
     def example_users(self) -> list[str]: ...
     def filter_schema(self) -> dict[str, Any]: ...
+    def refused_at_the_door(self, operation: str, request_id: str, status: int) -> None: ...
 
 
 Operation = Callable[[bytes], Awaitable[dict[str, Any]]]
@@ -89,7 +90,7 @@ def make_app(
     operations: HttpOperations, config: HttpConfig, access: AccessChain, routes: Routes | None = None
 ) -> HttpApp:
     """The ASGI application. `routes`: those of the fast path before it."""
-    app = HttpApp(config.max_body_bytes, access, routes if config.direct else None)
+    app = HttpApp(config.max_body_bytes, access, operations.refused_at_the_door, routes if config.direct else None)
     app.add_exception_handler(FunnelError, _funnel_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
@@ -201,6 +202,17 @@ def _with_headers(send: Send, headers: Sequence[tuple[bytes, bytes]]) -> Send:
     return send_more
 
 
+def _counted(send: Send, refused: Callable[[int], None]) -> Send:
+    """Calls `refused` with a status of 4xx or 500. (503 is what health checks of a server that starts are told.)"""
+
+    async def send_counted(message: Message) -> None:
+        if message["type"] == "http.response.start" and 400 <= message["status"] <= 500:
+            refused(message["status"])
+        await send(message)
+
+    return send_counted
+
+
 def _without_body(send: Send) -> Send:
     """For HEAD: the headers of GET, and no body."""
 
@@ -234,10 +246,16 @@ class HttpApp(FastAPI):
     an operation to `routes`, those of the fast path, when Serve has routed a request for it here.
     """
 
-    def __init__(self, max_body_bytes: int, access: AccessChain, routes: Routes | None = None) -> None:
+    def __init__(
+        self,
+        max_body_bytes: int,
+        access: AccessChain,
+        refused: Callable[[str, str, int], None],
+        routes: Routes | None = None,
+    ) -> None:
         super().__init__(title="rayfunnel", summary="Recommendations from a funnel of stages on Ray Serve.")
         self.operations: dict[str, tuple[Operation, int]] = {}
-        self._access = access
+        self._access, self._refused = access, refused
         self._max_body_bytes = max_body_bytes
         self._fast_routes = routes
 
@@ -251,16 +269,17 @@ class HttpApp(FastAPI):
         incoming_request_id.set(head.request_id)
         if headers := self._access.response_headers(head):
             send = _with_headers(send, headers)
+        refused = functools.partial(self._refused, operation_of(path), head.request_id)
         if answer := self._access.enter(head):
-            await answer(scope, receive, send)
+            await answer(scope, receive, _counted(send, refused))
         elif self._too_large(scope):
-            await problem(BodyTooLarge(self._max_body_bytes))(scope, receive, send)
+            await problem(BodyTooLarge(self._max_body_bytes))(scope, receive, _counted(send, refused))
         elif head.method == "POST" and path in self.operations:
             await self._operate(path, head, scope, receive, send)
         elif head.method == "HEAD":
-            await super().__call__({**scope, "method": "GET"}, receive, _without_body(send))
+            await super().__call__({**scope, "method": "GET"}, receive, _without_body(_counted(send, refused)))
         else:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, _counted(send, refused))
 
     async def _operate(self, path: str, head: Head, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -268,7 +287,7 @@ class HttpApp(FastAPI):
         except ClientDisconnect:
             return
         except BodyTooLarge as error:
-            response = problem(error)
+            response = self._refusal(path, head, error)
         else:
             self._add_fast_route(scope, path)
             response = await self._answer(path, body, head)
@@ -283,21 +302,29 @@ class HttpApp(FastAPI):
         """For the fast path, whose requests have passed the access chain."""
         incoming_request_id.set(head.request_id)
         if len(body) > self._max_body_bytes:
-            return problem(BodyTooLarge(self._max_body_bytes))
+            return self._refusal(path, head, BodyTooLarge(self._max_body_bytes))
         return await self._answer(path, body, head)
 
     async def _answer(self, path: str, body: bytes, head: Head) -> Response:
         operation, status = self.operations[path]
         incoming_trace.set(trace_of(head.headers))
-        try:
-            if encoding := head.get(b"content-encoding"):
+        if encoding := head.get(b"content-encoding"):
+            try:
                 body = decoded(body, encoding, self._max_body_bytes)
+            except FunnelError as error:
+                return self._refusal(path, head, error)
+        try:
             return _json(await operation(body), status)
         except FunnelError as error:
             return problem(error)
         except Exception as error:
             log.exception("%s failed", path)
             return await _bug(None, error)
+
+    def _refusal(self, path: str, head: Head, error: FunnelError) -> Response:
+        """The answer to a request that no operation has seen."""
+        self._refused(operation_of(path), head.request_id, error.status)
+        return problem(error)
 
     def _too_large(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:

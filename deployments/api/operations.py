@@ -134,6 +134,7 @@ class Recommender:
         names = [found.sources[s] for s in found.source_BK[0][kept]]
         scores = found.retrieval_scores_BK[0][kept].tolist()
         record.degraded = missing_shards("similar", found)
+        self.replica_metrics.answer(record.degraded)
         return {
             "request_id": record.request_id,
             "item_id": request.item_id,
@@ -149,11 +150,16 @@ class Recommender:
         self.request_log.ended(RequestLogContext(operation, request_id), error.status, 0.0, error)
         return error
 
+    def refused_at_the_door(self, operation: str, request_id: str, status: int) -> None:
+        """Counts and logs a request that was refused with `status` before any operation saw it."""
+        self.replica_metrics.refused(operation, status)
+        self.request_log.ended(RequestLogContext(operation, request_id), status, 0.0)
+
     def count_refusal(self, operation: str) -> None:
         """Counts a request of `operation` that its limit refused."""
         limit = self.limits[operation]
         self.replica_metrics.shed(limit.reason)
-        self.replica_metrics.refused(operation)
+        self.replica_metrics.refused(operation, Overloaded.status)
         if limit is self._pipeline.limit:
             self._pipeline.count_refusal()
 

@@ -54,9 +54,9 @@ class ReplicaMetrics:
         self._of(m.REQUESTS, operation=operation, status=str(status)).inc()
         self._of(m.LATENCY, operation=operation).observe(seconds)
 
-    def refused(self, operation: str) -> None:
+    def refused(self, operation: str, status: int) -> None:
         """One request was refused unread; its time is not counted, as it would distort the latency."""
-        self._of(m.REQUESTS, operation=operation, status="503").inc()
+        self._of(m.REQUESTS, operation=operation, status=str(status)).inc()
 
     def fast_path_off(self) -> None:
         """This ingress replica has no HTTP fast path."""

@@ -44,6 +44,16 @@ def test_head_body_log_line_and_trace_carry_one_request_id(observed: Cluster, pa
         assert refused.headers.get_list("x-request-id") == [refused.json()["request_id"]]
 
 
+def test_what_no_operation_sees_has_its_line_too(observed: Cluster) -> None:
+    asked = [("/v1/nowhere", {}, 404), ("/v1/recommend", {"content": bytes(2_000_000)}, 413)]
+    for path, sent, status in asked:
+        answer = observed.client.post(path, **sent)
+        assert answer.status_code == status
+        request_id = answer.json()["request_id"]
+        line = wait_for("the request's line", lambda: request_lines(observed).get(request_id))  # noqa: B023
+        assert line["http.response.status_code"] == status
+
+
 @PATHS
 def test_pages_of_the_configured_origin_may_read_answers_and_refusals(observed: Cluster, path: str) -> None:
     preflight = {

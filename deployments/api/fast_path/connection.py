@@ -22,13 +22,23 @@ from starlette.responses import Response
 from deployments.api.access import AccessChain, Head
 from deployments.api.fast_path.protocol import HttpProtocol
 from deployments.api.responses import problem
-from deployments.errors import BodyTooLarge, FunnelError, Overloaded
+from deployments.errors import BodyTooLarge, FunnelError, MalformedRequest, Overloaded
 from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit, slot_taken
 from deployments.pipeline.overload.refusal_pacing import RefusalPacer
 from deployments.pipeline.request import came_at
 
 OPERATIONS = {b"recommend": "recommend", b"rank": "rank", b"similar": "similar", b"events": "record_events"}
 """Last part of a target → the operation."""
+
+OTHER = "other"
+"""The operation of every other request, in metrics and log lines."""
+
+
+def operation_of(path: str) -> str:
+    """The operation at a path below the route prefix."""
+    prefix, _, name = path.rpartition("/v1/")
+    return OTHER if prefix else OPERATIONS.get(name.encode(), OTHER)
+
 
 Routes = dict[bytes, Callable[[bytes, Head], Awaitable[Response]]]
 """Target of a request → the handler of its body and head."""
@@ -42,6 +52,7 @@ class BoundedOperations(Protocol):
     @property
     def limits(self) -> Mapping[str, ConcurrencyLimit]: ...
     def refuse_unread(self, operation: str, request_id: str) -> Overloaded: ...
+    def refused_at_the_door(self, operation: str, request_id: str, status: int) -> None: ...
 
 
 class FastPath:
@@ -143,10 +154,12 @@ class FastPathConnection(HttpProtocol):
         """The response to `request` is next on the connection."""
         self._turn = request
         fast_path = self._fast_path
-        if answer := fast_path.access.enter(request.head):
-            self._respond(answer)
-        elif _content_length(request.head) > fast_path.max_body_bytes:
-            self._respond(problem(BodyTooLarge(fast_path.max_body_bytes), request.head.request_id))
+        refusal = fast_path.access.enter(request.head)
+        if not refusal and _content_length(request.head) > fast_path.max_body_bytes:
+            refusal = problem(BodyTooLarge(fast_path.max_body_bytes), request.head.request_id)
+        if refusal:
+            self._count_refused(request.operation, request.head.request_id, refusal.status_code)
+            self._respond(refusal)
         elif fast_path.operations.limits[request.operation].full:
             self._refuse(request)
         else:
@@ -215,6 +228,12 @@ class FastPathConnection(HttpProtocol):
         if not request.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def _count_refused(self, operation: str, request_id: str, status: int) -> None:
+        self._fast_path.operations.refused_at_the_door(operation, request_id, status)
+
+    def refused_malformed(self, request_id: str) -> None:
+        self._count_refused(OTHER, request_id, MalformedRequest.status)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if request := self._turn:

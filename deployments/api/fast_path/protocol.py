@@ -100,7 +100,11 @@ class HttpProtocol(HttpToolsProtocol):
             response = problem(MalformedRequest(self._fault), request_id.decode())
             headers = [*response.raw_headers, (b"x-request-id", request_id)]
             self.write_response(response.status_code, headers, bytes(response.body), close=True)
+            self.refused_malformed(request_id.decode())
         self.transport.close()
+
+    def refused_malformed(self, request_id: str) -> None:
+        """A request was refused with 400."""
 
     def write_response(self, status: int, headers: Headers, body: bytes, close: bool) -> None:
         """Writes a whole response."""

@@ -39,6 +39,16 @@ _DEGRADED = "rayfunnel_degraded_total"
 
 BOUNDS = (
     Bound(
+        bound="bytes of a body",
+        setting="http.max_body_bytes",
+        past_it="413, unread",
+        enforced_in="deployments/api/http.py",
+        metric="",
+        alert="",
+        kind="safety",
+        evidence=f"{_TESTS}/api/test_http.py::test_a_body_over_the_limit_is_413_with_and_without_content_length",
+    ),
+    Bound(
         bound="recommend and rank requests under way in an ingress replica",
         setting="batcher.most_under_way",
         past_it=(
@@ -111,16 +121,6 @@ BOUNDS = (
         evidence=(
             "tests/graphs/test_builders.py::test_serve_bounds_the_requests_of_an_ingress_replica_above_our_own_limits"
         ),
-    ),
-    Bound(
-        bound="bytes of a body",
-        setting="http.max_body_bytes",
-        past_it="413, unread",
-        enforced_in="deployments/api/http.py",
-        metric="",
-        alert="",
-        kind="safety",
-        evidence=f"{_TESTS}/api/test_http.py::test_a_body_over_the_limit_is_413_with_and_without_content_length",
     ),
     Bound(
         bound="seconds between the deadlines of equal requests in the queue",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,10 @@ from deployments.api.http import HttpApp, HttpConfig, make_app
 from deployments.api.operations import Recommender
 from deployments.errors import ConfigError, Forbidden, Unauthorized
 from deployments.store.memory import MemoryStore
+from monitoring.logs.ecs import FIELDS
 
 Build = Callable[..., Recommender]
+REQUESTS = "rayfunnel_requests_total"
 SHOP, OTHER = "https://shop.example", "https://other.example"
 PREFLIGHT = {"Origin": SHOP, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
 
@@ -27,6 +30,11 @@ def closed(head: Head) -> None:
 
 def broken(head: Head) -> None:
     raise KeyError("secret")
+
+
+def no_drift(head: Head) -> None:
+    if head.path.startswith("/v1/drift"):
+        raise Forbidden("not yours")
 
 
 def with_key(head: Head) -> None:
@@ -179,3 +187,28 @@ async def test_concurrent_requests_keep_their_own_ids(serve: Callable[..., HttpA
             *(asked.post("v1/recommend", json={"user_id": "u1"}, headers={"X-Request-ID": f"id{i}"}) for i in range(20))
         )
     assert [answer.json()["request_id"] for answer in answers] == [f"id{i}" for i in range(20)]
+
+
+async def test_what_is_refused_at_the_door_is_counted_once_and_has_a_line_with_its_id(
+    in_process: Build, store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    recommender = in_process(store)
+    app = make_app(recommender, HttpConfig(max_body_bytes=1024), AccessChain(checks=[no_drift]))
+    asked = [
+        ("POST", "/v1/recommend", {"content": b" " * 2000}, "recommend", 413),
+        ("POST", "/v1/events", {"content": b"{}", "headers": {"Content-Encoding": "br"}}, "record_events", 415),
+        ("GET", "/v1/drift", {}, "other", 403),
+        ("GET", "/nowhere", {}, "other", 404),
+        ("HEAD", "/v1/rank", {}, "rank", 405),
+    ]
+    with caplog.at_level(logging.INFO, "rayfunnel.requests"):
+        async with client(app) as callers:
+            for number, (method, path, sent, _, status) in enumerate(asked):
+                headers = sent.pop("headers", {}) | {"X-Request-ID": f"id{number}"}
+                assert (await callers.request(method, path, headers=headers, **sent)).status_code == status
+            assert (await callers.get("v1/health/ready")).status_code == 503, "not counted: it is no fault"
+    counted = {name: v for name, v in recommender.replica_metrics.snapshot().counters.items() if name[0] == REQUESTS}
+    assert counted == {(REQUESTS, (("operation", op), ("status", str(status)))): 1.0 for *_, op, status in asked}
+    lines = [getattr(record, FIELDS) for record in caplog.records if record.name == "rayfunnel.requests"]
+    assert [line["http.request.id"] for line in lines] == [f"id{number}" for number in range(len(asked))]
+    assert [line["http.response.status_code"] for line in lines] == [status for *_, status in asked]

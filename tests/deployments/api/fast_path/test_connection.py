@@ -45,6 +45,7 @@ class Funnel:
         )
         self.limits = {"recommend": ranking, "rank": ranking, "similar": similar, "record_events": events}
         self.refusals: list[str] = []
+        self.at_the_door: list[tuple[str, int]] = []
         self.asked = 0
         self.arrivals: list[float] = []
         self.may_answer = asyncio.Event()
@@ -68,6 +69,9 @@ class Funnel:
             self.given_up += 1
             raise
         return Response(b"direct", 201)
+
+    def refused_at_the_door(self, operation: str, request_id: str, status: int) -> None:
+        self.at_the_door.append((operation, status))
 
     def refuse_unread(self, operation: str, request_id: str) -> Overloaded:
         self.refusals.append(operation)

@@ -30,6 +30,7 @@ class Echo:
 
     def __init__(self) -> None:
         limit = ConcurrencyLimit(1000, "queue", "requests", "wait")
+        self.at_the_door: list[tuple[str, int]] = []
         self.limits = dict.fromkeys(("recommend", "rank", "similar", "record_events"), limit)
 
     async def answer(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]:
@@ -40,6 +41,9 @@ class Echo:
 
     def filter_schema(self) -> dict[str, Any]:
         return {}
+
+    def refused_at_the_door(self, operation: str, request_id: str, status: int) -> None:
+        self.at_the_door.append((operation, status))
 
     def refuse_unread(self, operation: str, request_id: str) -> Overloaded:
         raise AssertionError("there is room")

@@ -88,6 +88,7 @@ def test_a_bad_request_is_400_after_the_responses_before_it(bad: bytes, directly
         assert problem["title"] == "Malformed request"
         assert problem["request_id"] == headers["x-request-id"]
         assert await alone[0].read() == b""
+        assert funnel.at_the_door == [("other", 400)]
         await ask(after, ASK + ASK + bad + GET)
         funnel.may_answer.set()
         assert [(await response(after))[0] // 100 for _ in range(3)] == [2, 2, 4]
