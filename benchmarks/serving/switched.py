@@ -16,6 +16,7 @@ from unittest import mock
 from ray.serve import Application
 
 import deployments.pipeline.pipeline as pipeline_module
+from deployments.api.fast_path.connection import FastPathConnection
 from deployments.pipeline.overload.late_work import skip_batch
 from deployments.pipeline.pipeline import Pipeline
 from deployments.replicas.ingress import Ingress
@@ -47,9 +48,10 @@ def _adaptive_limit(ingress: SwitchedIngress, on: bool) -> None:
 
 
 def _fast_path(ingress: SwitchedIngress, on: bool) -> None:
-    ingress.fast_path.routes = ingress.learned_routes if on else {}
+    setattr(FastPathConnection, "_begin_fast_request", _begin_fast_request if on else lambda _: False)  # noqa: B010
 
 
+_begin_fast_request = FastPathConnection._begin_fast_request
 _JOIN_WITHIN_S = pipeline_module.JOIN_WITHIN_S
 MECHANISMS: dict[str, Callable[[SwitchedIngress, bool], None]] = {
     "linger": _linger,
@@ -77,7 +79,6 @@ class SwitchedIngress(Ingress):
     async def __init__(self, *args: Any, **stages: Any) -> None:  # type: ignore[misc]
         await super().__init__(*args, **stages)  # type: ignore[misc]
         self.pipeline: Pipeline = self._recommender._pipeline
-        self.fast_path, self.learned_routes = self._fast_path, self._fast_path.routes
 
         def switch(off: set[str]) -> None:
             for name, mechanism in MECHANISMS.items():

@@ -7,8 +7,10 @@ handle come from the cluster itself and are trusted.
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import string
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +26,8 @@ log = logging.getLogger("rayfunnel.http")
 
 LONGEST_REQUEST_ID = 128
 _REQUEST_ID = (string.ascii_letters + string.digits + "-_.:/+=@").encode()
+_LONGEST_LENGTH = 15
+"""Digits of a content length that is taken for a number."""
 _METHODS = ("GET", "HEAD", "POST")
 _REQUEST_HEADERS = ("authorization", "content-encoding", "traceparent", "x-request-id")
 _RESPONSE_HEADERS = ("X-Request-ID", "Retry-After")
@@ -57,6 +61,12 @@ class Head:
     def get(self, name: bytes) -> bytes:
         """The value of a header; those of several, joined by commas; empty: there is none."""
         return b", ".join([value for each, value in self.headers if each == name])
+
+    @property
+    def content_length(self) -> int:
+        """Bytes of the body that the head announces; 0: none."""
+        digits = self.get(b"content-length").strip(b" \t").lstrip(b"0")
+        return int(digits) if digits.isdigit() and len(digits) <= _LONGEST_LENGTH else len(digits) and sys.maxsize
 
     @property
     def request_id(self) -> str:
@@ -95,7 +105,8 @@ class AccessChain:
             return self._cors.preflight_response(Headers(raw=list(head.headers)))
         try:
             for check in self._checks:
-                check(head)
+                if (result := check(head)) is not None:
+                    raise TypeError(f"a check returns None or raises; it returned {type(result).__name__}")
         except FunnelError as error:
             return problem(error, head.request_id)
         except Exception as error:
@@ -105,12 +116,13 @@ class AccessChain:
 
     def response_headers(self, head: Head) -> list[tuple[bytes, bytes]]:
         """Headers that every response to this request must have."""
-        if not self._cors or _is_preflight(head) or not (origin := head.get(b"origin").decode("latin-1")):
+        if not self._cors or _is_preflight(head):
             return []
-        headers = dict(self._cors.simple_headers)
+        origin = head.get(b"origin").decode("latin-1")
+        headers = dict(self._cors.simple_headers) if origin else {}
         if not self._cors.allow_all_origins:
-            headers["Vary"] = "Origin"
-            if self._cors.is_allowed_origin(origin):
+            headers["Vary"] = "Origin"  # without an origin too: a cache must not give that answer to a page
+            if origin and self._cors.is_allowed_origin(origin):
                 headers["Access-Control-Allow-Origin"] = origin
         return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
 
@@ -138,6 +150,8 @@ def _load_check(name: str) -> Check:
         check = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"http.checks: {name!r} can't be imported ({error}); write module:callable") from None
-    if not callable(check):
-        raise ConfigError(f"http.checks: {name!r} is not callable; name a function of a request's head")
+    if not callable(check) or inspect.isclass(check):
+        raise ConfigError(f"http.checks: {name!r} is not a function; name one that takes a request's head")
+    if inspect.iscoroutinefunction(check) or inspect.iscoroutinefunction(getattr(check, "__call__", None)):  # noqa: B004
+        raise ConfigError(f"http.checks: {name!r} is async, so nothing would wait for it; write a plain function")
     return check  # type: ignore[no-any-return]

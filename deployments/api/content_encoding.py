@@ -6,6 +6,8 @@ import zlib
 
 from deployments.errors import BodyTooLarge, InvalidRequest, UnsupportedEncoding
 
+MOST_MEMBERS = 100
+"""gzip members of a body. Each costs a copy of what follows it, so more would take the event loop for seconds."""
 _GZIP = 31
 """zlib's `wbits` for the gzip format alone."""
 
@@ -27,7 +29,7 @@ def decoded(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
         raise UnsupportedEncoding(encoding.decode("latin-1"))
     inflated = bytearray()
     try:
-        while True:  # one gzip member after another (RFC 1952)
+        for _ in range(MOST_MEMBERS):  # one after another (RFC 1952)
             member = zlib.decompressobj(_GZIP)
             inflated += member.decompress(body, most_bytes + 1 - len(inflated))
             if len(inflated) > most_bytes:
@@ -36,5 +38,6 @@ def decoded(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
                 raise zlib.error("it ends too early")
             if not (body := member.unused_data):
                 return bytes(inflated)
+        raise zlib.error(f"more than {MOST_MEMBERS} members")
     except zlib.error as error:
         raise InvalidRequest([("body", f"Content-Encoding says gzip, but it is not valid gzip ({error})")]) from None

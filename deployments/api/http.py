@@ -26,7 +26,7 @@ from starlette.types import Message, Receive, Scope, Send
 from deployments.api import openapi
 from deployments.api.access import AccessChain, CorsConfig, Head
 from deployments.api.content_encoding import decoded
-from deployments.api.fast_path.connection import Routes, operation_of
+from deployments.api.fast_path.routes import Routes, operation_of
 from deployments.api.response_schemas import EventsResponse, RankResponse, RecommendResponse, SimilarResponse
 from deployments.api.responses import problem
 from deployments.api.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
@@ -50,7 +50,7 @@ class HttpConfig(BaseModel):
     demo: bool = True
     """Whether the page at / is served, and the routes that it reads: any user's history, by id."""
     max_body_bytes: int = Field(1_048_576, ge=1024)
-    """Larger bodies are refused with 413, unread."""
+    """Larger bodies are refused with 413. One that announces its length is not read, another up to the limit."""
     cors: CorsConfig | None = None
     """Which pages of other origins may call the API; none by default."""
     checks: tuple[str, ...] = ()
@@ -75,10 +75,11 @@ class HttpOperations(Protocol):
     async def metrics(self) -> bytes: ...
     def example_users(self) -> list[str]: ...
     def filter_schema(self) -> dict[str, Any]: ...
-    def refused_at_the_door(self, operation: str, request_id: str, status: int) -> None: ...
+    def refused_before_operation(self, operation: str, request_id: str, status: int) -> None: ...
 
 
-Operation = Callable[[bytes], Awaitable[dict[str, Any]]]
+Run = Callable[[bytes], Awaitable[dict[str, Any]]]
+"""An operation, from a body to its answer."""
 
 
 class _User(Body):
@@ -90,12 +91,12 @@ def make_app(
     operations: HttpOperations, config: HttpConfig, access: AccessChain, routes: Routes | None = None
 ) -> HttpApp:
     """The ASGI application. `routes`: those of the fast path before it."""
-    app = HttpApp(config.max_body_bytes, access, operations.refused_at_the_door, routes if config.direct else None)
+    app = HttpApp(config.max_body_bytes, access, operations.refused_before_operation, routes if config.direct else None)
     app.add_exception_handler(FunnelError, _funnel_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
 
-    def post(path: str, model: type[Body], operation: Operation, status: int, answer: type[BaseModel]) -> None:
+    def post(path: str, model: type[Body], operation: Run, status: int, answer: type[BaseModel]) -> None:
         app.operations[path] = operation, status
         app.add_api_route(
             path,
@@ -213,15 +214,6 @@ def _counted(send: Send, refused: Callable[[int], None]) -> Send:
     return send_counted
 
 
-def _without_body(send: Send) -> Send:
-    """For HEAD: the headers of GET, and no body."""
-
-    async def send_head(message: Message) -> None:
-        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
-
-    return send_head
-
-
 async def _funnel_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, FunnelError)
     return problem(error)
@@ -254,13 +246,16 @@ class HttpApp(FastAPI):
         routes: Routes | None = None,
     ) -> None:
         super().__init__(title="rayfunnel", summary="Recommendations from a funnel of stages on Ray Serve.")
-        self.operations: dict[str, tuple[Operation, int]] = {}
+        self.operations: dict[str, tuple[Run, int]] = {}
         self._access, self._refused = access, refused
         self._max_body_bytes = max_body_bytes
         self._fast_routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, if the access chain lets it in."""
+        if scope["type"] == "websocket":  # there is nothing to connect to
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
@@ -272,12 +267,13 @@ class HttpApp(FastAPI):
         refused = functools.partial(self._refused, operation_of(path), head.request_id)
         if answer := self._access.enter(head):
             await answer(scope, receive, _counted(send, refused))
-        elif self._too_large(scope):
+        elif head.content_length > self._max_body_bytes:
             await problem(BodyTooLarge(self._max_body_bytes))(scope, receive, _counted(send, refused))
         elif head.method == "POST" and path in self.operations:
             await self._operate(path, head, scope, receive, send)
         elif head.method == "HEAD":
-            await super().__call__({**scope, "method": "GET"}, receive, _without_body(_counted(send, refused)))
+            # As GET; uvicorn leaves the body out.
+            await super().__call__({**scope, "method": "GET"}, receive, _counted(send, refused))
         else:
             await super().__call__(scope, receive, _counted(send, refused))
 
@@ -325,12 +321,6 @@ class HttpApp(FastAPI):
         """The answer to a request that no operation has seen."""
         self._refused(operation_of(path), head.request_id, error.status)
         return problem(error)
-
-    def _too_large(self, scope: Scope) -> bool:
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                return not value.isdigit() or int(value[:20]) > self._max_body_bytes
-        return False
 
     async def _body(self, receive: Receive) -> bytes:
         body = bytearray()

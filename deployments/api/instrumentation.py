@@ -15,7 +15,8 @@ from monitoring.logs.context import RequestLogContext, log_context
 from monitoring.logs.request_log import RequestLog
 from monitoring.metrics.replica_metrics import ReplicaMetrics
 
-Body = bytes | Mapping[str, Any]
+RawBody = bytes | Mapping[str, Any]
+"""JSON, or a handle caller's dict."""
 
 
 class InstrumentedOperations(Protocol):
@@ -31,7 +32,7 @@ class InstrumentedOperations(Protocol):
 
 
 OperationsT = TypeVar("OperationsT", bound=InstrumentedOperations)
-Operation = Callable[[OperationsT, Body], Awaitable[dict[str, Any]]]
+Operation = Callable[[OperationsT, RawBody], Awaitable[dict[str, Any]]]
 
 
 def operation(success: int) -> Callable[[Operation[OperationsT]], Operation[OperationsT]]:
@@ -45,7 +46,7 @@ def operation(success: int) -> Callable[[Operation[OperationsT]], Operation[Oper
         name = method.__name__
 
         @functools.wraps(method)
-        async def run(self: OperationsT, body: Body) -> dict[str, Any]:
+        async def run(self: OperationsT, body: RawBody) -> dict[str, Any]:
             began, status = time.perf_counter() - max(0.0, time.time() - arrival()), 500
             failure: BaseException | None = None
             request = RequestLogContext(name)

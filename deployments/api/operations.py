@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from deployments.api.instrumentation import Body, operation
+from deployments.api.instrumentation import RawBody, operation
 from deployments.api.readiness import Readiness
 from deployments.api.responses import history, items, reasons
 from deployments.api.schemas import EventsRequest, Ranking, RankRequest, RecommendRequest, SimilarRequest, parse
@@ -83,7 +83,7 @@ class Recommender:
         self.readiness = Readiness(pipeline, store, model_version)
 
     @operation(200)
-    async def recommend(self, body: Body) -> dict[str, Any]:
+    async def recommend(self, body: RawBody) -> dict[str, Any]:
         """The n best items that the user has not seen yet."""
         request = parse(RecommendRequest, body)
         record = _record_of(request.user_id)
@@ -100,7 +100,7 @@ class Recommender:
         return self._response(record, request, await self._pipeline.ask(query))
 
     @operation(200)
-    async def rank(self, body: Body) -> dict[str, Any]:
+    async def rank(self, body: RawBody) -> dict[str, Any]:
         """The given items, best first; those not in the catalogue are listed in `unknown_item_ids`."""
         request = parse(RankRequest, body)
         record = _record_of(request.user_id)
@@ -118,7 +118,7 @@ class Recommender:
         return self._response(record, request, await self._pipeline.ask(query)) | {"unknown_item_ids": unknown}
 
     @operation(200)
-    async def similar(self, body: Body) -> dict[str, Any]:
+    async def similar(self, body: RawBody) -> dict[str, Any]:
         """Items similar to one item; the same for every caller."""
         request = parse(SimilarRequest, body)
         record = _record_of("")
@@ -150,7 +150,7 @@ class Recommender:
         self.request_log.ended(RequestLogContext(operation, request_id), error.status, 0.0, error)
         return error
 
-    def refused_at_the_door(self, operation: str, request_id: str, status: int) -> None:
+    def refused_before_operation(self, operation: str, request_id: str, status: int) -> None:
         """Counts and logs a request that was refused with `status` before any operation saw it."""
         self.replica_metrics.refused(operation, status)
         self.request_log.ended(RequestLogContext(operation, request_id), status, 0.0)
@@ -164,13 +164,13 @@ class Recommender:
             self._pipeline.count_refusal()
 
     @operation(202)
-    async def record_events(self, body: Body) -> dict[str, Any]:
+    async def record_events(self, body: RawBody) -> dict[str, Any]:
         """Stores events; returns once the store has them. Events of `unknown_item_ids` are stored, but no model has
         these items."""
         async with self._event_turns:
             return await self._record_events(body)
 
-    async def _record_events(self, body: Body) -> dict[str, Any]:
+    async def _record_events(self, body: RawBody) -> dict[str, Any]:
         request = parse(EventsRequest, body)
         _record_of("").events = len(request.events)
         now = time.time()

@@ -17,9 +17,9 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.api.access import AccessChain, load_checks
-from deployments.api.fast_path.connection import FastPath
 from deployments.api.fast_path.install import replacing_uvicorns
 from deployments.api.fast_path.listener import accept_all
+from deployments.api.fast_path.routes import FastPath
 from deployments.api.http import HttpConfig, make_app
 from deployments.artifact.reader import Artifact
 from deployments.assembly import FunnelConfig, assemble, seed

@@ -1,7 +1,7 @@
 """Fallback results for a stage that is late or fails: cheap, local, and without a model.
 
-profile → cold start; candidates → popular items; scoring → retrieval scores; ranking → score order. The pipeline calls
-them (pipeline/pipeline.py, `_fall_back`).
+profile → cold start; candidates → popular items; scoring → retrieval scores; ranking → score order.
+pipeline/stage_fallbacks.py calls them.
 """
 
 from __future__ import annotations

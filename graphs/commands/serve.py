@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -50,9 +51,16 @@ def serve(path: str) -> int:
     check = [sys.executable, "-m", "graphs", "check", "--load", "--", path]
     if status := _run(check, dict(os.environ)):
         return status
-    http = yaml.safe_load(Path(path).read_text("utf-8")).get("http_options") or {}
     command = [str(Path(sys.executable).with_name("serve")), "run", path]
-    return _run(command, environment(), f"http://127.0.0.1:{http.get('port', 8000)}")
+    return _run(command, environment(), _url(yaml.safe_load(Path(path).read_text("utf-8"))))
+
+
+def _url(content: Mapping[str, Any]) -> str:
+    """Where the application of this config file answers on this machine."""
+    port = (content.get("http_options") or {}).get("port", 8000)
+    applications = {app.get("import_path"): app for app in content["applications"]}
+    prefix = (applications.get("graphs.recommendation:build") or {}).get("route_prefix") or "/"
+    return f"http://127.0.0.1:{port}{prefix.rstrip('/')}"
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], url: str = "") -> int:
@@ -75,9 +83,15 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> str:
     while process.poll() is None:
         try:
             with urllib.request.urlopen(f"{url}/v1/health/ready", timeout=5):  # noqa: S310 - our own http:// address
-                return f"rayfunnel is ready after {time.monotonic() - began:.0f} s: {url}/ (API: {url}/docs)"
+                break
+        except urllib.error.HTTPError as error:
+            if error.code not in (404, 503):  # as where a check of yours wants a key
+                break
+            time.sleep(0.5)
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
+    if process.poll() is None:
+        return f"rayfunnel is ready after {time.monotonic() - began:.0f} s: {url}/ (API: {url}/docs)"
     return ""
 
 

@@ -12,9 +12,9 @@ import uvicorn
 import uvloop
 
 from deployments.api.access import AccessChain
-from deployments.api.fast_path.connection import FastPath
 from deployments.api.fast_path.install import replacing_uvicorns
 from deployments.api.fast_path.listener import accept_all
+from deployments.api.fast_path.routes import FastPath
 from deployments.api.http import HttpConfig, make_app
 from deployments.api.operations import Recommender
 from tests.deployments.api.fast_path.test_listener import listening

@@ -132,7 +132,9 @@ _EXTRAS = st.lists(
         b"Connection: Upgrade\r\nUpgrade: websocket", b"Accept: a,\r\n b", b"Bad : b", b": b", b"NoColon", b"A: \x00",
         b"A: b\rc", b"A: b\nC: d", b"Content-Encoding: gzip", b"Content-Encoding: br", b"Origin: http://shop.example",
         b"traceparent: 00-1", b"Content-Length: 17", b"Content-Length: 3", b"Content-Length: -1",
-        b"Transfer-Encoding: gzip, chunked", b"Large: " + b"y" * 9000,
+        b"Content-Length: 17 ",
+        b"Content-Length: " + b"0" * 5000 + b"17",
+        b"Transfer-Encoding: gzip, chunked", b"Authorization: nobody", b"Large: " + b"y" * 9000,
     ]),
     max_size=2,
 )  # fmt: skip

@@ -14,58 +14,19 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.responses import Response
 
-from deployments.api.access import AccessChain, Head
+from deployments.api.access import Head
 from deployments.api.fast_path.protocol import HttpProtocol
+from deployments.api.fast_path.routes import OPERATIONS, OTHER, FastPath, Handler
 from deployments.api.responses import problem
-from deployments.errors import BodyTooLarge, FunnelError, MalformedRequest, Overloaded
+from deployments.errors import BodyTooLarge, FunnelError, MalformedRequest
 from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit, slot_taken
-from deployments.pipeline.overload.refusal_pacing import RefusalPacer
 from deployments.pipeline.request import came_at
 
-OPERATIONS = {b"recommend": "recommend", b"rank": "rank", b"similar": "similar", b"events": "record_events"}
-"""Last part of a target → the operation."""
-
-OTHER = "other"
-"""The operation of every other request, in metrics and log lines."""
-
-
-def operation_of(path: str) -> str:
-    """The operation at a path below the route prefix."""
-    prefix, _, name = path.rpartition("/v1/")
-    return OTHER if prefix else OPERATIONS.get(name.encode(), OTHER)
-
-
-Routes = dict[bytes, Callable[[bytes, Head], Awaitable[Response]]]
-"""Target of a request → the handler of its body and head."""
-
 log = logging.getLogger("rayfunnel.http")
-
-
-class BoundedOperations(Protocol):
-    """What the fast path serves; `deployments.api.operations.Recommender`."""
-
-    @property
-    def limits(self) -> Mapping[str, ConcurrencyLimit]: ...
-    def refuse_unread(self, operation: str, request_id: str) -> Overloaded: ...
-    def refused_at_the_door(self, operation: str, request_id: str, status: int) -> None: ...
-
-
-class FastPath:
-    """The fast path of one ingress replica and its event loop."""
-
-    def __init__(self, operations: BoundedOperations, access: AccessChain, max_body_bytes: int) -> None:
-        self.operations, self.access, self.max_body_bytes = operations, access, max_body_bytes
-        self.routes: Routes = {}
-        self.pacer = RefusalPacer()
-
-    def protocol(self, **uvicorn: Any) -> FastPathConnection:
-        """A connection's protocol. `uvicorn`: the arguments of uvicorn's own."""
-        return FastPathConnection(self, **uvicorn)
 
 
 class FastRequest:
@@ -73,14 +34,14 @@ class FastRequest:
     reads and writes."""
 
     __slots__ = (
-        "body", "connection", "disconnected", "head", "keep_alive", "limit", "message_event", "more_body", "operation",
-        "refusing", "response_complete", "response_started", "slot", "target", "task",
+        "body", "connection", "disconnected", "handler", "head", "keep_alive", "message_event", "more_body",
+        "operation", "refusing", "response_complete", "response_started", "slot", "task",
     )  # fmt: skip
 
     def __init__(
-        self, connection: FastPathConnection, target: bytes, operation: str, head: Head, keep_alive: bool
+        self, connection: FastPathConnection, handler: Handler | None, operation: str, head: Head, keep_alive: bool
     ) -> None:
-        self.connection, self.target, self.operation, self.head = connection, target, operation, head
+        self.connection, self.handler, self.operation, self.head = connection, handler, operation, head
         self.keep_alive = keep_alive
         self.body, self.more_body = bytearray(), True
         self.disconnected = self.response_started = self.response_complete = False
@@ -114,6 +75,7 @@ class FastPathConnection(HttpProtocol):
         self._context = contextvars.copy_context()
 
     def begin_request(self) -> None:
+        self._unset_keepalive_if_required()  # the end of the request before it may have been in the same bytes
         if not self._begin_fast_request():
             super().begin_request()
 
@@ -123,14 +85,15 @@ class FastPathConnection(HttpProtocol):
         parser = self.parser
         if operation is None or parser.get_method() != b"POST" or b"?" in prefix:
             return False
-        if parser.get_http_version() != "1.1" or self.expect_100_continue or parser.should_upgrade():
+        if parser.get_http_version() != "1.1" or self.expect_100_continue or parser.should_upgrade() or self.root_path:
             return False
         first = self.cycle is None or self.cycle.response_complete
         full = self._fast_path.operations.limits[operation].full
-        if (self.url not in self._fast_path.routes and not (full and first)) or self.flow.write_paused:
+        handler = self._fast_path.routes.get(self.url)
+        if (handler is None and not (full and first)) or self.flow.write_paused:
             return False
         head = Head("POST", f"/v1/{name.decode()}", self.headers, self.client)
-        request = FastRequest(self, self.url, operation, head, parser.should_keep_alive())
+        request = FastRequest(self, handler, operation, head, parser.should_keep_alive())
         self.cycle = request
         if first:
             self._begin_turn(request)
@@ -140,10 +103,12 @@ class FastPathConnection(HttpProtocol):
         return True
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        # Not in the context of the request before, whose end starts a pipelined one.
-        self._context.copy().run(self._start, cycle, app)
+        # Neither on the stack nor in the context of the request before it, whose end starts a pipelined one.
+        self.loop.call_soon(self._start, cycle, app, context=self._context.copy())
 
     def _start(self, cycle: Any, app: Any) -> None:
+        if self.transport.is_closing():
+            return
         if isinstance(cycle, FastRequest) and not (self._fault and cycle.more_body):
             self._begin_turn(cycle)
         else:
@@ -155,7 +120,7 @@ class FastPathConnection(HttpProtocol):
         self._turn = request
         fast_path = self._fast_path
         refusal = fast_path.access.enter(request.head)
-        if not refusal and _content_length(request.head) > fast_path.max_body_bytes:
+        if not refusal and request.head.content_length > fast_path.max_body_bytes:
             refusal = problem(BodyTooLarge(fast_path.max_body_bytes), request.head.request_id)
         if refusal:
             self._count_refused(request.operation, request.head.request_id, refusal.status_code)
@@ -188,21 +153,24 @@ class FastPathConnection(HttpProtocol):
         request = self.cycle
         if not isinstance(request, FastRequest):
             super().on_body(body)
-        elif not request.response_complete and len(request.body) <= self._fast_path.max_body_bytes:
+        elif request.response_complete or request.refusing:
+            return
+        elif len(request.body) <= self._fast_path.max_body_bytes:
             request.body += body
             self.proceed()
 
     async def _answer(self, request: FastRequest) -> None:
+        assert request.handler is not None
         try:
-            response = await self._fast_path.routes[request.target](bytes(request.body), request.head)
+            response = await request.handler(bytes(request.body), request.head)
         except (Exception, asyncio.CancelledError) as error:
             if request.disconnected:
                 return
-            log.exception("no answer to %s", request.target.decode("latin-1"))
+            log.exception("no answer to %s", request.head.path)
             response = problem(FunnelError(type(error).__name__), request.head.request_id)
+        request.leave()  # a peer that does not read holds no slot
         if self.flow.write_paused:
             await self.flow.drain()
-        request.leave()
         if not request.disconnected:
             self._respond(response)
 
@@ -230,7 +198,7 @@ class FastPathConnection(HttpProtocol):
         self.on_response_complete()
 
     def _count_refused(self, operation: str, request_id: str, status: int) -> None:
-        self._fast_path.operations.refused_at_the_door(operation, request_id, status)
+        self._fast_path.operations.refused_before_operation(operation, request_id, status)
 
     def refused_malformed(self, request_id: str) -> None:
         self._count_refused(OTHER, request_id, MalformedRequest.status)
@@ -251,7 +219,3 @@ def _note_arrival() -> None:
     """In the context of a request's task: its time counts from now, and it holds a slot."""
     came_at.set(time.time())
     slot_taken.set(True)
-
-
-def _content_length(head: Head) -> int:
-    return int(head.get(b"content-length") or 0)  # httptools has checked that it is a number

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from deployments.api.fast_path.listener import Factory, Wrap
 
@@ -19,7 +18,11 @@ _METHODS = (
     "_start_asgi_task", "connection_lost", "on_body", "on_headers_complete", "on_message_complete",
     "on_response_complete", "send_400_response",
 )  # fmt: skip
-_FIELDS = ("app", "client", "cycle", "expect_100_continue", "flow", "headers", "loop", "parser", "pipeline", "tasks")
+_FIELDS = (
+    "app", "client", "connections", "cycle", "expect_100_continue", "flow", "headers", "loop", "parser", "pipeline",
+    "root_path", "server_state", "tasks", "transport",
+)  # fmt: skip
+_FLOW = ("drain", "pause_reading", "resume_reading", "write_paused")
 
 
 def replacing_uvicorns(make: Callable[..., asyncio.Protocol], unsupported: Callable[[], None]) -> Wrap:
@@ -27,7 +30,7 @@ def replacing_uvicorns(make: Callable[..., asyncio.Protocol], unsupported: Calla
     arguments of uvicorn's own. `unsupported`: called if uvicorn is not as tested, and its protocol stays."""
 
     def wrap(factory: Factory) -> Factory:
-        if getattr(factory, "__module__", "") != "uvicorn.server":
+        if not _of_uvicorn(factory):
             return factory  # another server of this event loop
         try:
             probe: Any = factory()
@@ -48,12 +51,22 @@ def replacing_uvicorns(make: Callable[..., asyncio.Protocol], unsupported: Calla
     return wrap
 
 
+def _of_uvicorn(factory: Any) -> bool:
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    return str(getattr(factory, "__module__", "")).startswith("uvicorn.")
+
+
 def _missing(probe: Any) -> str:
     """What the protocol needs of uvicorn's and does not find; empty: nothing."""
+    from uvicorn.protocols.http.flow_control import FlowControl
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
     if type(probe) is not HttpToolsProtocol:
         return f"its HTTP protocol is {type(probe).__name__}, not HttpToolsProtocol"
     arguments = tuple(inspect.signature(HttpToolsProtocol).parameters)
     if arguments != _ARGUMENTS:
         return f"HttpToolsProtocol takes {', '.join(arguments)}"
     missing = [name for name in (*_METHODS, *_FIELDS) if not hasattr(probe, name)]
+    missing += [f"flow.{name}" for name in _FLOW if not hasattr(FlowControl(probe.transport), name)]
     return f"HttpToolsProtocol has no {', '.join(missing)}" if missing else ""

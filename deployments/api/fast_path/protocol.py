@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, made strict: every connection of an ingress replica has it, with the fast path or without.
+"""uvicorn's HTTP protocol, made strict. Every connection of an ingress replica has it, if uvicorn is as tested.
 
 uvicorn with httptools answers requests that RFC 9112 wants refused: without a Host, or with two. They are 400 here, and
 so are targets and versions that HTTP/1.1 does not know. Every request has one request id: the caller's if it is sane,
@@ -24,7 +24,7 @@ _TARGET = _ALNUM + b"-._~!$&'()*+,;=:@/?%[]"
 """RFC 3986: the characters of a path and a query, without `#`."""
 _HOST = _ALNUM + b"-._~!$&'()*+,;=:%[]"
 _BLANK = b" \t"
-"""What may stand around a value; httptools leaves what follows it."""
+"""Blanks around a header's value; httptools keeps the trailing ones."""
 _VERSIONS = ("1.1", "1.0")
 
 Headers = Sequence[tuple[bytes, bytes]]

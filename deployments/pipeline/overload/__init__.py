@@ -1,6 +1,6 @@
 """The table of all bounds (BOUNDS, in the order in which a request meets them), and the laws by which work is refused,
 cut or skipped when there is too much of it. The files that BOUNDS names enforce them. May import errors.
-Start with concurrency_limit.py. (Over 300 lines: one table, a field a line.)
+Start with concurrency_limit.py.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ BOUNDS = (
     Bound(
         bound="bytes of a body",
         setting="http.max_body_bytes",
-        past_it="413, unread",
+        past_it="413; a body that announces its length is not read, another up to the limit",
         enforced_in="deployments/api/http.py",
-        metric="",
+        metric='rayfunnel_requests_total{status="413"}',
         alert="",
         kind="safety",
         evidence=f"{_TESTS}/api/test_http.py::test_a_body_over_the_limit_is_413_with_and_without_content_length",

@@ -12,7 +12,7 @@ _FEWEST, _MOST = 3, 5
 
 
 class ServiceTime:
-    """The median of the latest durations. Several threads may use it."""
+    """The median of the latest durations."""
 
     def __init__(self) -> None:
         self._durations_s: deque[float] = deque(maxlen=_MOST)

@@ -27,7 +27,7 @@ def test_a_plain_body_stays_as_it_is(encoding: bytes) -> None:
     assert decoded(b"plain", encoding, LIMIT) == b"plain"
 
 
-@pytest.mark.parametrize("members", [1, 400])
+@pytest.mark.parametrize("members", [1, 90])
 def test_a_bomb_is_refused_before_it_is_inflated(members: int) -> None:
     bomb = gzip.compress(bytes((200 * LIMIT) // members)) * members
     tracemalloc.start()
@@ -53,6 +53,11 @@ def test_a_bomb_is_refused_before_it_is_inflated(members: int) -> None:
 def test_what_is_not_whole_gzip_is_refused_by_name(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="not valid gzip"):
         decoded(body, b"gzip", LIMIT)
+
+
+def test_a_body_of_very_many_members_is_refused_in_little_time() -> None:
+    with pytest.raises(InvalidRequest, match="more than 100 members"):
+        decoded(gzip.compress(b"") * 50_000, b"gzip", LIMIT)
 
 
 @pytest.mark.parametrize("encoding", [b"br", b"deflate", b"gzip, gzip", b"zstd", b"x" * 5000])

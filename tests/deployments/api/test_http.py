@@ -13,7 +13,7 @@ from opentelemetry import trace
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.api.access import AccessChain, Head
-from deployments.api.fast_path.connection import Routes
+from deployments.api.fast_path.routes import Routes
 from deployments.api.http import HttpConfig, make_app
 from deployments.api.operations import Recommender
 from deployments.pipeline.request import came_at
@@ -178,6 +178,7 @@ async def test_a_body_over_the_limit_is_413_with_and_without_content_length(clie
     ):
         assert refused.status_code == 413, refused.text
         assert refused.json()["errors"][0]["field"] == "body"
+    assert len(sent) <= LIMIT // 1000 + 1, "nothing is read past the limit"
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/v1/recommend", 405)])

@@ -13,17 +13,20 @@ import pytest
 import uvicorn
 import uvloop
 from starlette.responses import Response
+from uvicorn.server import ServerState
 
 from deployments.api.access import AccessChain, CorsConfig, Head
-from deployments.api.fast_path.connection import OPERATIONS, FastPath
+from deployments.api.fast_path.connection import FastPathConnection
 from deployments.api.fast_path.install import replacing_uvicorns
 from deployments.api.fast_path.listener import accept_all
+from deployments.api.fast_path.routes import OPERATIONS, FastPath
 from deployments.errors import Forbidden, Overloaded
 from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit
 from deployments.pipeline.overload.refusal_pacing import RefusalPacer
 from deployments.pipeline.request import came_at
 from monitoring.logs.context import incoming_trace
 from tests.deployments.api.fast_path.test_listener import listening
+from tests.support.wire import RecordingTransport
 
 MAX_BODY = 2**20
 BODY = b'{"user_id": "u1"}'
@@ -36,7 +39,17 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Stream]]
 
 
-class Funnel:
+def refuse_nobody(head: Head) -> None:
+    if head.get(b"authorization") == b"nobody":
+        raise Forbidden(head.path)
+
+
+def uvicorn_arguments() -> dict[str, Any]:
+    config = uvicorn.Config(lambda: None, interface="asgi3", lifespan="off", log_config=None)
+    return {"config": config, "server_state": ServerState(), "app_state": {}}
+
+
+class RecordingApp:
     """An app that answers a POST once it may, with a limit per group of operations."""
 
     def __init__(self, limit: int) -> None:
@@ -45,7 +58,7 @@ class Funnel:
         )
         self.limits = {"recommend": ranking, "rank": ranking, "similar": similar, "record_events": events}
         self.refusals: list[str] = []
-        self.at_the_door: list[tuple[str, int]] = []
+        self.refused_early: list[tuple[str, int]] = []
         self.asked = 0
         self.arrivals: list[float] = []
         self.may_answer = asyncio.Event()
@@ -70,8 +83,8 @@ class Funnel:
             raise
         return Response(b"direct", 201)
 
-    def refused_at_the_door(self, operation: str, request_id: str, status: int) -> None:
-        self.at_the_door.append((operation, status))
+    def refused_before_operation(self, operation: str, request_id: str, status: int) -> None:
+        self.refused_early.append((operation, status))
 
     def refuse_unread(self, operation: str, request_id: str) -> Overloaded:
         self.refusals.append(operation)
@@ -104,7 +117,7 @@ class Funnel:
 
 
 @asynccontextmanager
-async def behind_the_fast_path(funnel: Funnel, keep_alive_s: int = 30) -> AsyncIterator[Connect]:
+async def behind_the_fast_path(funnel: RecordingApp, keep_alive_s: int = 30) -> AsyncIterator[Connect]:
     loop = asyncio.get_running_loop()
     accept_all(loop, replacing_uvicorns(funnel.fast_path.protocol, funnel.count_not_installed))
     config = uvicorn.Config(
@@ -149,9 +162,9 @@ async def response(stream: Stream) -> tuple[int, dict[str, str], bytes]:
     return int(head[0].split()[1]), headers, await stream[0].readexactly(int(headers["content-length"]))
 
 
-def on_uvloop(limit: int, test: Callable[[Funnel, Connect], Awaitable[None]], keep_alive_s: int = 30) -> None:
+def on_uvloop(limit: int, test: Callable[[RecordingApp, Connect], Awaitable[None]], keep_alive_s: int = 30) -> None:
     async def run() -> None:
-        funnel = Funnel(limit)
+        funnel = RecordingApp(limit)
         async with behind_the_fast_path(funnel, keep_alive_s) as connect:
             await test(funnel, connect)
 
@@ -160,7 +173,7 @@ def on_uvloop(limit: int, test: Callable[[Funnel, Connect], Awaitable[None]], ke
 
 
 def test_past_the_limit_requests_are_refused_with_a_remedy_and_later_let_in_on_the_same_connection() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         first, second, third = [await connect() for _ in range(3)]
         await ask(first, ASK)
         await ask(second, ASK)
@@ -186,7 +199,7 @@ def test_past_the_limit_requests_are_refused_with_a_remedy_and_later_let_in_on_t
 
 
 def test_a_delayed_refusal_is_written_before_the_responses_to_later_requests_and_before_the_server_stops() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.fast_path.pacer = RefusalPacer(per_s=5.0, burst=1)
         funnel.answer_directly()
         first, second, third, fourth = [await connect() for _ in range(4)]
@@ -211,7 +224,7 @@ def test_a_delayed_refusal_is_written_before_the_responses_to_later_requests_and
 
 
 def test_a_refused_body_that_arrives_in_pieces_is_discarded() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         first, second = await connect(), await connect()
         await ask(first, HEAD, BODY[:5], BODY[5:])
         await funnel.has(1)
@@ -229,7 +242,7 @@ def test_a_refused_body_that_arrives_in_pieces_is_discarded() -> None:
 
 
 def test_everything_else_comes_through_and_counts_from_its_own_time() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         first, second = await connect(), await connect()
         await ask(first, ASK)
         await funnel.has(1)
@@ -249,7 +262,7 @@ def test_everything_else_comes_through_and_counts_from_its_own_time() -> None:
 def test_requests_in_pieces_chunked_and_pipelined_are_answered_directly() -> None:
     chunked = HEAD.replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked")
 
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         streams = [await connect() for _ in range(4)]
         await ask(streams[0], ASK[:20], ASK[20:])
@@ -268,7 +281,7 @@ def test_requests_in_pieces_chunked_and_pipelined_are_answered_directly() -> Non
 
 @pytest.mark.parametrize("directly", [True, False])
 def test_a_pipelined_request_takes_a_slot_of_its_own(directly: bool) -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         if directly:
             funnel.answer_directly()
         first, other = await connect(), await connect()
@@ -286,25 +299,25 @@ def test_a_pipelined_request_takes_a_slot_of_its_own(directly: bool) -> None:
     on_uvloop(1, test)
 
 
-def test_a_body_over_the_limit_is_413_whether_its_length_is_told_or_not() -> None:
+def test_a_body_over_the_limit_is_413_with_and_without_a_length() -> None:
     large = b"Content-Length: %d" % (MAX_BODY + 100)
     chunked = HEAD.replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked")
     piece = b"%x\r\n%b\r\n" % (2**16, bytes(2**16))
 
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         async def direct(body: bytes, head: Head) -> Response:
             assert len(body) <= MAX_BODY + 2**16, "no more is kept"
             return Response(b"", 413)
 
         funnel.fast_path.routes[b"/shop/v1/recommend"] = direct
-        told, untold = await connect(), await connect()
-        await ask(told, HEAD.replace(b"Content-Length: %d" % len(BODY), large))
-        assert (await response(told))[0] == 413
-        await ask(untold, chunked)
+        with_length, without = await connect(), await connect()
+        await ask(with_length, HEAD.replace(b"Content-Length: %d" % len(BODY), large))
+        assert (await response(with_length))[0] == 413
+        await ask(without, chunked)
         for _ in range(40):
-            untold[1].write(piece)
-        await ask(untold, b"0\r\n\r\n" + GET)
-        assert [(await response(untold))[0] for _ in range(2)] == [413, 200], "the rest was discarded"
+            without[1].write(piece)
+        await ask(without, b"0\r\n\r\n" + GET)
+        assert [(await response(without))[0] for _ in range(2)] == [413, 200], "the rest was discarded"
 
     on_uvloop(1, test)
 
@@ -312,7 +325,7 @@ def test_a_body_over_the_limit_is_413_whether_its_length_is_told_or_not() -> Non
 def test_requests_that_expect_100_go_to_uvicorn_and_are_bounded_by_the_operation() -> None:
     expecting = HEAD.replace(b"Host: a", b"Host: a\r\nExpect: 100-continue")
 
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         first, second = await connect(), await connect()
         await ask(first, ASK)
@@ -329,7 +342,7 @@ def test_requests_that_expect_100_go_to_uvicorn_and_are_bounded_by_the_operation
 
 
 def test_the_request_that_comes_with_the_end_of_a_refused_one_has_its_own_answer() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         first, second = await connect(), await connect()
         await ask(first, ASK)
         await funnel.has(1)
@@ -342,7 +355,7 @@ def test_the_request_that_comes_with_the_end_of_a_refused_one_has_its_own_answer
 
 
 def test_callers_who_leave_make_room() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         first, second = await connect(), await connect()
         await ask(first, ASK)
@@ -357,7 +370,7 @@ def test_callers_who_leave_make_room() -> None:
 
 
 def test_a_refusal_ends_the_connection_if_it_was_asked_to() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         first, second = await connect(), await connect()
         await ask(first, ASK)
         await funnel.has(1)
@@ -374,7 +387,7 @@ def test_a_refusal_ends_the_connection_if_it_was_asked_to() -> None:
 def test_a_request_for_a_known_route_is_answered_without_uvicorn() -> None:
     headers = b"traceparent: 00-1\r\nX-Request-Id:  mine \r\n"
 
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
         stream = await connect()
@@ -403,7 +416,7 @@ def test_a_request_for_a_known_route_is_answered_without_uvicorn() -> None:
 def test_a_flood_of_events_or_similar_is_refused_at_its_own_limit_and_takes_no_room_from_recommendations(
     path: bytes, operation: str, directly: bool
 ) -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         if directly:
             funnel.fast_path.routes[b"/shop/v1" + path] = funnel.direct
         streams = [await connect() for _ in range(12)]
@@ -423,7 +436,7 @@ def test_a_flood_of_events_or_similar_is_refused_at_its_own_limit_and_takes_no_r
 
 
 def test_a_slow_sender_holds_no_room() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.may_answer.set()
         slow = [await connect() for _ in range(3)]
         for stream in slow:
@@ -437,7 +450,7 @@ def test_a_slow_sender_holds_no_room() -> None:
 
 
 def test_a_body_that_arrives_after_its_head_is_answered_without_uvicorn_and_holds_no_room_meanwhile() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
         slow, quick = await connect(), await connect()
@@ -455,7 +468,7 @@ def test_a_body_that_arrives_after_its_head_is_answered_without_uvicorn_and_hold
 
 
 def test_direct_answers_count_towards_the_limit() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         first, second = await connect(), await connect()
         await ask(first, ASK)
@@ -470,7 +483,7 @@ def test_direct_answers_count_towards_the_limit() -> None:
 
 
 def test_what_comes_during_a_direct_answer_has_its_turn_after_it() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         stream = await connect()
         await ask(stream, ASK, ASK[:30], ASK[30:] + GET)
@@ -482,7 +495,7 @@ def test_what_comes_during_a_direct_answer_has_its_turn_after_it() -> None:
 
 
 def test_a_target_with_a_query_goes_to_uvicorn() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
         for target in (b"recommend?a=b", b"recommend?", b"recommend?a=/v1/recommend"):
@@ -495,7 +508,7 @@ def test_a_target_with_a_query_goes_to_uvicorn() -> None:
 
 
 def test_a_server_that_stops_gives_the_direct_answer_and_closes() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         silent, idle, stream = [await connect() for _ in range(3)]
         await ask(idle, GET)
@@ -512,7 +525,7 @@ def test_a_server_that_stops_gives_the_direct_answer_and_closes() -> None:
 
 
 def test_a_caller_who_leaves_is_not_computed_for() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         stream, other = await connect(), await connect()
         await ask(stream, ASK)
@@ -533,7 +546,7 @@ def test_a_caller_who_leaves_is_not_computed_for() -> None:
 
 
 def test_idle_connections_are_closed_as_uvicorn_closes_its_own() -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
         stream = await connect()
@@ -545,7 +558,7 @@ def test_idle_connections_are_closed_as_uvicorn_closes_its_own() -> None:
 
 
 def test_an_answer_that_fails_is_500_and_leaves_nothing_behind(caplog: Any) -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         for error in (ValueError("secret"), asyncio.CancelledError()):
             funnel.fast_path.routes[b"/shop/v1/recommend"] = fails = AsyncMock(side_effect=error)
             stream = await connect()
@@ -571,7 +584,7 @@ def test_a_request_that_waited_has_a_context_of_its_own() -> None:
         await asyncio.sleep(0.1)
         return Response(b"direct")
 
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.fast_path.routes[b"/shop/v1/recommend"] = direct
         stream = await connect()
         await ask(stream, ASK, ASK)
@@ -585,7 +598,7 @@ def test_the_access_chain_refuses_before_the_body_is_there_and_before_a_slot_is_
     def closed(head: Head) -> None:
         raise Forbidden(head.path)
 
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.fast_path.access = AccessChain(CorsConfig(origins=("*",)), [closed])
         funnel.answer_directly()
         stream = await connect()
@@ -599,3 +612,57 @@ def test_the_access_chain_refuses_before_the_body_is_there_and_before_a_slot_is_
         assert funnel.directly == []
 
     on_uvloop(1, test)
+
+
+@pytest.mark.parametrize("first", [GET, ASK])
+def test_very_many_pipelined_refusals_are_all_written(first: bytes) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
+        funnel.fast_path.access = AccessChain(checks=[refuse_nobody])
+        funnel.answer_directly()
+        funnel.may_answer.set()
+        stream = await connect()
+        await ask(stream, first + 500 * ASK.replace(b"Host: a", b"Host: a\r\nAuthorization: nobody"))
+        assert (await response(stream))[0] < 300
+        assert {(await response(stream))[0] for _ in range(500)} == {403}
+
+    on_uvloop(1, test)
+
+
+def test_a_peer_that_does_not_read_holds_no_slot() -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
+        funnel.answer_directly()
+        connection = funnel.fast_path.protocol(**uvicorn_arguments())
+        assert isinstance(connection, FastPathConnection)
+        transport = RecordingTransport(connection)
+        connection.connection_made(transport)
+        connection.data_received(ASK)
+        connection.pause_writing()
+        await funnel.has(1)
+        assert funnel.limits["recommend"].under_way == 1
+        funnel.may_answer.set()
+        async with asyncio.timeout(10):
+            while funnel.limits["recommend"].under_way:  # noqa: ASYNC110 - the count is the limit's own
+                await asyncio.sleep(0.001)
+        assert not transport.written
+        connection.resume_writing()
+        async with asyncio.timeout(10):
+            while not transport.written:  # noqa: ASYNC110 - the transport has no event for it
+                await asyncio.sleep(0.001)
+        transport.close()
+        await asyncio.sleep(0)
+
+    on_uvloop(1, test)
+
+
+def test_a_refusal_in_the_same_bytes_leaves_no_timer_that_cuts_the_next_request() -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
+        funnel.answer_directly()
+        funnel.fast_path.access = AccessChain(checks=[refuse_nobody])
+        stream = await connect()
+        await ask(stream, ASK.replace(b"Host: a", b"Host: a\r\nAuthorization: nobody") + ASK)
+        assert (await response(stream))[0] == 403
+        await asyncio.sleep(1.3)
+        funnel.may_answer.set()
+        assert (await response(stream))[2] == b"direct"
+
+    on_uvloop(1, test, keep_alive_s=1)

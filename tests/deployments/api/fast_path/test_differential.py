@@ -12,17 +12,24 @@ import uvicorn
 from hypothesis import HealthCheck, given, settings
 from uvicorn.server import ServerState
 
-from deployments.api.access import AccessChain, CorsConfig
-from deployments.api.fast_path.connection import FastPath
+from deployments.api.access import AccessChain, CorsConfig, Head
 from deployments.api.fast_path.protocol import HttpProtocol
+from deployments.api.fast_path.routes import FastPath
 from deployments.api.http import HttpApp, HttpConfig, make_app
-from deployments.errors import Overloaded
+from deployments.errors import Forbidden, Overloaded
 from deployments.pipeline.overload.concurrency_limit import ConcurrencyLimit
 from monitoring.logs.context import RequestLogContext
 from tests.support.wire import connections, outcome
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "500"))
-ACCESS = AccessChain(CorsConfig(origins=("http://shop.example",)))
+
+
+def nobody(head: Head) -> None:
+    if head.get(b"authorization"):
+        raise Forbidden("nobody")
+
+
+ACCESS = AccessChain(CorsConfig(origins=("http://shop.example",)), [nobody])
 
 
 class Echo:
@@ -30,7 +37,7 @@ class Echo:
 
     def __init__(self) -> None:
         limit = ConcurrencyLimit(1000, "queue", "requests", "wait")
-        self.at_the_door: list[tuple[str, int]] = []
+        self.refused_early: list[tuple[str, int]] = []
         self.limits = dict.fromkeys(("recommend", "rank", "similar", "record_events"), limit)
 
     async def answer(self, body: bytes | Mapping[str, Any]) -> dict[str, Any]:
@@ -42,8 +49,8 @@ class Echo:
     def filter_schema(self) -> dict[str, Any]:
         return {}
 
-    def refused_at_the_door(self, operation: str, request_id: str, status: int) -> None:
-        self.at_the_door.append((operation, status))
+    def refused_before_operation(self, operation: str, request_id: str, status: int) -> None:
+        self.refused_early.append((operation, status))
 
     def refuse_unread(self, operation: str, request_id: str) -> Overloaded:
         raise AssertionError("there is room")

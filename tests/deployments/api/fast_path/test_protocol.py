@@ -17,7 +17,7 @@ from tests.deployments.api.fast_path.test_connection import (
     GET,
     HEAD,
     Connect,
-    Funnel,
+    RecordingApp,
     ask,
     on_uvloop,
     response,
@@ -76,7 +76,7 @@ def test_a_good_head_has_none(target: bytes, headers: list[tuple[bytes, bytes]],
     ids=["no host", "two hosts", "fragment", "no request"],
 )
 def test_a_bad_request_is_400_after_the_responses_before_it(bad: bytes, directly: bool) -> None:
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         if directly:
             funnel.answer_directly()
         alone, after = await connect(), await connect()
@@ -88,7 +88,7 @@ def test_a_bad_request_is_400_after_the_responses_before_it(bad: bytes, directly
         assert problem["title"] == "Malformed request"
         assert problem["request_id"] == headers["x-request-id"]
         assert await alone[0].read() == b""
-        assert funnel.at_the_door == [("other", 400)]
+        assert funnel.refused_early == [("other", 400)]
         await ask(after, ASK + ASK + bad + GET)
         funnel.may_answer.set()
         assert [(await response(after))[0] // 100 for _ in range(3)] == [2, 2, 4]
@@ -101,7 +101,7 @@ def test_a_bad_request_is_400_after_the_responses_before_it(bad: bytes, directly
 def test_a_body_with_a_broken_chunk_is_400_and_never_computed(directly: bool) -> None:
     broken = HEAD.replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked") + b"3\r\nabc\r\nzz\r\n"
 
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         if directly:
             funnel.answer_directly()
         funnel.may_answer.set()
@@ -121,7 +121,7 @@ def test_a_body_with_a_broken_chunk_is_400_and_never_computed(directly: bool) ->
 def test_every_request_has_one_sane_id(given: bytes) -> None:
     asking = HEAD.replace(b"Host: a", b"Host: a\r\nX-Request-ID: " + given) + BODY
 
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
         await ask(stream := await connect(), asking)
@@ -151,7 +151,7 @@ def test_where_uvicorn_is_not_as_tested_it_answers_everything_itself(
 ) -> None:
     change(monkeypatch)
 
-    async def test(funnel: Funnel, connect: Connect) -> None:
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
         funnel.may_answer.set()
         for _ in range(2):

@@ -71,7 +71,20 @@ async def test_a_skipped_batch_calls_no_stage_but_the_profile_and_counts_as_lost
 
 
 async def test_a_caller_with_a_short_deadline_degrades_no_other_answer(in_process: Build, store: MemoryStore) -> None:
-    recommender = in_process(store)
-    await recommender.recommend({"user_id": "u1", "deadline_ms": 10})
-    answer = await recommender.recommend({"user_id": "u2", "deadline_ms": 10_000})
-    assert answer["degraded"] == []
+    stuck = Stuck()
+    config = FunnelConfig(batcher=BatcherConfig(in_flight=1), pipeline=PipelineConfig(deadline_ms=2_000))
+    recommender = in_process(store, config, {"ranking": stuck})
+    first = asyncio.ensure_future(recommender.recommend({"user_id": "u0", "deadline_ms": 10_000}))
+    await asyncio.sleep(0.05)
+    asked = [("u1", 10_000), ("u2", 250), ("u3", 10_000)]  # one batch, the short deadline in its middle
+    waiting = [
+        asyncio.ensure_future(recommender.recommend({"user_id": user, "deadline_ms": ms, "explain": True}))
+        for user, ms in asked
+    ]
+    await asyncio.sleep(0.1)
+    lately(recommender._pipeline._service_time, 0.2)
+    stuck.gate.set()
+    answers = await asyncio.gather(*waiting)
+    await first
+    assert [answer["batch_size"] for answer in answers] == [3, 3, 3]
+    assert not [entry for answer in answers for entry in answer["degraded"] if entry.endswith(":late")]
