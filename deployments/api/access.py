@@ -13,14 +13,16 @@ import string
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from deployments.api.responses import problem
 from deployments.errors import ConfigError, FunnelError
+from monitoring.logs.ecs import FIELDS
 
 log = logging.getLogger("rayfunnel.http")
 
@@ -28,6 +30,9 @@ LONGEST_REQUEST_ID = 128
 _REQUEST_ID = (string.ascii_letters + string.digits + "-_.:/+=@").encode()
 _LONGEST_LENGTH = 15
 """Digits of a content length that is taken for a number."""
+_ORIGIN = r"^(\*|https?://[a-z0-9.\-\[\]:]+)$"
+"""As browsers send it: in lower case, without a path (RFC 6454)."""
+_FIELD_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 _METHODS = ("GET", "HEAD", "POST")
 _REQUEST_HEADERS = ("authorization", "content-encoding", "traceparent", "x-request-id")
 _RESPONSE_HEADERS = ("X-Request-ID", "Retry-After")
@@ -38,9 +43,9 @@ class CorsConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    origins: tuple[str, ...] = Field(min_length=1)
+    origins: list[Annotated[str, StringConstraints(pattern=_ORIGIN)]] = Field(min_length=1)
     """Origins such as `https://shop.example.com`, or `*` for every one."""
-    headers: tuple[str, ...] = ()
+    headers: list[Annotated[str, StringConstraints(pattern=_FIELD_NAME)]] = Field(default_factory=list)
     """Request headers that pages may send beside the usual ones."""
     max_age_s: int = Field(600, ge=0)
     """How long a browser may keep the answer to a preflight."""
@@ -110,7 +115,9 @@ class AccessChain:
         except FunnelError as error:
             return problem(error, head.request_id)
         except Exception as error:
-            log.exception("the check %s failed, so the request is refused", check)
+            log.exception(
+                "a check failed, so the request is refused", extra={FIELDS: {"http.request.id": head.request_id}}
+            )
             return problem(FunnelError(type(error).__name__), head.request_id)
         return None
 
@@ -148,10 +155,21 @@ def _load_check(name: str) -> Check:
     module, _, attribute = name.partition(":")
     try:
         check = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"http.checks: {name!r} can't be imported ({error}); write module:callable") from None
+    except Exception as error:  # whatever the module does when it is imported
+        raise ConfigError(
+            f"http.checks: {name!r} can't be imported ({type(error).__name__}: {error}); write module:function"
+        ) from None
     if not callable(check) or inspect.isclass(check):
         raise ConfigError(f"http.checks: {name!r} is not a function; name one that takes a request's head")
-    if inspect.iscoroutinefunction(check) or inspect.iscoroutinefunction(getattr(check, "__call__", None)):  # noqa: B004
-        raise ConfigError(f"http.checks: {name!r} is async, so nothing would wait for it; write a plain function")
+    if any(kind(each) for kind in _NOT_CALLED for each in (check, getattr(check, "__call__", None))):  # noqa: B004
+        raise ConfigError(
+            f"http.checks: {name!r} is async or a generator, so nothing would run it; write a plain function"
+        )
+    try:
+        inspect.signature(check).bind(Head("GET", "/", [], None))
+    except TypeError as error:
+        raise ConfigError(f"http.checks: {name!r} can't be called with a request's head alone ({error})") from None
     return check  # type: ignore[no-any-return]
+
+
+_NOT_CALLED = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)

@@ -53,7 +53,7 @@ class HttpConfig(BaseModel):
     """Larger bodies are refused with 413. One that announces its length is not read, another up to the limit."""
     cors: CorsConfig | None = None
     """Which pages of other origins may call the API; none by default."""
-    checks: tuple[str, ...] = ()
+    checks: list[str] = Field(default_factory=list)
     """Your own checks of a request's head, `module:callable`, called before its body is parsed; see
     deployments/api/access.py."""
     direct: bool = True

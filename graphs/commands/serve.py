@@ -71,10 +71,20 @@ def _run(command: Sequence[str], environment: Mapping[str, str], url: str = "") 
             if url and (state := _wait_until_ready(process, url)):
                 print(state, flush=True)
             return process.wait()
-        except KeyboardInterrupt:  # the terminal sends SIGINT to the command as well
+        except KeyboardInterrupt:
+            if not _from_terminal():
+                process.send_signal(signal.SIGINT)
             return process.wait()
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _from_terminal() -> bool:
+    """Whether Ctrl-C of a terminal was pressed, which the command has had as well."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> str:

@@ -59,11 +59,12 @@ class OnlineQuality:
         self._order: deque[str] = deque()
 
     def add(self, shown: Sequence[ShownAnswer], feedback: Sequence[Feedback], now: float) -> None:
-        """Adds new answers, and new events; events on an answer that is not kept are left out."""
+        """Adds new answers, and new events; events on an answer that is not kept are left out. Of several answers with
+        one request id the first counts: a retry must not take the events of the answer before it."""
         for request_id, items, degraded in shown:
             if request_id not in self._answers:
                 self._order.append(request_id)
-            self._answers[request_id] = _Answer(now, items, degraded, {})
+                self._answers[request_id] = _Answer(now, items, degraded, {})
         while len(self._order) > self._config.answers:
             del self._answers[self._order.popleft()]
         for request_id, item, weight in feedback:

@@ -148,7 +148,8 @@ _FRAMINGS = st.sampled_from(["length"] * 5 + ["chunked", "chunked", "short", "lo
 def _chunked(body: bytes, broken: bool) -> bytes:
     parts = [body[i : i + 7] for i in range(0, len(body), 7)]
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
-    return chunks + (b"zz\r\n" if broken else b"0\r\n\r\n")
+    end = b"0\r\nX-Request-ID: after\r\n\r\n" if len(body) % 2 else b"0\r\n\r\n"
+    return chunks + (b"zz\r\n" if broken else end)
 
 
 @st.composite

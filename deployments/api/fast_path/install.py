@@ -15,8 +15,8 @@ log = logging.getLogger("rayfunnel.http")
 
 _ARGUMENTS = ("config", "server_state", "app_state", "_loop")
 _METHODS = (
-    "_start_asgi_task", "connection_lost", "on_body", "on_headers_complete", "on_message_complete",
-    "on_response_complete", "send_400_response",
+    "_should_upgrade", "_start_asgi_task", "_unset_keepalive_if_required", "connection_lost", "on_body", "on_header",
+    "on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete", "send_400_response",
 )  # fmt: skip
 _FIELDS = (
     "app", "client", "connections", "cycle", "expect_100_continue", "flow", "headers", "loop", "parser", "pipeline",

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from deployments.api.access import sane_request_id
@@ -45,6 +46,11 @@ def head_fault(target: bytes, headers: Headers, version: str) -> str:
     return ""
 
 
+def _announces_body(headers: Headers) -> bool:
+    length = any(name == b"content-length" and value.strip(_BLANK + b"0") for name, value in headers)
+    return length or any(name == b"transfer-encoding" for name, _ in headers)
+
+
 def _percent_encoded(target: bytes) -> bool:
     """Whether two hexadecimal digits follow every `%`."""
     hexadecimal = string.hexdigits.encode()
@@ -56,13 +62,45 @@ class HttpProtocol(HttpToolsProtocol):
 
     _fault = ""
     """Why the rest of the connection can't be read."""
+    _in_head = True
+    """Whether fields belong to the head; those after a chunked body (trailers) are dropped."""
     headers: list[tuple[bytes, bytes]]
     cycle: Any
     """The latest request: uvicorn's `RequestResponseCycle`, or one of a subclass' own; None: none yet."""
     pipeline: deque[Any]
     """(request, application) of those that wait for the responses before them, the next one last."""
 
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # Ignored, as RFC 9110 (7.8) allows. The parser ends there; what follows is the next request.
+                data = data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+            except httptools.HttpParserError:
+                self.send_400_response("it can't be parsed")
+                return
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+
+    def _should_upgrade(self) -> bool:
+        return False
+
     def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self.parser.should_upgrade() and _announces_body(self.headers):
+            self._fault = "a request with a body can't ask for an upgrade; leave out Upgrade"
+            raise ValueError(self._fault)  # httptools does not read the body then
         if fault := head_fault(self.url, self.headers, self.parser.get_http_version()):
             self._fault = fault
             raise ValueError(fault)  # httptools ends parsing, uvicorn calls `send_400_response`

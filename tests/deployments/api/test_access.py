@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from deployments.api.access import AccessChain, CorsConfig, Head, load_checks, sane_request_id
 from deployments.api.http import HttpApp, HttpConfig, make_app
@@ -111,12 +112,20 @@ class AsyncCheck:
         raise Forbidden("never awaited")
 
 
+def generator(head: Head) -> Iterator[None]:
+    yield
+
+
+def of_two(head: Head, other: Head) -> None:
+    raise AssertionError
+
+
 ASYNC = AsyncCheck()
 
 
-@pytest.mark.parametrize("name", ["async_check", "AsyncCheck", "ASYNC"])
+@pytest.mark.parametrize("name", ["async_check", "AsyncCheck", "ASYNC", "generator", "of_two"])
 def test_a_check_that_nothing_would_wait_for_is_a_config_error(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"plain function|not a function"):
+    with pytest.raises(ConfigError, match=r"plain function|not a function|head alone"):
         load_checks([f"{__name__}:{name}"])
 
 
@@ -171,8 +180,14 @@ async def test_without_cors_no_header_speaks_of_origins(serve: Callable[..., Htt
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
+@pytest.mark.parametrize("origin", ["https://x/", "shop.example.com", "", "HTTPS://x", "https://x/path", "null"])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(ValidationError, match=r"origins\.0"):
+        CorsConfig(origins=[origin])
+
+
 async def test_preflights_are_answered_before_the_checks(serve: Callable[..., HttpApp]) -> None:
-    app = serve(cors=CorsConfig(origins=(SHOP,)), checks=[closed])
+    app = serve(cors=CorsConfig(origins=[SHOP]), checks=[closed])
     async with client(app) as asked:
         allowed = await asked.options("v1/recommend", headers=PREFLIGHT)
         refused = await asked.options("v1/recommend", headers=PREFLIGHT | {"Origin": OTHER})
@@ -190,7 +205,7 @@ async def test_preflights_are_answered_before_the_checks(serve: Callable[..., Ht
 async def test_answers_name_the_origins_that_may_read_them(
     serve: Callable[..., HttpApp], origins: tuple[str, ...], asks: str | None, allowed: str | None
 ) -> None:
-    async with client(serve(cors=CorsConfig(origins=origins))) as asked:
+    async with client(serve(cors=CorsConfig(origins=list(origins)))) as asked:
         answer = await asked.get("v1/health/live", headers={"Origin": asks} if asks else {})
     assert answer.headers.get("access-control-allow-origin") == allowed
     assert (answer.headers.get("vary") == "Origin") == (origins == (SHOP,)), "whoever asks: caches keep the answer"

@@ -599,7 +599,7 @@ def test_the_access_chain_refuses_before_the_body_is_there_and_before_a_slot_is_
         raise Forbidden(head.path)
 
     async def test(funnel: RecordingApp, connect: Connect) -> None:
-        funnel.fast_path.access = AccessChain(CorsConfig(origins=("*",)), [closed])
+        funnel.fast_path.access = AccessChain(CorsConfig(origins=["*"]), [closed])
         funnel.answer_directly()
         stream = await connect()
         await ask(stream, HEAD.replace(b"Host: a", b"Host: a\r\nOrigin: http://shop"))

@@ -29,7 +29,7 @@ def nobody(head: Head) -> None:
         raise Forbidden("nobody")
 
 
-ACCESS = AccessChain(CorsConfig(origins=("http://shop.example",)), [nobody])
+ACCESS = AccessChain(CorsConfig(origins=["http://shop.example"]), [nobody])
 
 
 class Echo:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from uvicorn.config import HTTP_PROTOCOLS
 
+from deployments.api.access import AccessChain
 from deployments.api.fast_path import install
 from deployments.api.fast_path.protocol import head_fault
 from tests.deployments.api.fast_path.test_connection import (
@@ -20,6 +21,7 @@ from tests.deployments.api.fast_path.test_connection import (
     RecordingApp,
     ask,
     on_uvloop,
+    refuse_nobody,
     response,
 )
 
@@ -129,6 +131,45 @@ def test_every_request_has_one_sane_id(given: bytes) -> None:
         assert len(request_id) == 32
         assert funnel.directly[0].request_id == request_id
         assert funnel.directly[0].get(b"x-request-id").decode() == request_id
+
+    on_uvloop(1, test)
+
+
+@pytest.mark.parametrize("directly", [True, False])
+def test_fields_after_a_chunked_body_are_no_headers(directly: bool) -> None:
+    chunked = HEAD.replace(b"Content-Length: %d" % len(BODY), b"X-Request-ID: mine\r\nTransfer-Encoding: chunked")
+    trailers = b"X-Request-ID: other\r\nContent-Encoding: gzip\r\nAuthorization: nobody\r\n"
+
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
+        funnel.fast_path.access = AccessChain(checks=[refuse_nobody])
+        if directly:
+            funnel.answer_directly()
+        funnel.may_answer.set()
+        stream = await connect()
+        for _ in range(2):
+            await ask(stream, chunked + b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(BODY), BODY, trailers))
+            status, headers, _ = await response(stream)
+            assert status < 300
+            assert headers.get("x-request-id", "mine") == "mine"
+        for head in funnel.directly:
+            assert head.get(b"content-encoding") == b""
+
+    on_uvloop(1, test)
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"foo"])
+def test_an_upgrade_is_ignored_and_refused_with_a_body(upgrade: bytes) -> None:
+    wants = b"Host: a\r\nConnection: Upgrade\r\nUpgrade: " + upgrade
+
+    async def test(funnel: RecordingApp, connect: Connect) -> None:
+        funnel.answer_directly()
+        funnel.may_answer.set()
+        stream, other = await connect(), await connect()
+        await ask(stream, GET.replace(b"Host: a", wants) + GET, ASK)
+        assert [(await response(stream))[2] for _ in range(3)] == [b"ok", b"ok", b"direct"]
+        await ask(other, ASK.replace(b"Host: a", wants) + GET)
+        assert (await response(other))[0] == 400
+        assert await other[0].read() == b"", "its body is not taken for a request"
 
     on_uvloop(1, test)
 
