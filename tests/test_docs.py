@@ -19,6 +19,9 @@ from cluster.autoscaling.serve_adapter import AutoscalingPolicy
 from deployments.api.access import AccessChain, Head, load_checks
 from deployments.api.http import HttpConfig
 from deployments.errors import ConfigError
+from monitoring.alerts.prometheus import alerts
+from monitoring.alerts.rule import Alert
+from monitoring.alerts.values import load
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -128,6 +131,16 @@ def test_the_example_of_an_own_check_asks_for_the_key_except_on_health_paths(
     assert status("/v1/health/ready", b"") == 200
     with pytest.raises(ConfigError, match=r"http.checks: 'shop_auth:need_kee' can't be imported"):
         load_checks(["shop_auth:need_kee"])
+
+
+def test_every_alert_says_page_or_ticket_and_after_how_long() -> None:
+    fires: dict[str, list[Alert]] = {}
+    for alert in alerts(load()):
+        fires.setdefault(alert.name, []).append(alert)
+    page = (DOCS / "alerts.md").read_text("utf-8")
+    for name, rules in fires.items():
+        said = f"*{rules[0].severity.capitalize()} after {' or '.join(rule.for_ for rule in rules)}.*"
+        assert f"\n### {name}\n\n{said}\n" in page
 
 
 def reasons_in_code() -> set[str]:
