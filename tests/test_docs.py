@@ -10,13 +10,18 @@ import sys
 from html.parser import HTMLParser
 from math import inf
 from pathlib import Path
-from typing import Any
 
 import pytest
+import yaml
 
 from cluster.autoscaling.policy import PolicyConfig
 from cluster.autoscaling.serve_adapter import AutoscalingPolicy
-from deployments.api.access import AccessChain, Head
+from deployments.api.access import AccessChain, Head, load_checks
+from deployments.api.http import HttpConfig
+from deployments.errors import ConfigError
+from monitoring.alerts.prometheus import alerts
+from monitoring.alerts.rule import Alert
+from monitoring.alerts.values import load
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -105,16 +110,37 @@ def test_the_table_of_the_policys_numbers_is_that_of_the_code() -> None:
     assert {name: value if isinstance(value, str) else f"{value:g}" for name, value in shown.items()} == table
 
 
-def test_the_example_of_an_own_check_refuses_callers_without_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "api.md").read_text("utf-8"), re.DOTALL)
-    example: dict[str, Any] = {}
-    exec(next(block for block in blocks if "need_key" in block), example)
+def test_the_example_of_an_own_check_asks_for_the_key_except_on_health_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (DOCS / "api.md").read_text("utf-8")
+    example = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "need_key" in block)
+    (tmp_path / "shop_auth.py").write_text(example, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("SHOP_KEY", "secret")
-    access = AccessChain(checks=[example["need_key"]])
-    refusal = access.enter(Head("POST", "/v1/recommend", [(b"authorization", b"guessed")], None))
-    assert refusal is not None
-    assert refusal.status_code == 403
-    assert access.enter(Head("POST", "/v1/recommend", [(b"authorization", b"secret")], None)) is None
+    line = next(block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "checks" in block)
+    config = HttpConfig.model_validate(yaml.safe_load(line)["http"])
+    access = AccessChain(checks=load_checks(config.checks))
+
+    def status(path: str, key: bytes) -> int:
+        refusal = access.enter(Head("GET", path, [(b"authorization", key)] if key else [], None))
+        return refusal.status_code if refusal else 200
+
+    for path in ("/v1/recommend", "/metrics", "/demo/users", "/docs"):
+        assert [status(path, key) for key in (b"", b"Bearer guessed", b"Bearer secret")] == [401, 401, 200]
+    assert status("/v1/health/ready", b"") == 200
+    with pytest.raises(ConfigError, match=r"http.checks: 'shop_auth:need_kee' can't be imported"):
+        load_checks(["shop_auth:need_kee"])
+
+
+def test_every_alert_says_page_or_ticket_and_after_how_long() -> None:
+    fires: dict[str, list[Alert]] = {}
+    for alert in alerts(load()):
+        fires.setdefault(alert.name, []).append(alert)
+    page = (DOCS / "alerts.md").read_text("utf-8")
+    for name, rules in fires.items():
+        said = f"*{rules[0].severity.capitalize()} after {' or '.join(rule.for_ for rule in rules)}.*"
+        assert f"\n### {name}\n\n{said}\n" in page
 
 
 def reasons_in_code() -> set[str]:

@@ -19,9 +19,10 @@ class PipelineConfig(BaseModel):
     reserve_ms: int = Field(10, ge=0)
     """Time kept back for the response itself."""
     finished_by: dict[str, float] = {"profile": 0.25, "candidates": 0.55, "scoring": 0.9, "ranking": 1.0}
-    """Share of the time left at the start by which each stage must have answered."""
+    """Each stage must finish before this share of the batch's time is used: 0.25 is after a quarter."""
     queue_share: float = Field(0.6, gt=0, lt=1)
-    """Share of its time that a request shall wait in the queue at most. The limit on requests under way aims at it."""
+    """A request should spend at most this share of its deadline in the queue; the limit on requests under way is
+    adjusted to keep it so."""
 
     @model_validator(mode="after")
     def _shares_rise(self) -> PipelineConfig:

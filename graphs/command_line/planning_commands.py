@@ -55,8 +55,8 @@ def simulate(
 
 
 @app.command(rich_help_panel=PANEL, epilog=example("docs --out docs"))
-def docs(out: Annotated[str, typer.Option(help="The folder to write.")] = "docs") -> None:
+def docs(context: typer.Context, out: Annotated[str, typer.Option(help="The folder to write.")] = "docs") -> None:
     """Write the pages under docs/ that are generated from the code."""
     from graphs.commands.docs import write
 
-    write(out)
+    write(out, context.find_root().command.commands)  # type: ignore[attr-defined]

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from deployments.pipeline.overload import BOUNDS
+from graphs.__main__ import app
+from graphs.commands.commands_page import commands_page
 from graphs.commands.configuration_page import configuration_page
-from graphs.commands.docs import write
+from graphs.commands.docs import CONFIG, SUMS, value_of, write
 from graphs.config import RecommenderArgs, parse_args
+from graphs.config_file import load, recommender_args
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +34,34 @@ def page() -> str:
 
 
 def test_the_committed_pages_are_those_of_the_code(tmp_path: Path) -> None:
-    write(str(tmp_path))
+    write(str(tmp_path), COMMANDS)
     for made in tmp_path.iterdir():
         assert (DOCS / made.name).read_text("utf-8") == made.read_text("utf-8"), "run: python -m graphs docs"
+
+
+def test_every_command_has_a_section_with_its_options_and_an_example() -> None:
+    page = commands_page(COMMANDS)
+    for name, command in COMMANDS.items():
+        section = page.split(f"\n## {name}\n", 1)[1].split("\n## ", 1)[0]
+        assert f"\nrayfunnel {name}" in section
+        assert section.count("\n| `") == len(command.params) > 0
+    assert "| `--precision` | that of the config | The precision of scoring. One of `auto`, `fp32`" in page
+    assert "| `--rate` | `500` | The requests per second before the load changes. At least 1, at most 100,000." in page
+
+
+def test_a_sum_of_settings_is_said_as_it_is_computed() -> None:
+    args = recommender_args(load(CONFIG))
+    paths = {bound.setting for bound in BOUNDS if ":" not in bound.setting}
+    for setting in paths:
+        *parents, name = setting.split(".")
+        model = operator.attrgetter(".".join(parents))(args) if parents else args
+        assert (name in type(model).model_fields) == (setting not in SUMS), setting
+    for setting, words in SUMS.items():
+        terms = [
+            math.prod(int(one) if one.isdigit() else int(str(value_of(one, args))) for one in term.split(" * "))
+            for term in words.split(" + ")
+        ]
+        assert sum(terms) == value_of(setting, args)
 
 
 def rows(page: str, heading: str) -> dict[str, list[str]]:

@@ -17,6 +17,14 @@ def test_an_answer_counts_once_it_is_mature_and_events_after_that_do_not() -> No
     assert quality.report(12)["ctr"] == 0.5
 
 
+def test_of_several_answers_with_one_id_the_first_counts() -> None:
+    quality = OnlineQuality(OnlineQualityConfig(mature_s=10), 100)
+    for minute in range(3):  # a retry, or a caller that gives every request the same id
+        quality.add([("mine", (1, 2), False)], [("mine", 1, 1.0)], now=6 * minute)
+    report = quality.report(13)
+    assert (report["answers"], report["mature_answers"], report["ctr"]) == (1, 1, 1.0)
+
+
 def test_gini_is_0_for_equal_and_near_1_for_one_item() -> None:
     assert gini(np.full(50, 3)) == pytest.approx(0)
     assert gini(np.array([0] * 99 + [7])) == pytest.approx(0.99)
