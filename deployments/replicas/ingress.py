@@ -99,7 +99,7 @@ class Ingress:
         self._access = AccessChain(config.http.cors, load_checks(config.http.checks))
         self._fast_path = FastPath(self._recommender, self._access, config.http.max_body_bytes)
         metrics = self._recommender.replica_metrics
-        install = replacing_uvicorns(self._fast_path.protocol, metrics.fast_path_off)
+        install = replacing_uvicorns(self._fast_path, metrics.fast_path_off)
         accept_all(asyncio.get_running_loop(), install)  # Serve starts its HTTP server on it later
         self._recommender.reporter.start()
         freeze_garbage_collector()

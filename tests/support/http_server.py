@@ -30,7 +30,7 @@ def http_server(build: Callable[[], Recommender], config: HttpConfig) -> Iterato
         recommender, access = build(), AccessChain(config.cors)
         await recommender.readiness.warm_up()
         fast_path = FastPath(recommender, access, config.max_body_bytes)
-        accept_all(asyncio.get_running_loop(), replacing_uvicorns(fast_path.protocol, lambda: None))
+        accept_all(asyncio.get_running_loop(), replacing_uvicorns(fast_path, lambda: None))
         app = make_app(recommender, config, access, fast_path.routes)
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]

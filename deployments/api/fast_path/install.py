@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import logging
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deployments.api.fast_path.listener import Factory, Wrap
+from deployments.api.fast_path.routes import FastPath
 
 log = logging.getLogger("rayfunnel.http")
 
@@ -25,19 +25,21 @@ _FIELDS = (
 _FLOW = ("drain", "pause_reading", "resume_reading", "write_paused")
 
 
-def replacing_uvicorns(make: Callable[..., asyncio.Protocol], unsupported: Callable[[], None]) -> Wrap:
-    """Wraps the protocol factory of uvicorn's server: connections get the protocols of `make`, which takes the
-    arguments of uvicorn's own. `unsupported`: called if uvicorn is not as tested, and its protocol stays."""
+def replacing_uvicorns(fast_path: FastPath, unsupported: Callable[[], None]) -> Wrap:
+    """Wraps the protocol factory of uvicorn's server: its connections are `FastPathConnection`s. `unsupported`: called
+    if uvicorn is not as tested, and its protocol stays."""
 
     def wrap(factory: Factory) -> Factory:
         if not _of_uvicorn(factory):
             return factory  # another server of this event loop
         try:
+            from deployments.api.fast_path.connection import FastPathConnection
+
             probe: Any = factory()
             if missing := _missing(probe):
                 raise TypeError(missing)
             arguments = {"config": probe.config, "server_state": probe.server_state, "app_state": probe.app_state}
-            make(**arguments)
+            FastPathConnection(fast_path, **arguments)
         except Exception as error:
             log.warning(
                 "uvicorn is not as this version was tested with (%s), so it answers every request itself, at more CPU "
@@ -46,7 +48,7 @@ def replacing_uvicorns(make: Callable[..., asyncio.Protocol], unsupported: Calla
             )
             unsupported()
             return factory
-        return lambda: make(**arguments)
+        return lambda: FastPathConnection(fast_path, **arguments)
 
     return wrap
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from starlette.responses import Response
 
@@ -48,13 +47,3 @@ class FastPath:
         self.operations, self.access, self.max_body_bytes = operations, access, max_body_bytes
         self.routes: Routes = {}
         self.pacer = RefusalPacer()
-
-    def protocol(self, **uvicorn: Any) -> asyncio.Protocol:
-        """A connection's protocol. `uvicorn`: the arguments of uvicorn's own.
-
-        Raises:
-            ImportError: uvicorn is not as tested.
-        """
-        from deployments.api.fast_path.connection import FastPathConnection
-
-        return FastPathConnection(self, **uvicorn)

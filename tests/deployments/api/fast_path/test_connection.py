@@ -119,7 +119,7 @@ class RecordingApp:
 @asynccontextmanager
 async def behind_the_fast_path(funnel: RecordingApp, keep_alive_s: int = 30) -> AsyncIterator[Connect]:
     loop = asyncio.get_running_loop()
-    accept_all(loop, replacing_uvicorns(funnel.fast_path.protocol, funnel.count_not_installed))
+    accept_all(loop, replacing_uvicorns(funnel.fast_path, funnel.count_not_installed))
     config = uvicorn.Config(
         funnel.app, interface="asgi3", lifespan="off", log_config=None, timeout_keep_alive=keep_alive_s
     )
@@ -631,8 +631,7 @@ def test_very_many_pipelined_refusals_are_all_written(first: bytes) -> None:
 def test_a_peer_that_does_not_read_holds_no_slot() -> None:
     async def test(funnel: RecordingApp, connect: Connect) -> None:
         funnel.answer_directly()
-        connection = funnel.fast_path.protocol(**uvicorn_arguments())
-        assert isinstance(connection, FastPathConnection)
+        connection = FastPathConnection(funnel.fast_path, **uvicorn_arguments())
         transport = RecordingTransport(connection)
         connection.connection_made(transport)
         connection.data_received(ASK)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from uvicorn.server import ServerState
 
 from deployments.api.access import AccessChain, CorsConfig, Head
+from deployments.api.fast_path.connection import FastPathConnection
 from deployments.api.fast_path.protocol import HttpProtocol
 from deployments.api.fast_path.routes import FastPath
 from deployments.api.http import HttpApp, HttpConfig, make_app
@@ -88,7 +89,7 @@ def test_every_connection_has_the_same_outcome_with_the_fast_path_and_without(pi
         fast_path = FastPath(Echo(), ACCESS, 1024)
         for path in SERVED.operations:
             fast_path.routes[path.encode()] = functools.partial(SERVED._answer_fast, path)
-        fast = await outcome(lambda: fast_path.protocol(**uvicorns()), pieces)
+        fast = await outcome(lambda: FastPathConnection(fast_path, **uvicorns()), pieces)
         plain = await outcome(lambda: HttpProtocol(**uvicorns()), pieces)
         assert fast == plain
 

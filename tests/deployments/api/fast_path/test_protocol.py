@@ -213,7 +213,7 @@ def test_other_servers_of_the_event_loop_keep_their_protocols() -> None:
 
         from deployments.api.fast_path.listener import accept_all
 
-        accept_all(asyncio.get_running_loop(), install.replacing_uvicorns(asyncio.Protocol, lambda: None))
+        accept_all(asyncio.get_running_loop(), install.replacing_uvicorns(RecordingApp(1).fast_path, lambda: None))
         server = await asyncio.start_server(greet, "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         received = await reader.read()
