@@ -6,6 +6,7 @@ handle come from the cluster itself and are trusted.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import logging
@@ -51,7 +52,7 @@ class CorsConfig(BaseModel):
     """How long a browser may keep the answer to a preflight."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Head:
     """What a check sees of a request."""
 
@@ -73,7 +74,7 @@ class Head:
         digits = self.get(b"content-length").strip(b" \t").lstrip(b"0")
         return int(digits) if digits.isdigit() and len(digits) <= _LONGEST_LENGTH else len(digits) and sys.maxsize
 
-    @property
+    @functools.cached_property
     def request_id(self) -> str:
         """Its id in headers, bodies, log lines and traces; empty: none yet."""
         given = self.get(b"x-request-id")

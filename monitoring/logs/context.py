@@ -6,6 +6,7 @@ A line that a batch logs carries the ids of all its requests, at the ingress and
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ incoming_trace: ContextVar[str] = ContextVar("incoming_trace", default="")
 
 incoming_request_id: ContextVar[str] = ContextVar("incoming_request_id", default="")
 """The request's id, from its X-Request-ID header; empty: it is to be made."""
+
+
+_TRACE = re.compile("(?!0{32})[0-9a-f]{32}")
 
 
 class LogContext(Protocol):
@@ -120,7 +124,7 @@ def _as_trace(request_id: str) -> str:
 
 
 def _valid_trace(trace: str) -> bool:
-    return len(trace) == 32 and trace != "0" * 32 and set(trace) <= set("0123456789abcdef")
+    return _TRACE.fullmatch(trace) is not None
 
 
 def new_batch_id() -> str:

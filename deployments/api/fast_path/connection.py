@@ -34,8 +34,8 @@ class FastRequest:
     reads and writes."""
 
     __slots__ = (
-        "body", "connection", "disconnected", "handler", "head", "keep_alive", "message_event", "more_body",
-        "operation", "refusing", "response_complete", "response_started", "slot", "task",
+        "body", "connection", "disconnected", "handler", "head", "keep_alive", "more_body", "operation", "refusing",
+        "response_complete", "response_started", "slot", "task",
     )  # fmt: skip
 
     def __init__(
@@ -45,13 +45,18 @@ class FastRequest:
         self.keep_alive = keep_alive
         self.body, self.more_body = bytearray(), True
         self.disconnected = self.response_started = self.response_complete = False
-        self.message_event = self
         self.slot: ConcurrencyLimit | None = None
         """The limit of which it holds a slot."""
         self.task: asyncio.Task[None] | None = None
         """Answers it."""
         self.refusing: asyncio.TimerHandle | None = None
         """Refuses it, later."""
+
+    @property
+    def message_event(self) -> FastRequest:
+        """Itself: `set` is the one method that uvicorn's protocol calls. (No attribute: a cycle waits for the garbage
+        collector.)"""
+        return self
 
     def set(self) -> None:
         """uvicorn's protocol has changed `more_body` or `disconnected`."""
@@ -146,8 +151,6 @@ class FastPathConnection(HttpProtocol):
         context = contextvars.copy_context()
         context.run(_note_arrival)
         request.task = self.loop.create_task(self._answer(request), context=context)
-        self.tasks.add(request.task)
-        request.task.add_done_callback(self.tasks.discard)
 
     def on_body(self, body: bytes) -> None:
         request = self.cycle

@@ -36,7 +36,7 @@ def head_fault(target: bytes, headers: Headers, version: str) -> str:
     """Why a request with this head is refused with 400; empty: it is not."""
     if version not in _VERSIONS:
         return f"HTTP/{version} is not served; send HTTP/1.1"
-    if target.translate(None, _TARGET) or not _percent_encoded(target):
+    if target.translate(None, _TARGET) or (b"%" in target and not _percent_encoded(target)):
         return "the target has characters that a URL must not have; percent-encode them"
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1"):
@@ -112,9 +112,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _keep_one_request_id(self) -> None:
-        request_id = self._own_request_id()
-        self.headers[:] = [header for header in self.headers if header[0] != b"x-request-id"]
-        self.headers.append((b"x-request-id", request_id))
+        request_id, headers = self._own_request_id(), self.headers
+        if any(name == b"x-request-id" for name, _ in headers):
+            headers[:] = [header for header in headers if header[0] != b"x-request-id"]
+        headers.append((b"x-request-id", request_id))
 
     def _own_request_id(self) -> bytes:
         """The id that the caller gave the latest request, if it is a sane one; else a new one."""
