@@ -49,7 +49,7 @@ class FastRequest:
         """The limit of which it holds a slot."""
         self.task: asyncio.Task[None] | None = None
         """Answers it."""
-        self.refusing: asyncio.TimerHandle | None = None
+        self.refusing: asyncio.Handle | None = None
         """Refuses it, later."""
 
     @property
@@ -129,7 +129,7 @@ class FastPathConnection(HttpProtocol):
             refusal = problem(BodyTooLarge(fast_path.max_body_bytes), request.head.request_id)
         if refusal:
             self._count_refused(request.operation, request.head.request_id, refusal.status_code)
-            self._respond(refusal)
+            self._respond_soon(request, refusal)
         elif fast_path.operations.limits[request.operation].full:
             self._refuse(request)
         else:
@@ -184,7 +184,11 @@ class FastPathConnection(HttpProtocol):
         if (at := self._fast_path.pacer.time_of_next(now)) > now:
             request.refusing = self.loop.call_at(at, self._respond, refusal)
         else:
-            self._respond(refusal)
+            self._respond_soon(request, refusal)
+
+    def _respond_soon(self, request: FastRequest, refusal: Response) -> None:
+        """Once the bytes that have arrived are parsed: if the rest is malformed, the answer is 400, as uvicorn's."""
+        request.refusing = self.loop.call_soon(self._respond, refusal)
 
     def _respond(self, response: Response) -> None:
         """Writes the response of the request whose turn it is."""
