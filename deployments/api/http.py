@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import functools
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from deployments.api import openapi
+from deployments.api import html_pages, openapi
 from deployments.api.access import AccessChain, CorsConfig, Head
 from deployments.api.content_encoding import decoded
 from deployments.api.fast_path.routes import Routes, operation_of
 from deployments.api.response_schemas import EventsResponse, RankResponse, RecommendResponse, SimilarResponse
 from deployments.api.responses import problem
-from deployments.api.schemas import Body, EventsRequest, Id, RankRequest, RecommendRequest, SimilarRequest, parse
+from deployments.api.schemas import Body, EventsRequest, RankRequest, RecommendRequest, SimilarRequest
 from deployments.errors import BodyTooLarge, FunnelError
 from deployments.pipeline.request import came_at
 from monitoring.logs import tracing
@@ -37,9 +34,6 @@ from monitoring.logs.context import incoming_request_id, incoming_trace, trace_o
 from monitoring.metrics.declarations import CONTENT_TYPE
 
 log = logging.getLogger("rayfunnel.http")
-
-PAGE = Path(__file__).parent / "pages" / "demo.html"
-DRIFT_PAGE = Path(__file__).parent / "pages" / "drift.html"
 
 
 class HttpConfig(BaseModel):
@@ -61,30 +55,21 @@ class HttpConfig(BaseModel):
     the ingress then leave them out; ours count them. Off while Serve's tracing is on."""
 
 
-class HttpOperations(Protocol):
+class HttpOperations(html_pages.PageOperations, Protocol):
     """What HTTP calls; `deployments.api.operations.Recommender`."""
 
     def recommend(self, body: bytes | Mapping[str, Any], /) -> Awaitable[dict[str, Any]]: ...
     def rank(self, body: bytes | Mapping[str, Any], /) -> Awaitable[dict[str, Any]]: ...
     def similar(self, body: bytes | Mapping[str, Any], /) -> Awaitable[dict[str, Any]]: ...
     def record_events(self, body: bytes | Mapping[str, Any], /) -> Awaitable[dict[str, Any]]: ...
-    async def history(self, user_id: str) -> list[dict[str, Any]]: ...
     async def health(self) -> dict[str, Any]: ...
-    async def drift(self) -> dict[str, Any]: ...
-    async def drift_page(self, name: str) -> str: ...
     async def metrics(self) -> bytes: ...
-    def example_users(self) -> list[str]: ...
     def filter_schema(self) -> dict[str, Any]: ...
     def refused_before_operation(self, operation: str, request_id: str, status: int) -> None: ...
 
 
 Run = Callable[[bytes], Awaitable[dict[str, Any]]]
 """An operation, from a body to its answer."""
-
-
-class _User(Body):
-    user_id: Id
-    """The user whose history is shown."""
 
 
 def make_app(
@@ -138,56 +123,14 @@ def make_app(
         """Whether live traffic has drifted from what the model was trained for: a verdict per signal."""
         return _json(await operations.drift())
 
-    _add_drift_pages(app, operations)
+    html_pages.add_drift_pages(app, operations)
     if config.demo:
-        _add_demo(app, operations)
+        html_pages.add_demo(app, operations)
     return app
 
 
 async def _documented() -> None:
     raise AssertionError("HttpApp answers the operations before FastAPI routes them")
-
-
-def _add_drift_pages(app: FastAPI, operations: HttpOperations) -> None:
-    template = DRIFT_PAGE.read_text("utf-8")
-
-    @app.get("/drift", include_in_schema=False)
-    async def verdicts() -> HTMLResponse:
-        await operations.drift()  # a problem document, not an empty page, where there is nothing to show
-        return _page(template)
-
-    @app.get("/drift/{name}", include_in_schema=False)
-    async def report(name: str) -> HTMLResponse:
-        # Evidently's page has its own scripts; without allow-same-origin they can't act as this site.
-        policy = f"sandbox allow-scripts; default-src 'unsafe-inline' data: blob:; {_CLOSED}"
-        return HTMLResponse(await operations.drift_page(name), headers={"Content-Security-Policy": policy})
-
-
-def _page(template: str) -> HTMLResponse:
-    """One of our own pages: only the scripts and styles that carry the nonce."""
-    nonce = secrets.token_urlsafe()
-    policy = f"default-src 'self'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; {_CLOSED}"
-    return HTMLResponse(template.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
-
-
-def _add_demo(app: FastAPI, operations: HttpOperations) -> None:
-    @app.get("/demo/history", include_in_schema=False)
-    async def history(user_id: str = "") -> Response:
-        user = parse(_User, {"user_id": user_id})
-        return _json({"events": await operations.history(user.user_id)})
-
-    @app.get("/demo/users", include_in_schema=False)
-    async def users() -> Response:
-        return _json({"user_ids": operations.example_users()})
-
-    template = PAGE.read_text("utf-8")
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> HTMLResponse:
-        return _page(template)
-
-
-_CLOSED = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 
 
 def _json(content: Any, status: int = 200, media_type: str = "application/json", **headers: str) -> Response:
