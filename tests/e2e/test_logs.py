@@ -106,8 +106,9 @@ def hostile(n: int) -> Iterator[tuple[str, dict[str, Any]]]:
 
 async def send(cluster: Cluster) -> None:
     """The hostile calls over HTTP, and what HTTP alone can carry."""
-    headers = dict.fromkeys(("X-Canary", "X-Request-ID", "traceparent", "User-Agent", "Cookie", "Referer"), CANARY)
+    headers = dict.fromkeys(("X-Canary", "traceparent", "User-Agent", "Cookie", "Referer"), CANARY)
     headers |= {"Authorization": f"Bearer {CANARY}", "Content-Type": "application/json"}
+    headers["X-Request-ID"] = f'"{CANARY}"'  # not a sane one, which log lines would carry
     async with httpx.AsyncClient(base_url=cluster.url, timeout=30, headers=headers) as client:
         for n in range(3):
             for operation, body in hostile(n):
