@@ -136,6 +136,7 @@ def histories(artifact: Artifact, batch: int, length: int, seed: int) -> History
         (item_BH % n_items).astype(np.int32),
         np.tile(np.arange(length, dtype=np.float64), (batch, 1)),
         rng.choice([0.4, 0.8, 1.0], shape).astype(np.float32),
+        np.ones(shape, np.bool_),
         np.zeros((batch, len(artifact.manifest.feature_schema["users"])), np.float32),
     )
 

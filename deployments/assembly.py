@@ -26,6 +26,7 @@ from deployments.pipeline.stage_client import StageClient, Start
 from deployments.pipeline.time_budget import PipelineConfig
 from deployments.stages.fallbacks import PopularItems, cold_profiles
 from deployments.store.base import Store, StoreConfig
+from deployments.store.event_types import EventsConfig
 from deployments.store.events import Event
 from deployments.telemetry.drift_client import DriftCall, DriftClient
 from deployments.telemetry.drift_signals import DriftSignals
@@ -54,6 +55,8 @@ class FunnelConfig(BaseModel):
     """How requests become batches."""
     store: StoreConfig = StoreConfig()
     """Where histories, the cache and the totals of the metrics are kept."""
+    events: EventsConfig = EventsConfig()
+    """What the types of events mean, to training and to answers."""
     cache: CacheConfig = CacheConfig()
     """What is cached, and for how long."""
     limits: LimitsConfig = LimitsConfig()
@@ -89,6 +92,8 @@ def assemble(
     catalogue, user_features = Catalogue.load(artifact), UserFeatures(artifact)
     clients = {name: StageClient(name, start, slots[name]) for name, start in starts.items()}
 
+    events = config.events.with_successes(artifact.manifest.settings.get("success_types", ()))
+
     cache = None
     if config.cache.candidates_ttl_s:
         sources = tuple(spec["name"] for spec in artifact.manifest.settings["sources"])
@@ -102,7 +107,7 @@ def assemble(
 
     pipeline = Pipeline(
         clients=clients,
-        histories=HistoryReader(store, config.store, catalogue, user_features, artifact.model_version, cache),
+        histories=HistoryReader(store, config.store, events, catalogue, user_features, artifact.model_version, cache),
         cache=cache,
         popular=PopularItems(artifact),
         cold_profiles=partial(
@@ -128,7 +133,7 @@ def assemble(
         rule_names=rule_names,
         example_users=artifact.manifest.settings["example_users"],
         drift_client=drift_client,
-        event_weight=lambda kind: config.store.event_weights.get(kind, config.store.default_event_weight),
+        event_weight=lambda kind: events.of(kind).strength,
         limits=config.limits,
     )
 

@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
+Shorts = npt.NDArray[np.int16]
 Bools = npt.NDArray[np.bool_]
 
 PAD = -1
@@ -175,7 +176,9 @@ class HistoryBatch(Batch):
     timestamp_BH: Times
     """Unix seconds."""
     weight_BH: Floats
-    """Preference that the event shows: for (> 0) or against (< 0) the item; see `StoreConfig.event_weights`."""
+    """Preference that the event shows: for (> 0) or against (< 0) the item; see `EventType.strength`."""
+    seen_BH: Bools
+    """Whether the event takes its item out of this answer; see `EventType.seen`."""
     features_BF: Floats
     """The user's other features, as in training; F may be 0."""
 
@@ -191,12 +194,19 @@ class ProfileBatch(Batch):
 
     item_BH: Ints
     weight_BH: Floats
+    seen_BH: Bools
+    """As in HistoryBatch."""
     user_vector_BD: Floats
     """Output of the user tower; its dot product with an item vector is a score."""
     features_BF: Floats
     """As in HistoryBatch."""
     cold_B: Bools
     """True for users with too few events: their answers come from popularity."""
+
+    @property
+    def seen_item_BH(self) -> Ints:
+        """The items that this answer must not contain because of the user's events, -1 elsewhere."""
+        return np.where(self.seen_BH, self.item_BH, np.int32(PAD))
 
 
 @dataclass(frozen=True, slots=True)

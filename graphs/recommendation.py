@@ -69,6 +69,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
                 pipeline=config.pipeline,
                 batcher=config.batcher,
                 store=config.store,
+                events=config.events,
                 cache=config.cache,
                 limits=config.limits,
                 logs=config.logs,
@@ -125,7 +126,11 @@ def _drift(config: RecommenderArgs, artifact: str) -> list[dict[Any, Any] | Depl
 def _cache_scope(config: RecommenderArgs) -> str:
     """Digest of the settings on which the candidates of a user and their scores depend, beside the model."""
     stages = config.stages
-    parts: list[BaseModel] = [config.store, *(s.config for s in (stages.profile, stages.candidates, stages.scoring))]
+    parts: list[BaseModel] = [
+        config.store,
+        config.events,
+        *(s.config for s in (stages.profile, stages.candidates, stages.scoring)),
+    ]
     return hashlib.blake2b("\n".join(part.model_dump_json() for part in parts).encode(), digest_size=8).hexdigest()
 
 

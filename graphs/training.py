@@ -48,11 +48,12 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
     torch.use_deterministic_algorithms(True)  # else the order of gradient sums depends on the threads
     console = output_console()
     stages = config.stages
-    dataset = load_dataset(data, config.store)
+    dataset = load_dataset(data, config.events)
     check_trainable(dataset, stages.candidates.config.n_candidates)
     baselines.require()
     events, _ = temporal_split(dataset.interactions)
     settings = {"ranker": SHAPE, "example_users": dataset.users[:EXAMPLE_USERS], "seed": seed}
+    settings["success_types"] = list(dataset.success_types)
     columns = (TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with (
         Progress(*columns, TimeElapsedColumn(), console=console) as bars,

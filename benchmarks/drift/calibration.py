@@ -154,7 +154,7 @@ def calibrate(config_path: str, out: str, data: str, days: float) -> None:
     began = time.process_time()
     args = recommender_args(load(config_path))
     config = args.drift
-    artifact, dataset = Artifact.open(args.artifact), load_dataset(data, args.store)
+    artifact, dataset = Artifact.open(args.artifact), load_dataset(data, args.events)
     version = artifact.model_version
     reference = from_table(artifact.table(REFERENCE_FILE))
     found = pools(artifact, dataset, args)

@@ -59,7 +59,7 @@ def histories(artifact: Artifact, count: int, seed: int = 1) -> HistoryBatch:
         item_BH[b, : len(row)], time_BH[b, : len(row)] = items[ordered], times[ordered]
         weight_BH[b, : len(row)] = weights[ordered]
     features_BF = UserFeatures(artifact)([str(user) for user in drawn])
-    return HistoryBatch(artifact.model_version, item_BH, time_BH, weight_BH, features_BF)
+    return HistoryBatch(artifact.model_version, item_BH, time_BH, weight_BH, item_BH >= 0, features_BF)
 
 
 def recorded(artifact: Artifact, config: RecommenderArgs, n_candidates: int, count: int = RECORDED) -> Inputs:

@@ -95,7 +95,7 @@ class EventBody(Body):
     item_id: Id
     """The item; one that is not in the catalogue is stored all the same."""
     event_type: Label
-    """Such as `view`, `like`, `purchase`; `store.event_weights` of the configuration gives its weight."""
+    """Such as `view`, `like`, `purchase`; `events.types` of the configuration says what it means."""
     timestamp: Number | None = Field(None, ge=0, le=4_102_444_800)
     """Unix seconds; now if left out."""
     event_id: Id | None = None

@@ -6,6 +6,7 @@ memory is used.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,9 +18,13 @@ from deployments.models.features.user_features import UserFeatures
 from deployments.pipeline.batch import PendingRequest
 from deployments.pipeline.result_cache import ResultCache
 from deployments.store.base import Store, StoreConfig
+from deployments.store.event_types import EventsConfig
 from deployments.store.events import UserHistory, history_batch, user_histories
 
-_NO_HISTORY = b"", UserHistory(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.float32))
+_NO_HISTORY = (
+    b"",
+    UserHistory(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.float32), np.empty(0, np.float64)),
+)
 _USER_COST = 64
 """Memory of a user beside the events, counted in events."""
 
@@ -31,6 +36,7 @@ class HistoryReader:
         self,
         store: Store,
         config: StoreConfig,
+        events: EventsConfig,
         catalogue: Catalogue,
         user_features: UserFeatures,
         model_version: str,
@@ -38,6 +44,7 @@ class HistoryReader:
     ) -> None:
         self._store = store
         self._config = config
+        self._events = events
         self._catalogue = catalogue
         self._user_features = user_features
         self._model_version = model_version
@@ -55,13 +62,12 @@ class HistoryReader:
             for pending, key, version, entry in zip(pending_requests, keys, found.versions, found.cached, strict=True):
                 pending.cached = self._cache.found(key, version, entry)
         histories = [history for _, history in held]
-        weights, usual_weight = self._config.event_weights, self._config.default_event_weight
-        decoded = user_histories(found, self._catalogue.positions, weights, usual_weight)
+        decoded = user_histories(found, self._catalogue.positions, self._events)
         for row, history in zip(found.rows, decoded, strict=True):
             histories[row] = history
             if versions:
                 self._hold(users[row], found.versions[row], history)
-        return history_batch(histories, self._model_version, self._user_features(users))
+        return history_batch(histories, self._model_version, self._user_features(users), time.time())
 
     def _hold(self, user_id: str, version: bytes, history: UserHistory) -> None:
         """Keeps a history. One without a version is not kept: a later change would not show."""

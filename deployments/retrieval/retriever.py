@@ -78,7 +78,7 @@ class Retriever:
         evidence_BLV[evidence_BLV <= _MIN_EVIDENCE] = 0
         masks = [self.shard.select_rows(self.catalogue.mask(condition)) for condition in requests.filters]
         passes = [masks[f] if f >= 0 else NO_FILTER for f in requests.filter_B]
-        unrequested_BX = np.concatenate([profiles.item_BH, requests.excluded_BX], axis=1)
+        unrequested_BX = np.concatenate([profiles.seen_item_BH, requests.excluded_BX], axis=1)
         unwanted = [self.shard.to_local(items[items >= 0]) for items in unrequested_BX]
         vector_item_BR = np.full((len(requests), 0), PAD, np.int32)
         vector_score_BR = vector_score_BN = np.zeros((len(requests), 0), np.float32)

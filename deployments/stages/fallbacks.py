@@ -29,6 +29,7 @@ def cold_profiles(requests: RequestBatch, dimension: int, n_features: int) -> Pr
         model_version=requests.model_version,
         item_BH=np.empty((rows, 0), np.int32),
         weight_BH=np.empty((rows, 0), np.float32),
+        seen_BH=np.empty((rows, 0), np.bool_),
         user_vector_BD=np.zeros((rows, dimension), np.float32),
         features_BF=np.zeros((rows, n_features), np.float32),
         cold_B=np.ones(rows, np.bool_),
@@ -54,9 +55,10 @@ class PopularItems:
         width_B = np.where(requests.chosen_by_caller(), (requests.given_BG >= 0).sum(axis=1), width_B)
         item_BK = np.full((len(requests), int(width_B.max(initial=0))), PAD, np.int32)
         ranked = [self._order_N[self._catalogue.mask(condition)[self._order_N]] for condition in requests.filters]
+        seen_item_BH = profiles.seen_item_BH
         for row, width in enumerate(width_B.tolist()):
             given = requests.given_BG[row][requests.given_BG[row] >= 0]
-            unwanted = np.concatenate([profiles.item_BH[row], requests.excluded_BX[row]])
+            unwanted = np.concatenate([seen_item_BH[row], requests.excluded_BX[row]])
             order = self._order_N if requests.filter_B[row] == PAD else ranked[requests.filter_B[row]]
             head = order[: width + len(unwanted)]  # enough even if all unwanted items are among them
             items = given if len(given) else head[~np.isin(head, unwanted)][:width]

@@ -44,6 +44,7 @@ class Profiles:
             model_version=self.model_version,
             item_BH=histories.item_BH,
             weight_BH=histories.weight_BH,
+            seen_BH=histories.seen_BH,
             user_vector_BD=np.where(cold_B[:, None], np.float32(0), self._vectors(histories)),
             features_BF=histories.features_BF,
             cold_B=cold_B,

@@ -129,7 +129,7 @@ class Gatherer:
         list_BPSR = np.where(list_BPSR >= 0, list_BPSR + first_P[:, None, None], PAD).astype(np.int32)
         masks = [retrieval.catalogue.mask(condition) for condition in requests.filters]
         passes = [masks[f] if f >= 0 else NO_FILTER for f in requests.filter_B]
-        unwanted_BX = np.concatenate([profiles.item_BH, requests.excluded_BX], axis=1)
+        unwanted_BX = np.concatenate([profiles.seen_item_BH, requests.excluded_BX], axis=1)
         lists, work, scales, empty = retrieval.empty_lists(), self._workspace(), [], retrieval.empty_request()
         for row, width in enumerate(width_B):
             request = empty._replace(

@@ -37,16 +37,12 @@ class StoreConfig(BaseModel):
     history_limit: int = Field(500, ge=1)
     """Events kept per user, the newest."""
     held_events: int = Field(1_000_000, ge=0)
-    """Decoded events that each ingress replica caches, of the most recent users (16 bytes each, and 1 kB a user); 0:
+    """Decoded events that each ingress replica caches, of the most recent users (24 bytes each, and 1 kB a user); 0:
     none. A history that has changed is read again."""
     breaker_failures: int = Field(5, ge=1)
     """Failed calls in a row after which the store is not called for `breaker_reset_s`."""
     breaker_reset_s: float = Field(1.0, gt=0)
     """Pause before one call tries the store again."""
-    event_weights: dict[str, float] = {"view": 0.4, "click": 0.6, "like": 1.0, "purchase": 1.0, "dislike": -0.5}
-    """Event type → weight of an event without its own weight; > 0: for the item, < 0: against it."""
-    default_event_weight: float = 0.5
-    """Weight of the other types."""
 
     @field_validator("redis_url")
     @classmethod

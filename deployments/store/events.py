@@ -8,7 +8,7 @@ of members is (item_id, event_id): it orders events with equal timestamps in Red
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Self
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.messages import PAD, Floats, HistoryBatch, Ints, Times
+from deployments.store.event_types import EventsConfig
 
 _FIELDS = 5
 
@@ -112,16 +113,18 @@ class Histories:
         ]
 
 
-class _EventWeights(dict[tuple[str, str], float]):
-    """(weight as stored, event type) → weight, computed once: a batch has many events but few such pairs."""
+class _Meaning(dict[tuple[str, str], tuple[float, float]]):
+    """(weight as stored, event type) → (strength, `seen_s`), computed once: a batch has many events but few such
+    pairs."""
 
-    def __init__(self, event_weights: Mapping[str, float], default_weight: float) -> None:
+    def __init__(self, events: EventsConfig) -> None:
         super().__init__()
-        self._event_weights, self._default = event_weights, default_weight
+        self._events = events
 
-    def __missing__(self, kind: tuple[str, str]) -> float:
-        weight, event_type = kind
-        self[kind] = value = float(weight) if weight else self._event_weights.get(event_type, self._default)
+    def __missing__(self, kind: tuple[str, str]) -> tuple[float, float]:
+        weight, name = kind
+        event_type = self._events.of(name)
+        self[kind] = value = (float(weight) if weight else event_type.strength, event_type.seen_s)
         return value
 
 
@@ -132,19 +135,19 @@ class UserHistory(NamedTuple):
     """Catalogue positions."""
     timestamp_H: Times
     weight_H: Floats
+    seen_until_H: Times
+    """Unix seconds until which the event takes its item out of answers: -inf never, inf always."""
 
 
 def user_histories(
     histories: Histories,
     positions: Callable[[Sequence[str]], npt.NDArray[np.integer]],
-    event_weights: Mapping[str, float],
-    default_weight: float,
+    config: EventsConfig,
 ) -> list[UserHistory]:
     """The decoded history of each user [B].
 
     `positions`: external item ids [E] → catalogue positions [E], -1: unknown. Events of unknown items are dropped; of
     events on the same item at the same time only the first is kept.
-    `event_weights`: event type → weight of events without their own; `default_weight`: of the other types.
     """
     rows, item_E = len(histories.user_ids), positions(histories.item_ids).astype(np.int32)
     row_E = np.repeat(np.arange(rows), histories.count_B)
@@ -152,27 +155,40 @@ def user_histories(
     # An event may be stored twice: as it was posted, and with the histories of an artifact trained on it.
     time_E = histories.timestamp_E
     kept_E[1:] &= (row_E[1:] != row_E[:-1]) | (item_E[1:] != item_E[:-1]) | (time_E[1:] != time_E[:-1])
-    weight_of = _EventWeights(event_weights, default_weight)
     kind_E = zip(histories.weights, histories.event_types, strict=True)
-    weight_E = np.fromiter(map(weight_of.__getitem__, kind_E), np.float32, len(item_E))
+    meaning_E2: Times = np.fromiter(map(_Meaning(config).__getitem__, kind_E), np.dtype((np.float64, 2)), len(item_E))
+    weight_E = meaning_E2[:, 0].astype(np.float32)
+    until_E = seen_until(time_E, meaning_E2[:, 1])
     ends = np.bincount(row_E[kept_E], minlength=rows).cumsum().tolist()
-    item_E, time_E, weight_E = item_E[kept_E], time_E[kept_E], weight_E[kept_E]
+    all_users = UserHistory(item_E[kept_E], time_E[kept_E], weight_E[kept_E], until_E[kept_E])
     return [
-        UserHistory(item_E[start:end].copy(), time_E[start:end].copy(), weight_E[start:end].copy())
-        for start, end in pairwise([0, *ends])
+        UserHistory._make(column_E[start:end].copy() for column_E in all_users) for start, end in pairwise([0, *ends])
     ]
 
 
-def history_batch(histories: Sequence[UserHistory], model_version: str, features_BF: Floats) -> HistoryBatch:
+def seen_until(timestamp_E: Times, seen_s_E: Times) -> Times:
+    """Unix seconds [E] until which events take their items out of answers: -inf never, inf always."""
+    return np.where(seen_s_E > 0, timestamp_E + seen_s_E, -np.inf)
+
+
+def history_batch(
+    histories: Sequence[UserHistory], model_version: str, features_BF: Floats, now: float
+) -> HistoryBatch:
     """The message that the stages read: [B, H], H = longest history (at least 1), oldest first, padded at the end.
 
-    `features_BF`: features of the users.
+    `features_BF`: features of the users; `now`: Unix seconds, for what counts as seen.
     """
     count_B = np.array([len(history.item_H) for history in histories], np.intp)
     shape = (len(histories), max(1, int(count_B.max(initial=0))))
     item_BH = np.full(shape, PAD, np.int32)
-    timestamp_BH, weight_BH = np.zeros(shape, np.float64), np.zeros(shape, np.float32)
+    timestamp_BH, weight_BH, seen_BH = (
+        np.zeros(shape, np.float64),
+        np.zeros(shape, np.float32),
+        np.zeros(shape, np.bool_),
+    )
     if histories:
         mask_BH = np.arange(shape[1]) < count_B[:, None]
-        item_BH[mask_BH], timestamp_BH[mask_BH], weight_BH[mask_BH] = map(np.concatenate, zip(*histories, strict=True))
-    return HistoryBatch(model_version, item_BH, timestamp_BH, weight_BH, features_BF)
+        columns = map(np.concatenate, zip(*histories, strict=True))
+        item_BH[mask_BH], timestamp_BH[mask_BH], weight_BH[mask_BH], seen_until_E = columns
+        seen_BH[mask_BH] = seen_until_E > now
+    return HistoryBatch(model_version, item_BH, timestamp_BH, weight_BH, seen_BH, features_BF)

@@ -14,6 +14,6 @@ from graphs.evaluation.results_file import write_section
 def evaluate_artifact(path: str, data: str, config: RecommenderArgs, out: str, command: str) -> None:
     """Evaluates the artifact at `path` on `data`, prints the table and writes it to `out`. `command`: named there."""
     artifact = Artifact.open(path)
-    result = evaluate(artifact, load_dataset(data, config.store), config.stages)
+    result = evaluate(artifact, load_dataset(data, config.events), config.stages)
     show(result, output_console())
     write_section(out, markdown(result, artifact.model_version, command))

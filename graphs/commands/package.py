@@ -25,7 +25,7 @@ def repackage(path: str, data: str, config: RecommenderArgs, backend: Backend, p
         raise ConfigError(reason)
     with ArtifactWriter(path) as writer:
         writer.copy_from(Artifact.open(path))
-        held_out = hold_out(writer.preview(), load_dataset(data, config.store), config.stages)
+        held_out = hold_out(writer.preview(), load_dataset(data, config.events), config.stages)
         package(writer, held_out, combinations(backend, precision), output_console())
     artifact = Artifact.open(path)
     parity_gate.require_passed(artifact, backend, precision)

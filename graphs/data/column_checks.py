@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.errors import DataError
-from deployments.messages import Floats, Times
-from deployments.store.base import StoreConfig
+from deployments.messages import Floats, Shorts, Times
+from deployments.store.event_types import UNTYPED
 
 LATEST_S = 4_102_444_800.0
 """The year 2100. The API refuses later events, too."""
@@ -51,18 +51,24 @@ def timestamps(table: pa.Table, file: str) -> Times:
     return seconds
 
 
-def weights(table: pa.Table, file: str, store: StoreConfig) -> Floats:
-    """The weights of the events [E]: the column `weight`, or the weights of `event_type`, or 1."""
+def weights(table: pa.Table, file: str) -> Floats | None:
+    """The column `weight` [E]; None without it."""
     expected = "numbers in [-1, 1]"
     if "weight" in table.column_names:
         values = _numbers(_column(table, file, "weight", expected), file, "weight", expected)
         if len(values) and np.abs(values).max() > 1:
             raise DataError(f"{file}: column weight reaches {np.abs(values).max():g}; it should hold {expected}")
         return values.astype(np.float32)
-    if "event_type" in table.column_names:
-        types = _column(table, file, "event_type", "text").to_pylist()
-        return np.array([store.event_weights.get(t, store.default_event_weight) for t in types], np.float32)
-    return np.ones(len(table), np.float32)
+    return None
+
+
+def event_types(table: pa.Table, file: str) -> tuple[list[str], Shorts]:
+    """The names of the types, lower case, and the type of each event [E]: the column `event_type`, or UNTYPED."""
+    if "event_type" not in table.column_names:
+        return [UNTYPED], np.zeros(len(table), np.int16)
+    names = pc.utf8_lower(_column(table, file, "event_type", "text").cast(pa.string()))
+    encoded = names.dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int16)
 
 
 def _column(table: pa.Table, file: str, name: str, expected: str) -> pa.Array:

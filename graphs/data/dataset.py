@@ -6,12 +6,13 @@
 
 Ids are strings; integers become their decimal form. `timestamp` is Unix seconds or an Arrow timestamp. `weight` in
 [-1, 1] says how strongly the event speaks for the item; a success has 0.8 or more. Without `weight`, `event_type`
-gives it (the store's `event_weights`). Without both, every event is a success.
+gives it (`events.types` of the configuration). Without both, every event is a success.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from deployments.errors import DataError
-from deployments.messages import Array, Bools, Floats, Ints, Times
+from deployments.messages import Array, Bools, Floats, Ints, Shorts, Times
 from deployments.models.features.history_weights import SUCCESS_THRESHOLD
-from deployments.store.base import StoreConfig
+from deployments.store.event_types import UNTYPED, EventsConfig
+from deployments.store.events import seen_until
 from graphs.data import movielens
-from graphs.data.column_checks import id_column, sorted_by_id, timestamps, weights
+from graphs.data.column_checks import event_types, id_column, sorted_by_id, timestamps, weights
 
 MOVIELENS = "movielens"
 INTERACTIONS, ITEMS, USERS = "interactions.parquet", "items.parquet", "users.parquet"
@@ -38,6 +40,32 @@ class Interactions:
     item_E: Ints
     timestamp_E: Times
     weight_E: Floats
+    """Strength: `EventType.strength`, or the event's own weight."""
+    type_E: Shorts
+    """Position in `Dataset.event_types`."""
+    seen_s_E: Times
+    """Seconds from the event for which it takes its item out of answers: 0 never, inf always."""
+    target_E: Bools
+    """Events that the models learn to predict, and that the evaluation judges by."""
+
+    @classmethod
+    def untyped(cls, user_E: Ints, item_E: Ints, timestamp_E: Times, weight_E: Floats) -> Interactions:
+        """Events without types, as the default of `EventsConfig` takes them: every success is a target, and every
+        event takes its item out of answers."""
+        return cls(
+            user_E,
+            item_E,
+            timestamp_E,
+            weight_E,
+            type_E=np.zeros(len(user_E), np.int16),
+            seen_s_E=np.full(len(user_E), np.inf),
+            target_E=weight_E >= SUCCESS_THRESHOLD,
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[Interactions]) -> Interactions:
+        """All events of `parts`, in order."""
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
     def __len__(self) -> int:
         return len(self.user_E)
@@ -47,9 +75,14 @@ class Interactions:
         """Events that speak for their item."""
         return self.weight_E >= SUCCESS_THRESHOLD
 
-    def take(self, rows: Array) -> Interactions:
-        """The events that a mask or an index selects."""
-        return Interactions(self.user_E[rows], self.item_E[rows], self.timestamp_E[rows], self.weight_E[rows])
+    def take(self, rows: Array | slice) -> Interactions:
+        """The events that a mask, an index or a slice selects."""
+        return Interactions(*(getattr(self, each.name)[rows] for each in fields(self)))
+
+    @property
+    def seen_until_E(self) -> Times:
+        """Unix seconds until which each event takes its item out of answers: -inf never, inf always."""
+        return seen_until(self.timestamp_E, self.seen_s_E)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +95,18 @@ class Dataset:
     items: pa.Table
     user_table: pa.Table | None = None
     """user_id and the features of users.parquet; None without that file."""
+    event_types: Sequence[str] = (UNTYPED,)
+    """Names of the types of the events, lower case."""
+    success_types: Sequence[str] = ()
+    """Types taken as successes because the data have no event that the configuration calls one."""
+    event_ids: pa.Array | None = None
+    """Your own ids of the events, text, aligned with `interactions`; None without such a column."""
+    notes: Sequence[str] = ()
+    """One sentence for each thing that was left out, filled in or changed."""
 
 
-def load_dataset(data: str, store: StoreConfig | None = None) -> Dataset:
-    """Loads `movielens`, or a folder with the Parquet files. `store` has the weights of event types.
+def load_dataset(data: str, config: EventsConfig | None = None) -> Dataset:
+    """Loads `movielens`, or a folder with the Parquet files. `config`: what the types of events mean.
 
     Raises:
         DataError: naming the file, the column, and what it should be.
@@ -75,7 +116,7 @@ def load_dataset(data: str, store: StoreConfig | None = None) -> Dataset:
     folder = Path(data)
     interactions, items = _read(folder / INTERACTIONS), _read(folder / ITEMS)
     user_table = _read(folder / USERS) if (folder / USERS).exists() else None
-    return from_tables(folder.name, interactions, items, user_table, store)
+    return from_tables(folder.name, interactions, items, user_table, config)
 
 
 def from_tables(
@@ -83,14 +124,14 @@ def from_tables(
     interactions: pa.Table,
     items: pa.Table,
     user_table: pa.Table | None = None,
-    store: StoreConfig | None = None,
+    config: EventsConfig | None = None,
 ) -> Dataset:
     """Checks and indexes the tables.
 
     Raises:
         DataError: as `load_dataset`.
     """
-    store = store or StoreConfig()
+    config = config or EventsConfig()
     items = sorted_by_id(items, ITEMS, "item_id")
     user_ids = id_column(interactions, INTERACTIONS, "user_id")
     users = pc.unique(user_ids).sort()
@@ -98,11 +139,23 @@ def from_tables(
     if item_E.null_count:
         unknown = interactions.column("item_id").filter(pc.is_null(item_E))[0].as_py()
         raise DataError(f"{INTERACTIONS}: item_id {unknown!r} is not in {ITEMS}; add it there or drop its interactions")
+    types, type_E = event_types(interactions, INTERACTIONS)
+    kinds = [config.of(name) for name in types]
+    weight_E = weights(interactions, INTERACTIONS)
+    if weight_E is None:
+        weight_E = np.array([kind.strength for kind in kinds], np.float32)[type_E]
+    if config.target:
+        target_E = np.array([config.is_target(name) for name in types])[type_E]
+    else:
+        target_E = weight_E >= SUCCESS_THRESHOLD
     events = Interactions(
         user_E=pc.index_in(user_ids, users).to_numpy().astype(np.int32),
         item_E=item_E.to_numpy().astype(np.int32),
         timestamp_E=timestamps(interactions, INTERACTIONS),
-        weight_E=weights(interactions, INTERACTIONS, store),
+        weight_E=weight_E,
+        type_E=type_E,
+        seen_s_E=np.array([kind.seen_s for kind in kinds])[type_E],
+        target_E=target_E,
     )
     if not len(events):
         raise DataError(f"{INTERACTIONS} has no rows; there is nothing to train on")
@@ -111,6 +164,7 @@ def from_tables(
         interactions=events.take(np.lexsort((events.item_E, events.timestamp_E, events.user_E))),
         users=users.to_pylist(),
         items=items,
+        event_types=types,
         user_table=None if user_table is None else sorted_by_id(user_table, USERS, "user_id"),
     )
 

@@ -43,7 +43,7 @@ def temporal_split(
     """
     rank_E, count_E = _success_ranks(events)
     n_test_E = np.where(count_E >= min_successes, np.maximum(1, np.rint(count_E * share)), 0)
-    test_E = events.success_E & (rank_E >= count_E - n_test_E)
+    test_E = events.target_E & (rank_E >= count_E - n_test_E)
     first_test = np.full(events.user_E.max() + 1, len(events), np.int64)
     np.minimum.at(first_test, events.user_E[test_E], np.flatnonzero(test_E))
     train_E = np.arange(len(events)) < first_test[events.user_E]
@@ -52,7 +52,7 @@ def temporal_split(
 
 def _success_ranks(events: Interactions) -> tuple[Ints, Ints]:
     """Per event [E]: the user's successes before it, and all successes of the user."""
-    count_U = np.bincount(events.user_E, weights=events.success_E).astype(np.int32)
+    count_U = np.bincount(events.user_E, weights=events.target_E).astype(np.int32)
     before_U = np.cumsum(count_U) - count_U
-    rank_E = np.cumsum(events.success_E) - events.success_E - before_U[events.user_E]
+    rank_E = np.cumsum(events.target_E) - events.target_E - before_U[events.user_E]
     return rank_E.astype(np.int32), count_U[events.user_E]

@@ -45,7 +45,8 @@ def _funnel(
         users = held_out.users[start : start + BATCH]
         starts = np.searchsorted(train.user_E, users).tolist()
         ends = np.searchsorted(train.user_E, users, side="right").tolist()
-        histories = funnel.histories(train, starts, ends, [dataset.users[user] for user in users])
+        now_B = held_out.first_test_U[start : start + BATCH]
+        histories = funnel.histories(train, starts, ends, now_B, [dataset.users[user] for user in users])
         requests, profiles, candidates, scores, ranked = funnel.answer(histories, DEPTH)
         answers.append(_items(candidates, ranked))
         by_score.append(_items(candidates, score_order(requests, candidates, scores)))

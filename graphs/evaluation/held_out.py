@@ -133,8 +133,6 @@ def _histories(
         starts.append(end)
         end += own.stop - own.start + cut.at - cut.start
         ends.append(end)
-    columns = ("user_E", "item_E", "timestamp_E", "weight_E")
-    joined = Interactions(
-        *(np.concatenate([getattr(events, name)[rows] for events, rows in parts]) for name in columns)
-    )
-    return funnel.histories(joined, starts, ends, [dataset.users[cut.user] for cut in cuts])
+    joined = Interactions.concat([events.take(rows) for events, rows in parts])
+    now_B = test.timestamp_E[[cut.at for cut in cuts]]
+    return funnel.histories(joined, starts, ends, now_B, [dataset.users[cut.user] for cut in cuts])

@@ -12,7 +12,15 @@ from functools import cached_property
 from typing import NamedTuple
 
 from deployments.artifact.reader import Artifact
-from deployments.messages import CandidateBatch, HistoryBatch, ProfileBatch, RankedBatch, RequestBatch, ScoreBatch
+from deployments.messages import (
+    CandidateBatch,
+    HistoryBatch,
+    ProfileBatch,
+    RankedBatch,
+    RequestBatch,
+    ScoreBatch,
+    Times,
+)
 from deployments.models.backends.parity_gate import PLAIN
 from deployments.models.features.user_features import UserFeatures
 from deployments.pipeline.request import Query, request_batch
@@ -85,10 +93,11 @@ class OfflineFunnel:
         return Ranker(self.artifact, self._config.ranking.config)
 
     def histories(
-        self, events: Interactions, starts: Sequence[int], ends: Sequence[int], users: Sequence[str]
+        self, events: Interactions, starts: Sequence[int], ends: Sequence[int], now_B: Times, users: Sequence[str]
     ) -> HistoryBatch:
-        """B histories: the slices `starts[b]:ends[b]` of `events`. `users`: their ids, for the user features."""
-        return history_batch(events, starts, ends, self._user_features(users), self.artifact.model_version)
+        """B histories: the slices `starts[b]:ends[b]` of `events`. `now_B`: Unix seconds of the requests; `users`:
+        their ids, for the user features."""
+        return history_batch(events, starts, ends, now_B, self._user_features(users), self.artifact.model_version)
 
     def requests(self, count: int, n: int) -> RequestBatch:
         """`count` requests for `n` items each, without filters or exclusions."""

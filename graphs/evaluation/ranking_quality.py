@@ -30,10 +30,14 @@ class HeldOutUsers:
         row_of_user[self.users] = np.arange(len(self.users))
         self.wanted_UN = np.zeros((len(self.users), n_items), np.bool_)
         self.wanted_UN[row_of_user[test.user_E], test.item_E] = True
+        self.first_test_U = np.full(len(self.users), np.inf)
+        """Unix seconds of each user's first test event: the time of the request that is judged."""
+        np.minimum.at(self.first_test_U, row_of_user[test.user_E], test.timestamp_E)
         self.seen_UN = np.zeros_like(self.wanted_UN)
-        of_test_users = row_of_user[train.user_E] >= 0
+        row_E = row_of_user[train.user_E]
+        of_test_users = (row_E >= 0) & (train.seen_until_E > self.first_test_U[row_E])
         self.seen_UN[row_of_user[train.user_E[of_test_users]], train.item_E[of_test_users]] = True
-        self.wanted_UN &= ~self.seen_UN  # answers exclude seen items, so a repeat can't be a hit
+        self.wanted_UN &= ~self.seen_UN  # no answer contains them
         had_N = np.zeros(n_items)
         pairs = np.unique(np.stack([train.user_E, train.item_E]), axis=1)
         np.add.at(had_N, pairs[1], 1)

@@ -89,11 +89,11 @@ def _users(dataset: Dataset, rng: np.random.Generator) -> Ints:
 
 def _histories(funnel: OfflineFunnel, dataset: Dataset, users: Ints, limit: int) -> Iterator[HistoryBatch]:
     """The last `limit` events of each user, as the store would give them, batch by batch."""
-    events = dataset.interactions
+    events, now = dataset.interactions, float(dataset.interactions.timestamp_E.max())
     for start in range(0, len(users), BATCH):
         some = users[start : start + BATCH]
         begins = np.searchsorted(events.user_E, some, side="left")
         ends = np.where(some >= 0, np.searchsorted(events.user_E, some, side="right"), begins)
         begins = np.maximum(begins, ends - limit)
         ids = [dataset.users[user] if user >= 0 else "" for user in some]
-        yield funnel.histories(events, begins.tolist(), ends.tolist(), ids)
+        yield funnel.histories(events, begins.tolist(), ends.tolist(), np.full(len(some), now), ids)

@@ -32,7 +32,7 @@ def sequence_ridge(events: Interactions, n_items: int) -> Table:
     cut_C = np.flatnonzero(events.user_E[1:] == events.user_E[:-1])[::2] + 1
     strength_E = np.where(events.success_E, np.float32(1), np.float32(WEAK_EVIDENCE)) * (events.weight_E > 0)
     past = _window(events, cut_C, [-1 - k for k in range(60)], 5.0, strength_E, n_items)[:, kept_M]
-    future = _window(events, cut_C, list(range(80)), 30.0, events.success_E.astype(np.float32), n_items)[:, kept_M]
+    future = _window(events, cut_C, list(range(80)), 30.0, events.target_E.astype(np.float32), n_items)[:, kept_M]
     gram_MM = (past.T @ past).toarray()
     cross_MM = (past.T @ future).toarray()
     gram_MM[np.diag_indices_from(gram_MM)] += np.float32(300)
@@ -84,7 +84,7 @@ def co_occurrence(events: Interactions, n_items: int) -> Table:
 def follows(events: Interactions, n_items: int) -> sp.csr_matrix:
     """Decayed counts [N, N] of success j after event i of the same user."""
     strength_E = np.where(events.success_E, np.float32(1), np.float32(WEAK_EVIDENCE)) * (events.weight_E > 0)
-    success_E = events.success_E.astype(np.float32)
+    target_E = events.target_E.astype(np.float32)
     rows, columns, values = [], [], []
     for distance in range(1, 51):
         before, after = slice(None, -distance), slice(distance, None)
@@ -92,7 +92,7 @@ def follows(events: Interactions, n_items: int) -> sp.csr_matrix:
         tied = same_user & (events.timestamp_E[before] == events.timestamp_E[after])
         decay = np.float32(np.exp(-(distance - 1) / 25))
         for source, target, share in ((before, after, np.where(tied, 0.5, same_user)), (after, before, tied * 0.5)):
-            value = decay * share * strength_E[source] * success_E[target]
+            value = decay * share * strength_E[source] * target_E[target]
             some = value > 0
             rows.append(events.item_E[source][some])
             columns.append(events.item_E[target][some])

@@ -93,18 +93,21 @@ def _cuts(
     for user in users:
         start, end = int(start_of_user[user]), int(ends[user])
         first = start + int(early_count[user])
-        later = first + np.flatnonzero(events.success_E[first:end])[1:]
+        later = first + np.flatnonzero(events.target_E[first:end])[1:]
         for cut in [first, *rng.permutation(later)[: CUTS - 1].tolist()]:
             yield start, int(cut), end
 
 
 def _part(funnel: OfflineFunnel, dataset: Dataset, events: Interactions, cuts: Sequence[Cut]) -> RankingData:
     starts, middles, _ = zip(*cuts, strict=True)
-    histories = funnel.histories(events, starts, middles, [dataset.users[events.user_E[start]] for start in starts])
+    now_B = events.timestamp_E[np.array(middles)]
+    histories = funnel.histories(
+        events, starts, middles, now_B, [dataset.users[events.user_E[start]] for start in starts]
+    )
     _, profiles, candidates = funnel.retrieve(histories, n=1)
     labels = np.zeros(candidates.item_ids_BK.shape, np.float32)
     for row, (_, cut, end) in enumerate(cuts):
-        relevant = events.item_E[cut:end][events.success_E[cut:end]]
+        relevant = events.item_E[cut:end][events.target_E[cut:end]]
         labels[row] = np.isin(candidates.item_ids_BK[row], relevant)
     features = RankingFeatures(funnel.artifact)
     return RankingData(features(profiles, candidates), labels * candidates.mask_BK, candidates.mask_BK)

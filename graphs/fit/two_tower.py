@@ -65,7 +65,7 @@ def fit_two_tower(
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     n_items = len(features_NC)
-    count_N = np.bincount(events.item_E[events.success_E], minlength=n_items).astype(np.float32)
+    count_N = np.bincount(events.item_E[events.target_E], minlength=n_items).astype(np.float32)
     popularity_N = ((np.log1p(count_N) - 2) / 2)[:, None]
     features = torch.from_numpy(np.concatenate([features_NC, popularity_N], axis=1).astype(np.float32))
     log_share_N = torch.from_numpy(np.log((count_N + 0.5) / (count_N + 0.5).sum()))
@@ -163,7 +163,7 @@ def _rows(events: Interactions, user_features_UF: Floats) -> _Rows:
     target_CF = np.full((len(cut_C), FUTURE), -1, np.int32)
     for k in range(FUTURE):
         at = np.minimum(cut_C + k, len(events) - 1)
-        good = (cut_C + k < len(events)) & (events.user_E[at] == events.user_E[cut_C]) & events.success_E[at]
+        good = (cut_C + k < len(events)) & (events.user_E[at] == events.user_E[cut_C]) & events.target_E[at]
         target_CF[good, k] = events.item_E[at[good]]
     useful = (target_CF >= 0).any(axis=1) & (np.arange(len(cut_C)) % 2 == 0)
     cut_C, target_CF = cut_C[useful], target_CF[useful]

@@ -10,7 +10,7 @@ from graphs.data.dataset import Interactions
 def interactions(rows: list[tuple[int, int, float]], weight: float = 1.0) -> Interactions:
     """Events from (user, item, Unix seconds), all of one weight; the rows are sorted as `Interactions` demands."""
     user, item, time = zip(*rows, strict=True)
-    return Interactions(
+    return Interactions.untyped(
         np.array(user, np.int32),
         np.array(item, np.int32),
         np.array(time, np.float64),

@@ -56,7 +56,13 @@ class Api:
         self._catalogue = Catalogue.load(artifact)
         self._profiles = Profiles(artifact, config.stages.profile.config)
         self._read = HistoryReader(
-            RedisStore(config.store), config.store, self._catalogue, UserFeatures(artifact), self._version, None
+            RedisStore(config.store),
+            config.store,
+            config.events,
+            self._catalogue,
+            UserFeatures(artifact),
+            self._version,
+            None,
         )
         self._stages = stages
 

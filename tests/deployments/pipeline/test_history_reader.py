@@ -17,6 +17,7 @@ from deployments.pipeline.batch import PendingRequest
 from deployments.pipeline.history_reader import HistoryReader
 from deployments.pipeline.request import Query
 from deployments.store.base import StoreConfig
+from deployments.store.event_types import EventsConfig
 from deployments.store.events import Event, Histories
 from deployments.store.memory import MemoryStore
 
@@ -41,7 +42,7 @@ class Watched(MemoryStore):
 def reader(artifact: Artifact, store: MemoryStore, held_events: int) -> HistoryReader:
     config = StoreConfig(held_events=held_events)
     catalogue, features = Catalogue.load(artifact), UserFeatures(artifact)
-    return HistoryReader(store, config, catalogue, features, artifact.model_version, None)
+    return HistoryReader(store, config, EventsConfig(), catalogue, features, artifact.model_version, None)
 
 
 async def read(of: HistoryReader, users: Sequence[str]) -> HistoryBatch:

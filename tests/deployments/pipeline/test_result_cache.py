@@ -110,7 +110,7 @@ async def test_a_user_who_asks_again_skips_the_candidate_stage_until_an_event(
     assert counting.rows == [1]
 
     seen = first["items"][0]["item_id"]
-    await caching.record_events({"events": [{"user_id": "u1", "item_id": seen, "event_type": "view"}]})
+    await caching.record_events({"events": [{"user_id": "u1", "item_id": seen, "event_type": "purchase"}]})
     after = await ask(caching, "u1")
     assert counting.rows == [1, 1]
     assert seen not in [item["item_id"] for item in after["items"]]

@@ -82,6 +82,7 @@ def batches(artifact: Artifact, seed: int, rows: int = 24) -> tuple[RequestBatch
             item_BH,
             np.zeros(item_BH.shape),
             weight_BH,
+            item_BH >= 0,
             rng.integers(0, 3, (rows, 2)).astype(np.float32),
         )
     )

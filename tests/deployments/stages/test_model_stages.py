@@ -39,7 +39,10 @@ def histories(version: str, n: int) -> HistoryBatch:
         item_BH[row, :length] = rng.choice(240, length, replace=False)
         weight_BH[row, :length] = rng.choice([-0.5, 0.2, 0.4, 0.8, 1.0], length)
         time_BH[row, :length] = 1.6e9 + np.arange(length) * 60
-    return HistoryBatch(version, item_BH, time_BH, weight_BH, (np.arange(2 * n).reshape(n, 2) % 3).astype(np.float32))
+    seen_BH = item_BH >= 0
+    return HistoryBatch(
+        version, item_BH, time_BH, weight_BH, seen_BH, (np.arange(2 * n).reshape(n, 2) % 3).astype(np.float32)
+    )
 
 
 def requests(version: str, n: int) -> RequestBatch:

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.messages import HistoryBatch
+from deployments.store.event_types import EventsConfig, EventType
 from deployments.store.events import Event, Histories, history_batch, user_histories
 
+NOW = 1000.0
 CATALOGUE = {"a": 0, "b": 1, "c": 2}
 
 
@@ -32,8 +34,9 @@ def histories(*users: Sequence[Event]) -> Histories:
 
 
 def batch(*users: Sequence[Event]) -> HistoryBatch:
-    rows = user_histories(histories(*users), positions, {"like": 1.0}, 0.25)
-    return history_batch(rows, "v1", np.zeros((len(users), 0), np.float32))
+    config = EventsConfig(other=EventType(weight=0.25))
+    rows = user_histories(histories(*users), positions, config)
+    return history_batch(rows, "v1", np.zeros((len(users), 0), np.float32), now=NOW)
 
 
 def test_rows_are_oldest_first_padded_at_the_end_and_without_unknown_items() -> None:
@@ -109,3 +112,16 @@ def test_an_event_that_is_also_in_the_artifacts_histories_counts_once() -> None:
     out = batch([Event("0", "u", "b", "like", 5.0), posted, exported, Event("2", "u", "a", "like", 6.0)], [exported])
     assert out.item_BH.tolist() == [[1, 0, 0], [0, -1, -1]]
     assert out.timestamp_BH[0].tolist() == [5.0, 5.0, 6.0]
+
+
+def test_an_event_takes_its_item_out_of_answers_for_as_long_as_its_type_says() -> None:
+    config = EventsConfig(types={"play": EventType(seen="for 10s")})
+    events = [
+        Event("1", "u", "a", "play", NOW - 11),
+        Event("2", "u", "b", "play", NOW - 9),
+        Event("3", "u", "a", "view", NOW - 3),
+        Event("4", "u", "c", "purchase", NOW - 1),
+    ]
+    rows = user_histories(histories(events, []), positions, config)
+    out = history_batch(rows, "v1", np.zeros((2, 0), np.float32), now=NOW)
+    assert out.seen_BH.tolist() == [[False, True, False, True], [False] * 4]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deployments.errors import DataError
-from deployments.store.base import StoreConfig
+from deployments.store.event_types import EventsConfig
 from graphs.data.dataset import MOVIELENS, from_tables, load_dataset
 from graphs.data.splits import check_trainable
 
@@ -115,5 +115,7 @@ def test_milliseconds_control_characters_and_too_little_data_are_refused() -> No
 
 def test_event_types_weigh_what_the_config_says() -> None:
     events = pa.table(EVENTS | {"event_type": ["play", "play", "view"]})
-    dataset = from_tables("toy", events, pa.table(ITEMS), store=StoreConfig(event_weights={"play": 1.0}))
-    np.testing.assert_allclose(dataset.interactions.weight_E, [0.5, 1.0, 1.0])
+    dataset = from_tables("toy", events, pa.table(ITEMS), config=EventsConfig(types={"play": {"weight": 1.0}}))
+    np.testing.assert_allclose(dataset.interactions.weight_E, [0.4, 1.0, 1.0])
+    assert dataset.interactions.target_E.tolist() == [False, True, True]
+    assert [dataset.event_types[code] for code in dataset.interactions.type_E] == ["view", "play", "play"]

@@ -18,7 +18,7 @@ def event_lists(draw: st.DrawFn) -> Interactions:
     )  # fmt: skip
     user, item, time, weight = (np.array(column) for column in zip(*sorted(rows), strict=True))
     order = np.lexsort((item, time, user))
-    return Interactions(
+    return Interactions.untyped(
         user[order].astype(np.int32), item[order].astype(np.int32), time[order].astype(np.float64),
         weight[order].astype(np.float32),
     )  # fmt: skip
