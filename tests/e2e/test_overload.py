@@ -13,7 +13,9 @@ from tests.support.processes import wait_for
 from tests.support.ray_cluster import Cluster
 from tests.support.scrape import scrape, value
 
-FLOOD = 1200
+FLOOD = 1000
+"""More than the limit on requests under way, but less than Serve gives an ingress replica: what Serve itself refuses is
+not in our metrics. So the test holds with the fast path off, too."""
 SHED = "rayfunnel_shed_total"
 BODY = b'{"user_id": "u1", "n": %d, "deadline_ms": 10000}'
 
