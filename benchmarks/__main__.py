@@ -16,6 +16,7 @@ from benchmarks.serving.overhead import ARGS, overhead
 from benchmarks.serving.speed import REFERENCE, speed
 from benchmarks.serving.traffic import traffic
 from benchmarks.serving.workloads import UNKNOWN, WORKLOADS
+from benchmarks.shop.data import KINDS, write_shop
 from benchmarks.stages.scoring_backends import scoring
 
 DEFAULT = [
@@ -61,6 +62,19 @@ def main() -> None:
     alone.add_argument("--batches", default="1,32,64")
     alone.add_argument("--candidates", default="300,500")
     alone.add_argument("--seconds", type=float, default=0.5)
+    wares = commands.add_parser("shop", help="quality on generated shop data: the funnel beside tuned baselines")
+    wares.add_argument("--users", type=int, default=2000)
+    wares.add_argument("--items", type=int, default=5000)
+    wares.add_argument("--kinds", default=",".join(KINDS), help="names separated by commas")
+    wares.add_argument(
+        "--target", default="", help="event type to predict, where the data have it; left out: successes"
+    )
+    brought = commands.add_parser("shop-data", help="writes generated shop data into a folder, and nothing else")
+    brought.add_argument("folder")
+    brought.add_argument("--users", type=int, default=2000)
+    brought.add_argument("--items", type=int, default=5000)
+    brought.add_argument("--kind", default="types", choices=KINDS)
+    brought.add_argument("--seed", type=int, default=1)
     days = commands.add_parser("drift", help="false alarms without drift, and the delay until a shift is detected")
     days.add_argument("--data", default="movielens", help="the training data of the artifact")
     days.add_argument("--days", type=float, default=30)
@@ -110,6 +124,18 @@ def main() -> None:
     if args.command == "scoring":
         batches, counts = ([int(part) for part in text.split(",")] for text in (args.batches, args.candidates))
         scoring(args.config, args.out, batches, counts, args.seconds)
+        return
+    if args.command == "shop":
+        from benchmarks.shop.quality import shop_quality
+
+        kinds = args.kinds.split(",")
+        if wrong := [kind for kind in kinds if kind not in KINDS]:
+            parser.error(f"no such kind: {wrong[0]!r}; there are: {', '.join(KINDS)}")
+        command = f"python -m benchmarks {shlex.join(sys.argv[1:])}"
+        shop_quality(args.config, args.out, args.users, args.items, kinds, args.target, command)
+        return
+    if args.command == "shop-data":
+        write_shop(args.folder, args.kind, args.users, args.items, args.seed)
         return
     if args.command == "drift":
         calibrate(args.config, args.out, args.data, args.days)

@@ -1,0 +1,226 @@
+"""Quality on shop data: per kind the funnel as serve_config.yaml trains and serves it, beside tuned baselines.
+
+All methods answer under the same rules of what may be shown. Baselines are tuned on a validation cut of the training
+part of the same data.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.provenance import made_by
+from benchmarks.shop.data import write_shop
+from benchmarks.tune_baselines import tune
+from deployments.artifact.reader import Artifact
+from graphs.config import RecommenderArgs, Stages
+from graphs.config_file import load, recommender_args
+from graphs.console import output_console
+from graphs.data.dataset import Dataset, Interactions, load_dataset
+from graphs.data.splits import temporal_split
+from graphs.evaluation.baselines import METHODS
+from graphs.evaluation.offline_funnel import BATCH, OfflineFunnel
+from graphs.evaluation.ranking_quality import DEPTH, HeldOutUsers
+from graphs.evaluation.results_file import write_section
+from graphs.training import train
+
+MOST_TUNING_USERS = 3000
+"""Users whose events the baselines are tuned on, drawn at random. They are fitted on all then."""
+
+FEW_USERS = 200
+"""Fewer judged users than this tell little."""
+
+GOAL = 1.1
+"""NDCG@10 of the funnel as a multiple of the best tuned baseline's."""
+
+COLUMNS = ("ndcg@10", "hit_rate@10", "recall@50", "recall@100", "coverage@10")
+CEILING = "candidates in the ideal order"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was measured on one kind of data. `rows`: method → metrics, in the order of the table."""
+
+    kind: str
+    rows: Mapping[str, Mapping[str, float]]
+    best_source: str
+    best_baseline: str
+    settings: Mapping[str, Mapping[str, Any]]
+    judged: str
+    recall: float
+    seconds: float
+    model: str
+
+    @property
+    def ratio(self) -> float:
+        """NDCG@10 of the funnel over the best tuned baseline's."""
+        return self.rows["funnel"]["ndcg@10"] / max(self.rows[self.best_baseline]["ndcg@10"], 1e-9)
+
+
+def shop_quality(
+    config: str, out: str, users: int, items: int, kinds: Sequence[str], target: str, command: str
+) -> None:
+    """Measures each kind, and writes its table into the section of this size; a kind is written once it is done.
+
+    `target`: the event type to predict, where the data have it; empty: every success.
+    """
+    args = recommender_args(load(config))
+    done: list[Quality] = []
+    for kind in kinds:
+        with tempfile.TemporaryDirectory() as folder:
+            data = str(write_shop(f"{folder}/{kind}", kind, users, items))
+            done.append(measure(kind, data, f"{folder}/artifact", _aimed_at(args, target, kind)))
+        output_console().print(f"{kind}: {_verdict(done[-1])}")
+        write_section(out, section(done, users, items, target, command))
+
+
+def measure(kind: str, data: str, out: str, args: RecommenderArgs) -> Quality:
+    """Trains on the folder `data`, tunes the baselines, and judges all of them on the test part."""
+    began = time.perf_counter()
+    artifact = train(data, out, args)
+    seconds = time.perf_counter() - began
+    dataset = load_dataset(data, args.events)
+    known, test = temporal_split(dataset.interactions)
+    held_out = HeldOutUsers(known, test, len(dataset.items))
+    metrics = artifact.manifest.metrics
+    tuned = tune(_of_some_users(known), len(dataset.items), settings())
+    baselines = {
+        f"{name}, tuned": held_out(
+            held_out.top(METHODS[name](known, len(dataset.items), held_out.users, **best.setting))
+        )
+        for name, best in tuned.items()
+    }
+    sources = {f"source: {name}": row for name, row in metrics["sources"].items()}
+    best_baseline, best_source = (max(rows, key=lambda name: rows[name]["ndcg@10"]) for rows in (baselines, sources))
+    return Quality(
+        kind=kind,
+        rows={
+            CEILING: {"ndcg@10": ceiling(artifact, dataset, args.stages, known, held_out)},
+            "funnel": metrics["funnel"],
+            "funnel, scoring lost": metrics["funnel, scoring lost"],
+            **baselines,
+            **{f"{name}, as on MovieLens": row for name, row in metrics["baselines"].items()},
+            **sources,
+        },
+        best_source=best_source,
+        best_baseline=best_baseline,
+        settings={name: best.setting for name, best in tuned.items()},
+        judged=judged(held_out, test, len(dataset.users)),
+        recall=metrics["candidates"]["recall"],
+        seconds=seconds,
+        model=artifact.model_version,
+    )
+
+
+def settings() -> dict[str, Iterator[dict[str, Any]]]:
+    """The settings to try per baseline: small grids around what suits implicit feedback."""
+    weightings = [("success", 0.0), ("success", 0.2), ("success", 1.0), ("weight", 2)]
+
+    def grid(**choices: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        for values in itertools.product(*choices.values()):
+            yield dict(zip(choices, values, strict=True))
+
+    return {
+        "popularity": grid(weighting=weightings),
+        "item_knn": grid(weighting=weightings, neighbours=[20, 100, 500], k1=[0.2, 1.2, 20.0], b=[0.0, 0.5]),
+        "ease": grid(weighting=weightings, regularisation=[30.0, 100.0, 300.0, 1000.0]),
+        "als": grid(
+            weighting=weightings, factors=[32, 96], regularisation=[1.0, 10.0], alpha=[2.0, 10.0], iterations=[15]
+        ),
+    }
+
+
+def ceiling(artifact: Artifact, dataset: Dataset, stages: Stages, known: Interactions, held_out: HeldOutUsers) -> float:
+    """NDCG@10 of the best order of each test user's candidates."""
+    funnel = OfflineFunnel(artifact, stages)
+    found = []
+    for start in range(0, len(held_out.users), BATCH):
+        users = held_out.users[start : start + BATCH]
+        begins, ends = (np.searchsorted(known.user_E, users, side=side).tolist() for side in ("left", "right"))
+        now_B = held_out.first_test_U[start : start + BATCH]
+        histories = funnel.histories(known, begins, ends, now_B, [dataset.users[user] for user in users])
+        items_BK = funnel.retrieve(histories, DEPTH).candidates.item_ids_BK
+        wanted_BN = held_out.wanted_UN[start : start + BATCH]
+        hit_BK = (items_BK >= 0) & np.take_along_axis(wanted_BN, np.maximum(items_BK, 0), axis=1)
+        found.append(np.take_along_axis(items_BK, np.argsort(~hit_BK, axis=1, kind="stable")[:, :DEPTH], axis=1))
+    width = max(lists.shape[1] for lists in found)
+    padded = [np.pad(lists, ((0, 0), (0, width - lists.shape[1])), constant_values=-1) for lists in found]
+    return held_out(np.concatenate(padded))["ndcg@10"]
+
+
+def judged(held_out: HeldOutUsers, test: Interactions, n_users: int) -> str:
+    """Who is judged, and a warning if these are few or have nothing to find."""
+    count = len(held_out.users)
+    nothing = int((~held_out.wanted_UN.any(axis=1)).sum())
+    text = f"{count:,} of {n_users:,} users ({count / n_users:.0%}) are judged, by {len(test):,} events"
+    if nothing:
+        text += f"; {nothing:,} of them ({nothing / count:.0%}) have nothing to find that may be shown"
+    return text + (f". **Fewer than {FEW_USERS} judged users tell little.**" if count - nothing < FEW_USERS else ".")
+
+
+def section(done: Sequence[Quality], users: int, items: int, target: str, command: str) -> str:
+    """The section of RESULTS.md: a line per kind, then its table."""
+    aim = f", target {target}" if target else ""
+    part = f" of {MOST_TUNING_USERS:,} users" if users > MOST_TUNING_USERS else ""
+    lines = [
+        f"## Quality on shop data: {users:,} users, {items:,} items{aim}",
+        "",
+        made_by(command),
+        "",
+        "Generated data (benchmarks/shop/): clustered items of Zipf popularity, log-normal histories, tastes that "
+        "drift, repeats. `types`: views, clicks, carts and purchases; `views`: views alone; `untyped`: the events of "
+        "`types` without their type; `purchase-after-view`: views and purchases. Trained with serve_config.yaml; every "
+        "method answers under its rules of what may be shown. The baselines are tuned on a validation cut of the "
+        f"training part{part}. The goal is {GOAL:.2f} times the best of them.",
+        "",
+        "NDCG@10:",
+        "",
+        "| kind | ceiling | funnel | best source | best tuned baseline | funnel / baseline | training s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in done:
+        of = {name: row["ndcg@10"] for name, row in each.rows.items()}
+        lines.append(
+            f"| {each.kind} | {of[CEILING]:.4f} | {of['funnel']:.4f} | {of[each.best_source]:.4f} "
+            f"({each.best_source.removeprefix('source: ')}) | {of[each.best_baseline]:.4f} "
+            f"({each.best_baseline.removesuffix(', tuned')}) | {each.ratio:.3f} | {each.seconds:.0f} |"
+        )
+    for each in done:
+        lines += ["", f"### {each.kind}", "", each.judged, "", "| method | " + " | ".join(COLUMNS) + " |"]
+        lines.append("|---" * (len(COLUMNS) + 1) + "|")
+        for name, row in each.rows.items():
+            cells = (f"{row[column]:.4f}" if column in row else "" for column in COLUMNS)
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        chosen = "; ".join(
+            f"{name} " + ", ".join(f"{key} {value}" for key, value in best.items())
+            for name, best in each.settings.items()
+        )
+        lines += ["", f"Recall of the candidates: {each.recall:.4f}. Model {each.model}. Tuned: {chosen}."]
+        lines += ["", f"**{_verdict(each)}**"]
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(found: Quality) -> str:
+    best = found.best_baseline.removesuffix(", tuned")
+    text = f"The funnel's NDCG@10 is {found.ratio:.3f} times that of the best tuned baseline ({best})"
+    return text + (f"; the goal is {GOAL:.2f}." if found.ratio < GOAL else ".")
+
+
+def _aimed_at(args: RecommenderArgs, target: str, kind: str) -> RecommenderArgs:
+    """`args` with the target, for kinds that have such events."""
+    if not target or kind in ("views", "untyped"):
+        return args
+    return args.model_copy(update={"events": args.events.model_copy(update={"target": target})})
+
+
+def _of_some_users(events: Interactions) -> Interactions:
+    """The events of MOST_TUNING_USERS users at most, numbered anew."""
+    some = np.random.default_rng(0).permutation(np.unique(events.user_E))[:MOST_TUNING_USERS]
+    events = events.take(np.isin(events.user_E, some))
+    return replace(events, user_E=np.unique(events.user_E, return_inverse=True)[1].astype(np.int32))
