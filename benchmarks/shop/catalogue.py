@@ -20,7 +20,7 @@ PER_SUB, SUBS_PER_CLUSTER, SUBS_PER_DEPARTMENT = 50, 4, 16
 ZIPF, ZIPF_SHIFT = 1.0, 5.0
 """An item's share of the visits is about 1 / (its rank + ZIPF_SHIFT)^ZIPF."""
 
-CONSUMABLE, LAUNCHED = 0.3, 0.2
+CONSUMABLE, LAUNCHED = 0.15, 0.2
 """Share of the clusters whose items are bought again; share of the items that come into the shop during the year."""
 
 LEADS = 6

@@ -33,7 +33,7 @@ before; that it is what everybody looks at. Else it is of the session's sub-clus
 AFTER_PURCHASE = 0.3
 """Chance that the session after a purchase looks for what complements it."""
 
-BUYS_AGAIN = 0.55
+BUYS_AGAIN = 0.5
 """Chance of each further purchase of a consumable."""
 
 
