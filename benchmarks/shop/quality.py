@@ -120,7 +120,7 @@ def measure(kind: str, data: str, out: str, args: RecommenderArgs) -> Quality:
 
 def settings() -> dict[str, Iterator[dict[str, Any]]]:
     """The settings to try per baseline: small grids around what suits implicit feedback."""
-    weightings = [("success", 0.0), ("success", 0.2), ("success", 1.0), ("weight", 2)]
+    weightings = [("success", 0.2), ("success", 1.0), ("weight", 1)]
 
     def grid(**choices: Sequence[Any]) -> Iterator[dict[str, Any]]:
         for values in itertools.product(*choices.values()):
@@ -128,10 +128,14 @@ def settings() -> dict[str, Iterator[dict[str, Any]]]:
 
     return {
         "popularity": grid(weighting=weightings),
-        "item_knn": grid(weighting=weightings, neighbours=[20, 100, 500], k1=[0.2, 1.2, 20.0], b=[0.0, 0.5]),
-        "ease": grid(weighting=weightings, regularisation=[30.0, 100.0, 300.0, 1000.0]),
+        "item_knn": grid(weighting=weightings, neighbours=[50, 200, 1000], k1=[0.5, 1.5, 5.0, 20.0], b=[0.0, 0.5]),
+        "ease": grid(weighting=weightings, regularisation=[0.3, 1.0, 3.0, 10.0, 30.0, 100.0]),
         "als": grid(
-            weighting=weightings, factors=[32, 96], regularisation=[1.0, 10.0], alpha=[2.0, 10.0], iterations=[15]
+            weighting=weightings,
+            factors=[64, 160],
+            regularisation=[1.0, 10.0],
+            alpha=[2.0, 10.0, 40.0, 100.0],
+            iterations=[15],
         ),
     }
 
