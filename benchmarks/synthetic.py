@@ -19,7 +19,8 @@ from deployments.artifact.writer import ArtifactWriter
 from deployments.assembly import HISTORIES
 from deployments.messages import Array, Floats, HistoryBatch
 from deployments.models.dcn_v2 import DCNv2
-from deployments.models.features.ranking_features import feature_names
+from deployments.models.features.schema import Schema
+from deployments.models.features.transforms import Column, MultiHot, Standardise
 from deployments.stages.candidates import CandidateConfig
 from deployments.stages.scoring import WEIGHTS
 from graphs.config import CandidateArgs, Stages
@@ -43,7 +44,7 @@ from graphs.fit.two_tower import WIDTH
 CLUSTER = 500
 """Items per cluster."""
 
-GENRES = [f"genre={g}" for g in range(20)]
+GENRES = [str(g) for g in range(20)]
 TABLES = ("sequence", "linear", "together")
 START_S = 1_700_000_000.0
 
@@ -79,8 +80,7 @@ def write(out: str, size: Size, seed: int = 1) -> Artifact:
     queries_QD[:, -1] = 1
     chosen = choose_index(vectors_ND, queries_QD)
     sources = [spec | {"quota": max(1, int(spec["quota"] * size.wide))} for spec in SOURCES]  # type: ignore[operator]
-    names = [str(spec["name"]) for spec in sources]
-    attributes = ["year", "popularity", "quality"]
+    schema = Schema.of((str(spec["name"]) for spec in sources), _item_columns())
     settings = {
         "sources": sources,
         "dimension": WIDTH + 1,
@@ -89,7 +89,7 @@ def write(out: str, size: Size, seed: int = 1) -> Artifact:
         "example_users": [f"u{user}" for user in range(min(size.users, 50))],
     }
     with ArtifactWriter(out, settings=settings) as writer:
-        writer.feature_schema = {"sources": names, "users": [], "attributes": attributes, "content": GENRES}
+        schema.write(writer)
         faiss.write_index(chosen.index, str(writer.file("items.faiss")))
         writer.tensors("items.safetensors", {"item_vectors_ND": vectors_ND})
         torch.manual_seed(seed)
@@ -111,14 +111,12 @@ def write(out: str, size: Size, seed: int = 1) -> Artifact:
                 {
                     "item_id": pa.array([f"i{item}" for item in range(n_items)]),
                     "title": pa.array([f"Title {item}" for item in range(n_items)]),
-                    "genre": pa.DictionaryArray.from_arrays(genre_N, [g.partition("=")[2] for g in GENRES]).cast(
-                        "string"
-                    ),
+                    "genre": pa.DictionaryArray.from_arrays(genre_N, GENRES).cast("string"),
                     "year": year_N.astype(np.float64),
                 }
             ),
         )
-        writer.tensors(WEIGHTS, _ranker(size, len(feature_names(names, [], attributes))))
+        writer.tensors(WEIGHTS, _ranker(size, len(schema.ranker)))
         writer.table(HISTORIES, _histories(rng, size))
         package(writer, _held_out(writer.preview(), rng), combinations("compiled", "auto"), output_console())
     return Artifact.open(out)
@@ -137,8 +135,17 @@ def histories(artifact: Artifact, batch: int, length: int, seed: int) -> History
         np.tile(np.arange(length, dtype=np.float64), (batch, 1)),
         rng.choice([0.4, 0.8, 1.0], shape).astype(np.float32),
         np.ones(shape, np.bool_),
-        np.zeros((batch, len(artifact.manifest.feature_schema["users"])), np.float32),
+        np.zeros((batch, len(Schema.load(artifact).user_features)), np.float32),
     )
+
+
+def _item_columns() -> list[Column]:
+    genre = MultiHot(values=tuple(GENRES), buckets=0, seed=0)
+    year = Standardise(log=False, center=2000.0, scale=12.0, clip=5.0)
+    return [
+        Column(name="genre", source="item", dtype="string", shape=(), missing=0.0, transform=genre),
+        Column(name="year", source="item", dtype="float64", shape=(), missing=0.0, transform=year),
+    ]
 
 
 def _n_items(artifact: Artifact) -> int:

@@ -33,6 +33,7 @@ from graphs.fit.drift_reference import write_reference
 from graphs.fit.packaging import combinations, package
 from graphs.fit.ranker import SHAPE, fit_ranker, ranking_data
 from graphs.fit.retrieval import write_retrieval
+from graphs.fit.transforms import fit_features
 
 EXAMPLE_USERS = 50
 
@@ -52,6 +53,9 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
     check_trainable(dataset, stages.candidates.config.n_candidates)
     baselines.require()
     events, _ = temporal_split(dataset.interactions)
+    features = fit_features(dataset)
+    for note in features.notes:
+        console.print(note, markup=False, soft_wrap=True)
     settings = {"ranker": SHAPE, "example_users": dataset.users[:EXAMPLE_USERS], "seed": seed}
     settings["success_types"] = list(dataset.success_types)
     columns = (TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
@@ -67,8 +71,8 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
         candidates, retrieval, ranker, packaging, evaluation = map(
             bar, ("Candidates to learn from", "Retrieval models", "Ranking model", "Packaging", "Evaluation")
         )
-        ranked = ranking_data(dataset, events, stages.candidates.config.n_candidates, seed, candidates)
-        write_retrieval(writer, dataset, events, seed, retrieval)
+        ranked = ranking_data(dataset, features, events, stages.candidates.config.n_candidates, seed, candidates)
+        write_retrieval(writer, dataset, features, events, seed, retrieval)
         model = fit_ranker(ranked, seed, ranker)
         writer.tensors(WEIGHTS, {name: value.numpy() for name, value in model.state_dict().items()})
         _write_histories(writer, dataset)

@@ -24,7 +24,7 @@ from deployments.messages import PAD, CandidateBatch, HistoryBatch, ProfileBatch
 from deployments.models.backends.parity_gate import PLAIN, Gate, combination
 from deployments.models.backends.selection import RunningModel, start
 from deployments.models.backends.unavailable import BackendUnavailable
-from deployments.models.features.ranking_features import RankingFeatures
+from deployments.models.features.schema import Schema
 from deployments.models.features.user_features import UserFeatures
 from deployments.models.fused_dcn_v2 import FusedDCNv2
 from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker
@@ -120,12 +120,10 @@ def first_product(artifact: Artifact, count: int, seconds: float) -> tuple[float
     """Milliseconds per request of the first matrix product of the fused model, over all columns and over the columns of
     (user, item) pairs alone. For the latter the terms of the other columns are precomputed, per item and per user.
     """
-    features, layer = RankingFeatures(artifact), FusedDCNv2(load_ranker(artifact)).first
+    layer = FusedDCNv2(load_ranker(artifact)).first
     n_items, wide = len(artifact.tensors("popularity.safetensors")["score_N"]), layer.out_features
     generator = torch.Generator().manual_seed(1)
-    pair = [
-        i for i, name in enumerate(features.names) if name.startswith(("score", "content", "difference", "distance"))
-    ]
+    pair = [i for i, feature in enumerate(Schema.load(artifact).ranker) if feature.per == "candidate"]
     weight = layer.weight[:, pair].T.contiguous()
     rows_RF = torch.randn(RECORDED * count, layer.in_features, generator=generator)
     pair_RP = rows_RF[:, pair].contiguous()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deployments.artifact.columns import FILE, Column, Kind, LabelColumn, NumberColumn, attribute_column, string_column
+from deployments.artifact.columns import FILE, Column, Kind, LabelColumn, attribute_column, id_column, title_column
 from deployments.artifact.filters import filter_schema, parse_filters, passing_items
 from deployments.artifact.reader import Artifact
 from deployments.errors import ArtifactError
@@ -47,13 +46,14 @@ class Catalogue:
         """From a table as the module describes.
 
         Raises:
-            ArtifactError: no `item_id`, a duplicate or null id, a column of another type.
+            ArtifactError: no `item_id`, a duplicate or null id, ids that are no text.
         """
         if "item_id" not in table.column_names:
             raise ArtifactError(f"{FILE}: no column item_id (string); it has {', '.join(table.column_names) or 'none'}")
-        ids = string_column("item_id", table["item_id"])
-        titles = string_column("title", table["title"]) if "title" in table.column_names else None
-        columns = {n: attribute_column(n, table[n]) for n in table.column_names if n not in ("item_id", "title")}
+        ids = id_column(table["item_id"])
+        titles = title_column(table["title"]) if "title" in table.column_names else None
+        named = {n: attribute_column(table[n]) for n in table.column_names if n not in ("item_id", "title")}
+        columns = {name: column for name, column in named.items() if column}
         if ids.null_count or pc.count_distinct(ids).as_py() != len(ids):
             raise ArtifactError(f"{FILE}: item_id must be unique and without nulls")
         return cls(ids, titles, columns)
@@ -88,19 +88,11 @@ class Catalogue:
         return np.array(list(dict.fromkeys(positions[positions != PAD].tolist())), np.int32), unknown
 
     def metadata(self, position: int) -> dict[str, Any]:
-        """Title and attributes of one item, ready for JSON; None where unknown, whole numbers as int."""
+        """Title and attributes of one item, ready for JSON; None where unknown, whole numbers as int, dates and
+        timestamps in ISO 8601."""
         found: dict[str, Any] = {} if self._titles is None else {"title": self._titles[position].as_py()}
         for name, column in self._columns.items():
-            if isinstance(column, NumberColumn):
-                number = float(column.values_N[position])
-                found[name] = (
-                    (int(number) if number.is_integer() and abs(number) < 2**53 else number)
-                    if math.isfinite(number)
-                    else None
-                )
-            else:
-                labels = column.labels(position)
-                found[name] = labels if column.kind == "multi" else labels[0] if labels else None
+            found[name] = column.value(position)
         return found
 
     def category_codes(self, attribute: str) -> Ints:
@@ -120,7 +112,8 @@ class Catalogue:
     def validate(self, filters: Mapping[str, object]) -> Filter:
         """The `filters` object of a request as a Filter: `{"genres": ["Comedy"], "year": {"gte": 1990}}`.
 
-        A categorical or multi attribute takes a string or a list of them, a numeric one `gte` and/or `lte`.
+        A categorical or multi attribute takes a string or a list of them, a bool true or false, a numeric one `gte`
+        and/or `lte`: numbers, for dates and timestamps Unix seconds or ISO 8601 text.
         Equivalent filters compare equal.
 
         Raises:

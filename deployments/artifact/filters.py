@@ -10,6 +10,7 @@ import difflib
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ _MAX_COMPARED = 1000
 _MOST_LISTED = 100
 """Values of an attribute that the schema lists."""
 
+_FORMATS = {"date": "date", "timestamp": "date-time"}
+
 
 def parse_filters(columns: Mapping[str, Column], filters: Mapping[str, object]) -> Filter:
     """See `Catalogue.validate`."""
@@ -40,7 +43,7 @@ def parse_filters(columns: Mapping[str, Column], filters: Mapping[str, object]) 
             if column is None:
                 raise ValueError(f"no such attribute; the catalogue has: {', '.join(columns) or 'none'}")
             if isinstance(column, NumberColumn):
-                between[name] = _interval(clause)
+                between[name] = _interval(column, clause)
             else:
                 one_of[name] = _accepted_values(column, clause)
         except ValueError as error:
@@ -55,10 +58,13 @@ def filter_schema(columns: Mapping[str, Column]) -> dict[str, Any]:
 
     def of(column: Column) -> dict[str, Any]:
         if isinstance(column, NumberColumn):
-            bounds = {"gte": {"type": "number"}, "lte": {"type": "number"}}
+            bound: dict[str, Any] = {"type": "number"}
+            if column.unit != "number":
+                bound = {"anyOf": [bound, {"type": "string", "format": _FORMATS[column.unit]}]}
+            bounds = {"gte": bound, "lte": bound}
             return {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": bounds}
-        value: dict[str, Any] = {"type": "string"}
-        if len(column.values) <= _MOST_LISTED:
+        value: dict[str, Any] = {"type": "boolean" if column.is_bool else "string"}
+        if not column.is_bool and len(column.values) <= _MOST_LISTED:
             value["enum"] = list(column.values)
         return {"anyOf": [value, {"type": "array", "minItems": 1, "items": value}]}
 
@@ -85,20 +91,38 @@ def passing_items(columns: Mapping[str, Column], n_items: int, condition: Filter
     return passes_N
 
 
-def _interval(clause: object) -> tuple[float, float]:
-    expected = 'must be an object with gte and/or lte, e.g. {"gte": 1990, "lte": 1999}'
+def _interval(column: NumberColumn, clause: object) -> tuple[float, float]:
+    example = '{"gte": 1990, "lte": 1999}' if column.unit == "number" else '{"gte": "1990-01-31"}'
+    expected = f"must be an object with gte and/or lte, e.g. {example}"
     if not isinstance(clause, Mapping) or not clause or not clause.keys() <= {"gte", "lte"}:
         raise ValueError(expected)
-    for name, bound in clause.items():
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or not abs(bound) <= sys.float_info.max:
-            raise ValueError(f"{name} must be a finite number")
-    low, high = float(clause.get("gte", -math.inf)), float(clause.get("lte", math.inf))
+    bounds = {name: _bound(column, name, bound) for name, bound in clause.items()}
+    low, high = bounds.get("gte", -math.inf), bounds.get("lte", math.inf)
     if low > high:
         raise ValueError(f"gte {low:g} is greater than lte {high:g}; no item can pass")
     return low, high
 
 
+def _bound(column: NumberColumn, name: str, bound: object) -> float:
+    if isinstance(bound, int | float) and not isinstance(bound, bool) and abs(bound) <= sys.float_info.max:
+        return float(bound)
+    if column.unit == "number":
+        raise ValueError(f"{name} must be a finite number")
+    try:
+        moment = datetime.fromisoformat(bound) if isinstance(bound, str) else None
+        if moment:
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"{name} must be Unix seconds, or a date or time in ISO 8601, e.g. 1990-01-31")
+
+
 def _accepted_values(column: LabelColumn, clause: object) -> tuple[str, ...]:
+    if column.is_bool:
+        given = clause if isinstance(clause, list | tuple) else [clause]
+        if not given or not all(isinstance(value, bool) for value in given):
+            raise ValueError("must be true or false")
+        return tuple(sorted({"true" if value else "false" for value in given}))
     values = [clause] if isinstance(clause, str) else clause
     if not isinstance(values, list | tuple) or not values:
         raise ValueError("must be a string or a list of at least one string")

@@ -38,8 +38,8 @@ _DTYPES |= {"I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 class Manifest(BaseModel):
     """The content of `manifest.json`.
 
-    `model_version` covers the files, `feature_schema` and `settings`, but not the time of writing, the metrics and the
-    additions of packaging. So the same model, trained twice, has one version.
+    `model_version` covers the files and `settings`, but not the time of writing, the metrics and the additions of
+    packaging. So the same model, trained twice, has one version.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -58,14 +58,12 @@ class Manifest(BaseModel):
     """The parity gate's measurements, per combination of backend and precision; see models/backends/parity_gate.py."""
     metrics: dict[str, Any] = {}
     """The evaluation table with which it was accepted."""
-    feature_schema: dict[str, Any] = {}
-    """Names and types of the items' and users' features."""
     settings: dict[str, Any] = {}
     """The trainer's settings for the stages: names of sources, dimensions, …"""
 
     def content_hash(self) -> str:
         """The value of `model_version`: 16 hex digits of SHA-256 over the canonical JSON of the model's part."""
-        part = self.model_dump(mode="json", include={"schema_version", "files", "feature_schema", "settings"})
+        part = self.model_dump(mode="json", include={"schema_version", "files", "settings"})
         return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16]
 
     def every_file(self) -> dict[FileName, Sha256]:
@@ -153,7 +151,8 @@ def _parse(uri: str, text: bytes) -> Manifest:
         raise ArtifactError(f"artifact {uri}: {MANIFEST} is not JSON ({error}); {REMEDY}") from None
     found = raw.get("schema_version") if isinstance(raw, dict) else None
     if found != SCHEMA_VERSION:
-        raise ArtifactError(f"artifact {uri}: schema_version is {found!r}, not {SCHEMA_VERSION}; {REMEDY}")
+        wrong = f"schema_version is {found!r}, not {SCHEMA_VERSION}; another version of rayfunnel wrote it"
+        raise ArtifactError(f"artifact {uri}: {wrong}: {REMEDY}")
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:

@@ -31,7 +31,7 @@ class ArtifactWriter:
     a crash, leaves `directory` unchanged; the next writer removes the files of a crash. (If `directory` is a real
     folder with an artifact, such as a copy, it is moved away first; until the rename there is none.)
 
-    `metrics`, `gates`, `feature_schema` and `settings` are plain attributes and may be set until the block ends.
+    `metrics`, `gates` and `settings` are plain attributes and may be set until the block ends.
 
     Raises:
         ArtifactError: on entry, if `directory` exists and is not an artifact.
@@ -41,12 +41,11 @@ class ArtifactWriter:
         self,
         directory: str | os.PathLike[str],
         *,
-        feature_schema: dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
         metrics: dict[str, Any] | None = None,
     ) -> None:
         self.directory = Path(os.path.abspath(Path(directory).expanduser()))
-        self.feature_schema, self.settings, self.metrics = feature_schema or {}, settings or {}, metrics or {}
+        self.settings, self.metrics = settings or {}, metrics or {}
         self._store = self.directory.with_name(f".{self.directory.name}.versions")
         self._partial = self._store / "partial"
         self.gates: dict[str, dict[str, Any]] = {}
@@ -91,8 +90,7 @@ class ArtifactWriter:
         for name in manifest.every_file():
             shutil.copyfile(artifact.path(name), self.file(name))
         self._derived |= manifest.derived.keys()
-        self.feature_schema, self.settings = manifest.feature_schema, manifest.settings
-        self.metrics, self.gates = manifest.metrics, dict(manifest.gates)
+        self.settings, self.metrics, self.gates = manifest.settings, manifest.metrics, dict(manifest.gates)
 
     def preview(self) -> Artifact:
         """The artifact as written so far, for its evaluation. Valid inside the block."""
@@ -117,7 +115,6 @@ class ArtifactWriter:
             gates=self.gates,
             created=datetime.now(UTC),
             metrics=self.metrics,
-            feature_schema=self.feature_schema,
             settings=self.settings,
         )
         return draft.model_copy(update={"model_version": draft.content_hash()})

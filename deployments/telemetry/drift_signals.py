@@ -26,6 +26,7 @@ from deployments.messages import (
     RequestBatch,
     take_columns,
 )
+from deployments.models.features.schema import Schema
 from deployments.telemetry.answered_batch import AnsweredBatch
 from monitoring.drift.histograms import Columns, Labels
 from monitoring.drift.reference import BASIS_FILE
@@ -40,7 +41,7 @@ class DriftSignals:
     """Measures batches. `mean_D`, `axes_PD`: mean and principal axes of the reference's user vectors."""
 
     def __init__(self, artifact: Artifact, mean_D: Floats, axes_PD: Floats) -> None:
-        self._features = artifact.manifest.feature_schema["users"][:MAX_FEATURES]
+        self._features = Schema.load(artifact).user_features[:MAX_FEATURES]
         self._mean_D, self._axes_PD = mean_D, axes_PD
         log_events_N = artifact.tensors("item_features.safetensors")["log_events_N"].astype(np.float64)
         events_N = np.expm1(log_events_N)

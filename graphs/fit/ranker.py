@@ -29,6 +29,7 @@ from graphs.data.dataset import Dataset, Interactions
 from graphs.data.splits import temporal_split
 from graphs.evaluation.offline_funnel import OfflineFunnel
 from graphs.fit.retrieval import write_retrieval
+from graphs.fit.transforms import DatasetFeatures
 
 FOLDS, CUTS, HELD_OUT = 3, 6, 0.3
 EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 4, 32, 2e-3, 0.3
@@ -48,6 +49,7 @@ class RankingData:
 
 def ranking_data(
     dataset: Dataset,
+    features: DatasetFeatures,
     events: Interactions,
     n_candidates: int,
     seed: int,
@@ -68,7 +70,9 @@ def ranking_data(
         hidden_E = (fold_of_user[events.user_E] == fold) & (place_E >= early_count[events.user_E])
         with tempfile.TemporaryDirectory() as folder:
             with ArtifactWriter(Path(folder) / "fold") as writer:
-                write_retrieval(writer, dataset, events.take(~hidden_E), seed, partial(_share, progress, fold))
+                write_retrieval(
+                    writer, dataset, features, events.take(~hidden_E), seed, partial(_share, progress, fold)
+                )
             funnel = OfflineFunnel(Artifact.open(f"{folder}/fold"), stages)
             cuts = list(_cuts(events, users[fold_of_user[users] == fold], start_of_user, early_count, rng))
             parts += [_part(funnel, dataset, events, cuts[i : i + 256]) for i in range(0, len(cuts), 256)]

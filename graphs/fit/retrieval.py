@@ -1,12 +1,11 @@
 """Fits the inputs of the candidate stage and of the features, and writes them into an artifact.
 
-Shapes: N items, C content values, A attributes.
+Shapes: N items, C content values, A attributes, U users, F features of users, R rows of the user table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import faiss
 import numpy as np
@@ -14,15 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.artifact.writer import ArtifactWriter
-from deployments.messages import Array, Floats
+from deployments.messages import Floats
+from deployments.models.features.schema import Schema
+from deployments.models.features.transforms import TableFeatures
 from deployments.models.features.user_features import FEATURES_FILE, IDS_FILE
 from graphs.data.dataset import Dataset, Interactions
 from graphs.fit import item_to_item
 from graphs.fit.index_choice import choose_index
+from graphs.fit.transforms import DatasetFeatures
 from graphs.fit.two_tower import fit_two_tower
-
-MAX_CONTENT = 64
-"""Most frequent values of text and list columns that become features."""
 
 SOURCES = [
     {"name": "sequence_long", "kind": "neighbours", "table": "sequence", "decay": 20.0, "quota": 100},
@@ -36,76 +35,26 @@ SOURCES = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class StaticFeatures:
-    """Features of items or users: `content_NC` 0/1, `attributes_NA` standardised, with their names."""
-
-    content: list[str]
-    content_NC: Floats
-    attributes: list[str]
-    attributes_NA: Floats
-
-
-def static_features(table: pa.Table) -> StaticFeatures:
-    """Features from all columns but ids and title. Text and lists of text become content, numbers become attributes."""
-    labels: list[tuple[str, np.ndarray]] = []
-    attributes, numbers = [], []
-    for name in table.column_names:
-        if name in ("item_id", "user_id", "title"):
-            continue
-        column = table.column(name).combine_chunks()
-        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-            value_N = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-            known = value_N[np.isfinite(value_N)]
-            middle, spread = (np.median(known), known.std()) if len(known) else (0.0, 0.0)
-            attributes.append(name)
-            numbers.append(np.clip((np.nan_to_num(value_N, nan=middle) - middle) / (spread or 1.0), -5, 5))
-        else:
-            labels += _labels(name, column)
-    labels.sort(key=lambda entry: (-len(entry[1]), entry[0]))
-    labels = sorted(labels[:MAX_CONTENT], key=lambda entry: entry[0])
-    content_NC = np.zeros((len(table), len(labels)), np.float32)
-    for c, (_, rows) in enumerate(labels):
-        content_NC[rows, c] = 1
-    columns = np.stack(numbers, axis=1) if numbers else np.empty((len(table), 0))
-    return StaticFeatures([label for label, _ in labels], content_NC, attributes, columns.astype(np.float32))
-
-
-def _labels(name: str, column: pa.Array) -> list[tuple[str, Array]]:
-    """Per value of a text or list-of-text column: (`name=value`, the rows with that value)."""
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        rows = pc.list_parent_indices(column).to_numpy()
-        column = column.flatten()
-    else:
-        rows = np.arange(len(column))
-    encoded = column.dictionary_encode()
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    return [
-        (f"{name}={value}", rows[codes == code])
-        for code, value in enumerate(encoded.dictionary.to_pylist())
-        if value is not None
-    ]
-
-
 def write_retrieval(
     writer: ArtifactWriter,
     dataset: Dataset,
+    features: DatasetFeatures,
     events: Interactions,
     seed: int,
     progress: Callable[[float], None] = lambda _: None,
 ) -> None:
-    """Fits on `events` and writes catalogue, neighbour tables, vectors, popularity and item features."""
+    """Fits on `events` and writes catalogue, schema, neighbour tables, vectors, popularity and features."""
     n_items = len(dataset.items)
-    features = static_features(dataset.items)
     tables = {
         "sequence": item_to_item.sequence_ridge(events, n_items),
         "linear": item_to_item.linear(events, n_items),
         "together": item_to_item.co_occurrence(events, n_items),
     }
     progress(0.4)
-    norm_N1 = np.maximum(np.sqrt(features.content_NC.sum(axis=1, keepdims=True)), 1)
-    tower_features = np.concatenate([features.content_NC / norm_N1, features.attributes_NA], axis=1)
-    user_names, user_features_UF = _write_users(writer, dataset)
+    content_NC, attributes_NA = features.items.content_NC, features.items.attributes_NA
+    norm_N1 = np.maximum(np.sqrt(content_NC.sum(axis=1, keepdims=True)), 1)
+    tower_features = np.concatenate([content_NC / norm_N1, attributes_NA], axis=1)
+    user_features_UF = _write_users(writer, dataset, features)
     towers = fit_two_tower(events, tower_features, user_features_UF, seed, lambda share: progress(0.4 + 0.6 * share))
 
     writer.table("catalogue.arrow", dataset.items)
@@ -118,33 +67,28 @@ def write_retrieval(
     writer.tensors("user_tower.safetensors", {"history_vectors_NW": towers.history_vectors_NW, **towers.user_tower})
     chosen = choose_index(towers.item_vectors_ND, towers.user_vectors_QD)
     faiss.write_index(chosen.index, str(writer.file("items.faiss")))
-    attributes = [*features.attributes, "popularity", "quality"]
-    writer.feature_schema = {
-        "sources": [source["name"] for source in SOURCES],
-        "users": user_names,
-        "attributes": attributes,
-        "content": features.content,
-    }
+    Schema.of((str(source["name"]) for source in SOURCES), features.columns).write(writer)
     writer.settings = writer.settings | {
         "sources": SOURCES,
         "dimension": towers.item_vectors_ND.shape[1],
         "index": chosen.settings,
     }
     _write_popularity(writer, events, n_items)
-    _write_item_features(writer, features, events, n_items)
+    _write_item_features(writer, features.items, events, n_items)
 
 
-def _write_users(writer: ArtifactWriter, dataset: Dataset) -> tuple[list[str], Floats]:
-    """Writes the features of users.parquet; returns their names [F] and the features [U, F] of `dataset.users`."""
-    if dataset.user_table is None:
-        return [], np.zeros((len(dataset.users), 0), np.float32)
-    known = static_features(dataset.user_table)
-    features_RF = np.concatenate([known.content_NC, known.attributes_NA], axis=1)
-    writer.table(IDS_FILE, dataset.user_table.select(["user_id"]))
+def _write_users(writer: ArtifactWriter, dataset: Dataset, features: DatasetFeatures) -> Floats:
+    """Writes the columns and the features of the user table; returns the features [U, F] of `dataset.users`."""
+    if features.users is None or not features.users.content + features.users.attributes:
+        return np.zeros((len(dataset.users), 0), np.float32)
+    assert dataset.user_table is not None
+    features_RF = np.concatenate([features.users.content_NC, features.users.attributes_NA], axis=1)
+    used = [column.name for column in features.columns if column.source == "user"]
+    writer.table(IDS_FILE, dataset.user_table.select(["user_id", *used]))
     writer.tensors(FEATURES_FILE, {"features_UF": features_RF})
     row_U = pc.index_in(pa.array(dataset.users), dataset.user_table.column("user_id").combine_chunks())
     row_U = row_U.fill_null(-1).to_numpy()
-    return known.content + known.attributes, np.where(row_U[:, None] >= 0, features_RF[row_U], np.float32(0))
+    return np.where(row_U[:, None] >= 0, features_RF[row_U], np.float32(0))
 
 
 def _write_popularity(writer: ArtifactWriter, events: Interactions, n_items: int) -> None:
@@ -158,7 +102,7 @@ def _write_popularity(writer: ArtifactWriter, events: Interactions, n_items: int
     writer.tensors("popularity.safetensors", {"score_N": (np.log1p(1e4 * share_N) / 4).astype(np.float32)})
 
 
-def _write_item_features(writer: ArtifactWriter, features: StaticFeatures, events: Interactions, n_items: int) -> None:
+def _write_item_features(writer: ArtifactWriter, features: TableFeatures, events: Interactions, n_items: int) -> None:
     events_N = np.bincount(events.item_E, minlength=n_items)
     successes_N = np.bincount(events.item_E[events.success_E], minlength=n_items)
     mean_weight = float(events.weight_E.mean())

@@ -22,7 +22,8 @@ from deployments.artifact.writer import ArtifactWriter
 from deployments.assembly import HISTORIES
 from deployments.messages import PAD, Array, Floats, Ints
 from deployments.models.dcn_v2 import DCNv2
-from deployments.models.features.ranking_features import feature_names
+from deployments.models.features.schema import Schema
+from deployments.models.features.transforms import TableFeatures
 from deployments.models.features.user_features import FEATURES_FILE, IDS_FILE
 from deployments.stages.scoring import WEIGHTS
 from graphs.data.dataset import Dataset, Interactions, load_dataset
@@ -31,8 +32,9 @@ from graphs.fit.drift_reference import write_reference
 from graphs.fit.index_choice import choose_index
 from graphs.fit.packaging import package
 from graphs.fit.ranker import SHAPE
-from graphs.fit.retrieval import SOURCES, static_features
+from graphs.fit.retrieval import SOURCES
 from graphs.fit.towers import TrainableUserTower
+from graphs.fit.transforms import DatasetFeatures, fit_features
 from graphs.fit.two_tower import WIDTH
 from tests.support.small_dataset import GENRES, small_args
 
@@ -65,15 +67,15 @@ def write_artifact(out: Path, dataset_folder: Path, seed: int = 1) -> Artifact:
         writer.tensors("items.safetensors", {"item_vectors_ND": vectors_ND})
         writer.tensors("neighbours.safetensors", _neighbours(rng, number_N))
         writer.tensors("popularity.safetensors", {"score_N": (np.log1p(successes_N) / 4).astype(np.float32)})
-        users = _write_users(writer, dataset)
-        tower = TrainableUserTower(WIDTH + 1, len(users)).state_dict()
+        features = fit_features(dataset)
+        schema = Schema.of((str(source["name"]) for source in SOURCES), features.columns)
+        schema.write(writer)
+        _write_users(writer, dataset, features)
+        tower = TrainableUserTower(WIDTH + 1, len(schema.user_features)).state_dict()
         history = {"history_vectors_NW": np.ascontiguousarray(vectors_ND[:, :-1])}
         writer.tensors("user_tower.safetensors", history | {name: value.numpy() for name, value in tower.items()})
-        attributes = _write_item_features(writer, dataset, events_N, successes_N)
-        names = [str(source["name"]) for source in SOURCES]
-        content = static_features(dataset.items).content
-        writer.feature_schema = {"sources": names, "users": users, "attributes": attributes, "content": content}
-        model = DCNv2(len(feature_names(names, users, attributes)), **SHAPE | {"deep": tuple(SHAPE["deep"])})  # type: ignore[arg-type]
+        _write_item_features(writer, features.items, events_N, successes_N)
+        model = DCNv2(len(schema.ranker), **SHAPE | {"deep": tuple(SHAPE["deep"])})  # type: ignore[arg-type]
         torch.nn.init.normal_(model.out.weight, std=0.1)
         writer.tensors(WEIGHTS, {name: value.numpy() for name, value in model.state_dict().items()})
         writer.table(HISTORIES, _histories(dataset, events))
@@ -114,26 +116,22 @@ def _neighbours(rng: np.random.Generator, number_N: Array) -> dict[str, Array]:
     return tables
 
 
-def _write_users(writer: ArtifactWriter, dataset: Dataset) -> list[str]:
-    """Writes the users' features; returns their names."""
+def _write_users(writer: ArtifactWriter, dataset: Dataset, features: DatasetFeatures) -> None:
     assert dataset.user_table is not None
-    known = static_features(dataset.user_table)
-    writer.table(IDS_FILE, dataset.user_table.select(["user_id"]))
-    writer.tensors(FEATURES_FILE, {"features_UF": np.concatenate([known.content_NC, known.attributes_NA], axis=1)})
-    return known.content + known.attributes
+    assert features.users is not None
+    writer.table(IDS_FILE, dataset.user_table)
+    features_UF = np.concatenate([features.users.content_NC, features.users.attributes_NA], axis=1)
+    writer.tensors(FEATURES_FILE, {"features_UF": features_UF})
 
 
-def _write_item_features(writer: ArtifactWriter, dataset: Dataset, events_N: Array, successes_N: Array) -> list[str]:
-    """Writes the items' features; returns the names of the attributes."""
-    known = static_features(dataset.items)
+def _write_item_features(writer: ArtifactWriter, features: TableFeatures, events_N: Array, successes_N: Array) -> None:
     quality_N = (successes_N + 1) / (events_N + 2) - 0.5
-    attributes_NA = np.column_stack([known.attributes_NA, np.log1p(successes_N), quality_N]).astype(np.float32)
+    attributes_NA = np.column_stack([features.attributes_NA, np.log1p(successes_N), quality_N]).astype(np.float32)
     log_events_N = np.log1p(events_N).astype(np.float32)
     writer.tensors(
         "item_features.safetensors",
-        {"content_NC": known.content_NC, "attributes_NA": attributes_NA, "log_events_N": log_events_N},
+        {"content_NC": features.content_NC, "attributes_NA": attributes_NA, "log_events_N": log_events_N},
     )
-    return [*known.attributes, "popularity", "quality"]
 
 
 def _histories(dataset: Dataset, events: Interactions) -> pa.Table:

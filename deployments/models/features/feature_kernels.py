@@ -113,7 +113,8 @@ def fill_rows(
     source_scores_BKS: Floats,
     rows_RF: Floats,
 ) -> None:
-    """Writes the features of the candidates in `mask_BK`, in order, to `rows_RF`; the columns are `feature_names`.
+    """Writes the features of the candidates in `mask_BK`, in order, to `rows_RF`; the columns are those of
+    ranker_inputs.py.
 
     The columns of `items` and `users` are standardised already; the others are standardised here.
     """

@@ -23,9 +23,8 @@ from deployments.models.features.feature_kernels import (
     fill_rows,
     summarise_histories,
 )
-
-SUMMARY_DECAYS = {"short": 5.0, "long": 30.0}
-"""Decays of the history summaries, in events."""
+from deployments.models.features.ranker_inputs import SUMMARY_DECAYS
+from deployments.models.features.schema import Schema
 
 
 class RankingFeatures:
@@ -37,8 +36,8 @@ class RankingFeatures:
 
     def __init__(self, artifact: Artifact, standard: Standardisation | None = None) -> None:
         tensors = artifact.tensors("item_features.safetensors")
-        schema = artifact.manifest.feature_schema
-        self.names = feature_names(schema["sources"], schema["users"], schema["attributes"])
+        schema = Schema.load(artifact)
+        self.names = [feature.name for feature in schema.ranker]
         if standard is None:
             standard = Standardisation(
                 np.zeros(len(self.names), np.float32), np.ones(len(self.names), np.float32), np.inf
@@ -47,7 +46,7 @@ class RankingFeatures:
         self._standard = Standardisation(_read_only(mean_F, np.float32), _read_only(scale_F, np.float32), clip)
         attributes_NA: Floats = tensors["attributes_NA"]
         columns_NI = np.concatenate([attributes_NA, tensors["log_events_N"][:, None] / 3 - 1], axis=1, dtype=np.float32)
-        self._item_I = np.arange(len(self.names) - columns_NI.shape[1], len(self.names))
+        self._item_I = _places(schema, "item")
         item_V, value_V = np.nonzero(tensors["content_NC"])
         first_N = np.searchsorted(item_V, np.arange(len(attributes_NA) + 1)).astype(np.int32)
         columns_NI = self._standardise(columns_NI, self._item_I)
@@ -58,8 +57,8 @@ class RankingFeatures:
             _read_only(columns_NI, np.float32),
             tensors["content_NC"].shape[1],
         )
-        self._n_sources = len(schema["sources"])
-        self._user_W = _user_columns(self._n_sources, len(schema["users"]), attributes_NA.shape[1])
+        self._n_sources = len(schema.of_source("source_score"))
+        self._user_W = _places(schema, "user")
 
     def __call__(self, profiles: ProfileBatch, candidates: CandidateBatch) -> Floats:
         """Features [B, K, F], in the order of `names`; undefined where the candidate is padding."""
@@ -112,24 +111,6 @@ def _read_only(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
     return array
 
 
-def _user_columns(n_sources: int, n_users: int, n_attributes: int) -> Ints:
-    """Indices among the F features of the columns of the user alone: per decay, then the others."""
-    columns: list[int] = []
-    end = n_sources
-    for _ in SUMMARY_DECAYS:
-        end += 2 + n_attributes + (n_attributes - 2)
-        columns += range(end, end + n_attributes + 1)
-        end += n_attributes + 1
-    return np.array([*columns, *range(end, end + 1 + n_users)], np.int32)
-
-
-def feature_names(sources: list[str], users: list[str], attributes: list[str]) -> list[str]:
-    """Names of the F features, in order. `attributes` ends with popularity and quality, which have no |difference|."""
-    names = [f"score:{s}" for s in sources]
-    for decay in SUMMARY_DECAYS:
-        names += [f"content_liked:{decay}", f"content_contrast:{decay}"]
-        names += [f"difference:{a}:{decay}" for a in attributes]
-        names += [f"distance:{a}:{decay}" for a in attributes[:-2]]
-        names += [f"user_mean:{a}:{decay}" for a in attributes]
-        names += [f"user_success:{decay}"]
-    return [*names, "user_events", *(f"user:{u}" for u in users), *(f"item:{a}" for a in attributes), "item:log_events"]
+def _places(schema: Schema, per: str) -> Ints:
+    """Indices among the F features of those of the user or of the item alone."""
+    return np.array([f for f, feature in enumerate(schema.ranker) if feature.per == per], np.int32)

@@ -8,6 +8,7 @@ import numpy as np
 
 from deployments.artifact.reader import Artifact
 from deployments.messages import PAD, Floats, Ints
+from deployments.models.features.schema import Schema
 
 IDS_FILE = "users.arrow"
 FEATURES_FILE = "user_features.safetensors"
@@ -17,7 +18,7 @@ class UserFeatures:
     """Features [B, F] of users; 0 for users without features. F is 0 if the artifact has no user features."""
 
     def __init__(self, artifact: Artifact) -> None:
-        self.names: list[str] = artifact.manifest.feature_schema["users"]
+        self.names = Schema.load(artifact).user_features
         self._rows: dict[str, int] = {}
         self._features_UF: Floats = np.zeros((0, len(self.names)), np.float32)
         if self.names:

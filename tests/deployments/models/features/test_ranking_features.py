@@ -11,7 +11,9 @@ from deployments.artifact.sources import SOURCE_HISTORY_LENGTH
 from deployments.messages import Array, CandidateBatch, ProfileBatch
 from deployments.models.dcn_v2 import CLIP
 from deployments.models.features import history_weights
-from deployments.models.features.ranking_features import SUMMARY_DECAYS, RankingFeatures
+from deployments.models.features.ranker_inputs import SUMMARY_DECAYS
+from deployments.models.features.ranking_features import RankingFeatures
+from deployments.models.features.schema import Schema
 from deployments.stages.candidates import CandidateConfig, CandidateGenerator
 from deployments.stages.profile import ProfileConfig, Profiles
 from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker, standardisation
@@ -31,14 +33,20 @@ def defined(artifact: Artifact, profiles: ProfileBatch, candidates: CandidateBat
     """The features of one candidate, one by one."""
     tensors = artifact.tensors("item_features.safetensors")
     content_NC, attributes_NA = tensors["content_NC"].astype(float), tensors["attributes_NA"].astype(float)
-    schema = artifact.manifest.feature_schema
+    schema = Schema.load(artifact)
     item = int(candidates.item_ids_BK[b, k])
     past = profiles.item_BH[b][profiles.item_BH[b] >= 0][::-1][:SOURCE_HISTORY_LENGTH]
     success = (
         profiles.weight_BH[b][: (profiles.item_BH[b] >= 0).sum()][::-1][:SOURCE_HISTORY_LENGTH]
         >= history_weights.SUCCESS_THRESHOLD
     )
-    found = dict(zip((f"score:{s}" for s in schema["sources"]), candidates.source_scores_BKS[b, k], strict=True))
+    found = dict(
+        zip(
+            (f"score:{s.name}" for s in schema.of_source("source_score")),
+            candidates.source_scores_BKS[b, k],
+            strict=True,
+        )
+    )
     for name, decay in SUMMARY_DECAYS.items():
         weight = np.exp(-np.arange(len(past)) / decay)
 
@@ -52,15 +60,15 @@ def defined(artifact: Artifact, profiles: ProfileBatch, candidates: CandidateBat
         spread = np.sqrt(max(content_NC[item].sum(), 1))
         found[f"content_liked:{name}"] = content_NC[item] @ liked / spread
         found[f"content_contrast:{name}"] = content_NC[item] @ contrast / spread
-        for a, attribute in enumerate(schema["attributes"]):
+        for a, attribute in enumerate(schema.item_attributes):
             found[f"difference:{attribute}:{name}"] = attributes_NA[item, a] - every[a]
-            if a < len(schema["attributes"]) - 2:
+            if a < len(schema.item_attributes) - 2:
                 found[f"distance:{attribute}:{name}"] = abs(attributes_NA[item, a] - every[a])
             found[f"user_mean:{attribute}:{name}"] = every[a]
         found[f"user_success:{name}"] = liked_mass / max(mass, 1e-6)
     found["user_events"] = np.log1p((profiles.item_BH[b] >= 0).sum()) / 3 - 1.2
-    found |= {f"user:{u}": profiles.features_BF[b, i] for i, u in enumerate(schema["users"])}
-    found |= {f"item:{a}": attributes_NA[item, i] for i, a in enumerate(schema["attributes"])}
+    found |= {f"user:{u}": profiles.features_BF[b, i] for i, u in enumerate(schema.user_features)}
+    found |= {f"item:{a}": attributes_NA[item, i] for i, a in enumerate(schema.item_attributes)}
     return found | {"item:log_events": tensors["log_events_N"][item] / 3 - 1}
 
 
