@@ -107,7 +107,7 @@ def fit_columns(table: pa.Table, source: Source) -> tuple[list[Column], list[str
             fitted[name] = column
             room -= len(column.attributes())
         except _LeftOut as why:
-            said[name] = f"is left out: {why}"
+            said[name] = f"left out: {why}"
     found = fit_vocabularies(texts, len(table), LIMITS[source].values, LIMITS[source].buckets)
     for text, (transform, sentence) in zip(texts, found, strict=True):
         said[text.name] = sentence
@@ -115,7 +115,7 @@ def fit_columns(table: pa.Table, source: Source) -> tuple[list[Column], list[str
             fitted[text.name] = Column(
                 name=text.name, source=source, dtype="string", shape=shapes[text.name], missing=0.0, transform=transform
             )
-    notes = [f"{source}s: column {name} {said[name]}" for name in names if said.get(name)]
+    notes = [f"{source}s, column {name}: {said[name]}" for name in names if said.get(name)]
     return [fitted[name] for name in names if name in fitted], notes
 
 
@@ -176,10 +176,8 @@ def _vector(name: str, source: Source, values: Values, table: pa.Table, room: in
     said = ""
     if len(bad):
         first = table.column(f"{source}_id")[int(bad[0])].as_py()
-        said = (
-            f"has {len(bad):,} rows that are not {dimensions} finite numbers, the first of {source} {first!r}; "
-            "they count as missing"
-        )
+        said = f"{len(bad):,} rows are not {dimensions} finite numbers and count as missing"
+        said += f"; the first is of {source} {first!r}"
     single = vector_ND.dtype == np.float32
     column = Column(
         name=name,

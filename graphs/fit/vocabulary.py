@@ -82,11 +82,11 @@ def _others(column: LabelCounts, n_rows: int, kept: Sequence[str]) -> dict[str, 
 
 def _said(column: LabelCounts, n_rows: int, least: int, kept: Sequence[str], rest: dict[str, int], buckets: int) -> str:
     if not column.rows:
-        return "is left out: it holds no value"
+        return "left out: it holds no value"
     if not kept and not rest:
-        return f"is left out: every row has {next(iter(column.rows))[:LONGEST]!r}"
+        return f"left out: every row has {next(iter(column.rows))[:LONGEST]!r}"
     if not kept and not buckets:
-        return f"is left out: hardly any of its {len(column.rows):,} values is in {least} rows"
+        return f"left out: hardly any of its {len(column.rows):,} values is in {least} rows"
     if not rest:
         return ""
     some = (

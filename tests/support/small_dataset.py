@@ -46,7 +46,7 @@ def write_dataset(folder: Path) -> Path:
     )
     pq.write_table(
         pa.table({"user_id": [f"u{u}" for u in range(USERS)], "age": [20.0 + u % 50 for u in range(USERS)],
-                  "country": ["NO" if u % 3 else "SE" for u in range(USERS)]}),
+                  "country": ["NO" if u % 3 else None for u in range(USERS)]}),
         folder / "users.parquet",
     )  # fmt: skip
     return folder

@@ -49,7 +49,7 @@ STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AsIs:
-    """The values as they are."""
+    """The values as they are; of columns that come from no table."""
 
     __pydantic_config__: ClassVar = STRICT
 
@@ -138,7 +138,9 @@ class Column:
             "multi_hot": MultiHot,
             "project": Project,
         }
-        return cls(**(dict(entry) | {"transform": kinds[entry["transform"]["kind"]](**entry["transform"])}))
+        raw = {key: _tuples(value) for key, value in entry["transform"].items()}
+        shape = tuple(entry["shape"])
+        return cls(**(dict(entry) | {"shape": shape, "transform": kinds[raw["kind"]](**raw)}))
 
     def content(self) -> list[str]:
         """Names of the content values that it gives."""
@@ -203,9 +205,8 @@ def apply(columns: Sequence[Column], table: Mapping[str, Raw], n_rows: int) -> T
             attributes_NA[:, a : a + width] = _project(transform, as_vectors(raw, len(transform.mean)), column.missing)
             a += width
         else:
-            number_N = as_numbers(raw, column.dtype)
-            if isinstance(transform, Standardise):
-                number_N = _standardise(transform, number_N)
+            assert isinstance(transform, Standardise), f"{column.name} is no column of a table"
+            number_N = _standardise(transform, as_numbers(raw, column.dtype))
             attributes_NA[:, a] = np.where(np.isnan(number_N), column.missing, number_N)
             a += 1
     return TableFeatures(content, content_NC, attributes, attributes_NA)
@@ -266,6 +267,10 @@ def _features(transform: MultiHot, labels: Sequence[str]) -> Array:
             at = len(place) + hashed % transform.buckets
         feature_U[u] = at
     return feature_U
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _standardise(transform: Standardise, number_N: Array) -> Array:
