@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -162,12 +164,111 @@ def test_a_category_is_the_first_value(catalogue: Catalogue) -> None:
         (pa.table({"item_id": [1]}), "column item_id is int64; it must be string"),
         (pa.table({"item_id": ["a", "a"]}), "must be unique"),
         (pa.table({"item_id": ["a", None]}), "without nulls"),
-        (pa.table({"item_id": ["a"], "flag": [True]}), "column flag is bool"),
+        (pa.table({"item_id": pa.array([None], pa.binary())}), "column item_id is binary; it must be string"),
     ],
 )
 def test_a_table_that_is_no_catalogue_is_refused(table: pa.Table, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         Catalogue.from_table(table)
+
+
+UTC_DAY = datetime(2024, 1, 31, tzinfo=UTC)
+
+TYPED = pa.table(
+    {
+        "item_id": pa.array(["a", "b", "c"]).dictionary_encode(),
+        "title": pa.array([1984, 2001, None]),
+        "in_stock": [True, False, None],
+        "sold_out": [True, True, True],
+        "released": pa.array([date(2024, 1, 31), date(1969, 7, 20), None]),
+        "updated": pa.array([UTC_DAY, UTC_DAY + timedelta(hours=5, microseconds=7), None], pa.timestamp("ns", "UTC")),
+        "price": pa.array([Decimal("9.50"), Decimal("10.00"), None], pa.decimal128(9, 2)),
+        "sizes": pa.array([[38, 39], [], None], pa.list_(pa.int64())),
+        "brand": pa.array(["x", "y", None]).dictionary_encode(),
+        "image": pa.array([[0.5, 1.5], None, []], pa.list_(pa.float32())),
+        "blob": pa.array([b"1", None, b"2"]),
+        "nested": pa.array([{"a": 1}, None, None]),
+        "nothing": pa.nulls(3),
+    }
+)
+
+
+def test_every_type_that_people_filter_by_is_an_attribute_and_the_others_are_none() -> None:
+    catalogue = Catalogue.from_table(TYPED)
+    numeric, categorical = ("released", "updated", "price"), ("in_stock", "sold_out", "brand")
+    expected = dict.fromkeys(numeric, "numeric") | dict.fromkeys(categorical, "categorical") | {"sizes": "multi"}
+    assert catalogue.attributes == expected
+
+
+def test_metadata_shows_true_and_false_and_times_in_iso_8601() -> None:
+    catalogue = Catalogue.from_table(TYPED)
+    assert catalogue.metadata(1) == {
+        "title": "2001",
+        "in_stock": False,
+        "sold_out": True,
+        "released": "1969-07-20",
+        "updated": "2024-01-31T05:00:00Z",
+        "price": 10,
+        "sizes": [],
+        "brand": "y",
+    }
+    shown = catalogue.metadata(2)
+    assert shown.pop("sold_out") is True
+    assert shown == {"title": None, "sizes": []} | dict.fromkeys(("in_stock", "released", "updated", "price", "brand"))
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({"in_stock": True}, ["a"]),
+        ({"in_stock": [False, True]}, ["a", "b"]),
+        ({"sold_out": False}, []),
+        ({"released": {"gte": "1970-01-01"}}, ["a"]),
+        ({"released": {"lte": 0}}, ["b"]),
+        ({"updated": {"gte": "2024-01-31T06:00:00+01:00"}}, ["b"]),
+        ({"updated": {"lte": "2024-01-31T00:00:00Z"}}, ["a"]),
+        ({"price": {"lte": 9.5}}, ["a"]),
+        ({"sizes": ["39"]}, ["a"]),
+        ({"brand": "y"}, ["b"]),
+    ],
+)
+def test_flags_times_and_decimals_are_filtered_by(filters: dict[str, object], expected: list[str]) -> None:
+    assert passing(Catalogue.from_table(TYPED), filters) == expected
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"in_stock": "true"}, "must be true or false"),
+        ({"in_stock": []}, "must be true or false"),
+        ({"in_stock": 1}, "must be true or false"),
+        ({"released": {"gte": "soon"}}, "gte must be Unix seconds, or a date or time in ISO 8601, e.g. 1990-01-31"),
+        ({"released": {"gte": True}}, "gte must be Unix seconds"),
+        ({"released": "2024"}, 'e.g. {"gte": "1990-01-31"}'),
+        ({"released": {"gte": "2024-01-31", "lte": "2024-01-30"}}, "no item can pass"),
+        ({"image": [0.5]}, "no such attribute"),
+        ({"blob": "1"}, "no such attribute"),
+    ],
+)
+def test_a_wrong_filter_on_a_flag_or_a_time_says_what_to_give(filters: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        Catalogue.from_table(TYPED).validate(filters)
+    assert message in str(refused.value)
+
+
+def test_the_filters_schema_says_the_types_of_flags_and_times() -> None:
+    properties = Catalogue.from_table(TYPED).filter_schema()["properties"]
+    assert properties["in_stock"]["anyOf"][0] == {"type": "boolean"}
+    bounds = properties["updated"]["properties"]
+    assert bounds["gte"] == {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}
+
+
+@pytest.mark.parametrize("seconds", [2**63 - 1, -(2**63), 253_402_300_800])
+def test_times_beyond_the_calendar_are_shown_and_filtered(seconds: int) -> None:
+    far = pa.table({"item_id": ["a"], "at": pa.array([seconds], pa.timestamp("s"))})
+    catalogue = Catalogue.from_table(far)
+    assert catalogue.metadata(0)["at"].endswith("Z")
+    assert passing(catalogue, {"at": {"gte": "1970-01-01"}}) == (["a"] if seconds > 0 else [])
 
 
 def test_an_empty_catalogue_is_valid() -> None:
