@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from deployments.artifact.reader import Artifact
 from deployments.artifact.writer import ArtifactWriter
@@ -14,8 +15,9 @@ from deployments.errors import ArtifactError
 from deployments.models.features.arrow_columns import table_features
 from deployments.models.features.ranking_features import RankingFeatures
 from deployments.models.features.schema import SCHEMA_FILE, Schema
-from deployments.models.features.transforms import Column, MultiHot, Project, Standardise
+from deployments.models.features.transforms import AsIs, Column, MultiHot, Project, Standardise
 from deployments.models.features.user_features import FEATURES_FILE, IDS_FILE, UserFeatures
+from tests.support.paths import ROOT
 
 COLUMNS = [
     Column(
@@ -135,6 +137,14 @@ def test_a_file_that_is_no_strict_schema_is_refused_naming_the_field(
         path.write_text(text.replace(old, new), "utf-8")
     with pytest.raises(ArtifactError, match=message):
         Schema.load(Artifact.open(str(tmp_path / "a")))
+
+
+def test_the_excerpt_of_the_documentation_is_a_schema() -> None:
+    page = (ROOT / "docs" / "schema.md").read_text("utf-8")
+    lines = page.split("```json\n", 1)[1].split("```", 1)[0].splitlines()
+    columns = TypeAdapter(list[Column]).validate_json(f"[{','.join(lines)}]", strict=True)
+    assert len({column.source for column in columns}) == 5
+    assert {type(column.transform) for column in columns} == {AsIs, Standardise, MultiHot, Project}
 
 
 def test_no_reader_meets_nan_in_the_file(artifact: Artifact) -> None:
