@@ -125,8 +125,9 @@ class _LeftOut(Exception):
 
 def _number(name: str, source: Source, values: Values, column: pa.ChunkedArray) -> Column:
     if values.meaning == "unusable":
-        what = "it holds no value" if column.null_count == len(column) else f"its type is {column.type}"
-        raise _LeftOut(f"{what}; used are text, numbers, times, and lists of text or numbers")
+        if column.null_count == len(column):
+            raise _LeftOut("it holds no value")
+        raise _LeftOut(f"its type is {column.type}; used are text, numbers, times, and lists of text or numbers")
     value_N = numbers(values)
     known = value_N[np.isfinite(value_N)]
     if not len(known):

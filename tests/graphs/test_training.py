@@ -30,6 +30,7 @@ def test_the_artifact_holds_the_files_of_serving_and_drift(trained_artifact: Art
         "ranker.safetensors",
         "reference.parquet",
         "reference_basis.safetensors",
+        "schema.json",
         "user_features.safetensors",
         "user_tower.safetensors",
         "users.arrow",

@@ -29,6 +29,7 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     version: Literal[1] = 1
+    """Version of the file's format."""
     columns: tuple[Column, ...]
     """The input columns: scores of the sources, history, users, items, statistics of items."""
     ranker: tuple[RankerInput, ...]
