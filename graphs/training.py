@@ -23,7 +23,8 @@ from deployments.stages.scoring import WEIGHTS
 from graphs.config import RecommenderArgs
 from graphs.console import output_console
 from graphs.data.dataset import Dataset, load_dataset
-from graphs.data.splits import check_trainable, temporal_split
+from graphs.data.splits import temporal_split
+from graphs.data.training_checks import check_trainable
 from graphs.evaluation import baselines
 from graphs.evaluation.evaluate import evaluate
 from graphs.evaluation.held_out import hold_out
@@ -38,8 +39,9 @@ from graphs.fit.transforms import fit_features
 EXAMPLE_USERS = 50
 
 
-def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifact:
+def train(data: str, out: str, config: RecommenderArgs, seed: int = 1, columns: str = "") -> Artifact:
     """Loads `data`, fits every model, evaluates the funnel as `config` serves it, and writes the artifact to `out`.
+    `columns`: your names of columns, as `--columns` takes them.
 
     Raises:
         DataError: the data can't be used; names file, column and remedy.
@@ -49,8 +51,9 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
     torch.use_deterministic_algorithms(True)  # else the order of gradient sums depends on the threads
     console = output_console()
     stages = config.stages
-    dataset = load_dataset(data, config.events)
-    check_trainable(dataset, stages.candidates.config.n_candidates)
+    dataset = load_dataset(data, config.events, columns)
+    for note in [*dataset.notes, *check_trainable(dataset, config)]:
+        console.print(note, markup=False, highlight=False)
     baselines.require()
     events, _ = temporal_split(dataset.interactions)
     features = fit_features(dataset)
@@ -58,9 +61,9 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1) -> Artifa
         console.print(note, markup=False, soft_wrap=True)
     settings = {"ranker": SHAPE, "example_users": dataset.users[:EXAMPLE_USERS], "seed": seed}
     settings["success_types"] = list(dataset.success_types)
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    layout = (TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with (
-        Progress(*columns, TimeElapsedColumn(), console=console) as bars,
+        Progress(*layout, TimeElapsedColumn(), console=console) as bars,
         ArtifactWriter(out, settings=settings) as writer,
     ):
 

@@ -18,10 +18,17 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
-"""An external id: 1 to 256 characters, none of them a control character."""
+MOST_ID_CHARACTERS, MOST_LABEL_CHARACTERS = 256, 64
+CONTROL_CHARACTERS = r"[\x00-\x1f\x7f]"
+_NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f]+$"
 
-Label = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=MOST_ID_CHARACTERS, pattern=_NO_CONTROL_CHARACTERS)]
+"""An external id: 1 to 256 characters, none of them a control character. Training data have the same rule
+(graphs/data/ids.py)."""
+
+Label = Annotated[
+    str, StringConstraints(min_length=1, max_length=MOST_LABEL_CHARACTERS, pattern=_NO_CONTROL_CHARACTERS)
+]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=100), BeforeValidator(_whole)]
 Milliseconds = Annotated[int, Field(ge=1, le=60_000), BeforeValidator(_whole)]

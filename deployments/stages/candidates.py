@@ -5,15 +5,19 @@ Shapes: B requests, K candidates, S sources, R ranks in a source's list.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.artifact.reader import Artifact
-from deployments.errors import ConfigError, VersionMismatch
+from deployments.errors import VersionMismatch
 from deployments.messages import PAD, Array, CandidateBatch, Floats, Ints, ProfileBatch, RequestBatch, same_model
 from deployments.retrieval.kernels import Sources, propose
 from deployments.retrieval.retriever import Retriever, candidate_counts, score_scaling
 from deployments.stages.similar import rank_similar, similar_in_shard
+
+log = logging.getLogger("rayfunnel.candidates")
 
 
 class CandidateConfig(BaseModel):
@@ -22,12 +26,15 @@ class CandidateConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     n_candidates: int = Field(300, ge=1, le=2000)
-    """Candidates per request, at most as many as the catalogue has items. More cost time here and in scoring."""
+    """Candidates per request; of a smaller catalogue all its items. More cost time here and in scoring."""
 
-    def check(self, n_items: int) -> None:
-        """Raises ConfigError if the catalogue has fewer items."""
+    def of_catalogue(self, n_items: int) -> int:
+        """Candidates per request from a catalogue of `n_items`; logs if these are fewer than configured."""
         if self.n_candidates > n_items:
-            raise ConfigError(f"n_candidates is {self.n_candidates}, but the catalogue has {n_items} items; lower it")
+            log.warning(
+                "n_candidates is %d; the catalogue has %d items, so these are taken", self.n_candidates, n_items
+            )
+        return min(self.n_candidates, n_items)
 
 
 class CandidateGenerator:
@@ -40,8 +47,7 @@ class CandidateGenerator:
     def __init__(self, artifact: Artifact, config: CandidateConfig) -> None:
         self.model_version = artifact.model_version
         self._retrieval = Retriever(artifact)
-        config.check(self._retrieval.n_items)
-        self._n_candidates = config.n_candidates
+        self._n_candidates = config.of_catalogue(self._retrieval.n_items)
         self.sources = self._retrieval.names
         no_proposals = np.zeros(0, np.int32), np.zeros(0, np.int8), self._no_scores(0)
         request, lists = self._retrieval.empty_request(), self._retrieval.empty_lists()

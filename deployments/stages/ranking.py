@@ -46,7 +46,7 @@ class RankerConfig(BaseModel):
     diversity_pool: int = Field(100, ge=1, le=500)
     """Number of the best candidates that diversity reorders; the others follow in score order."""
     category: str = ""
-    """Categorical or multi attribute (its first value) of the cap."""
+    """Categorical or multi attribute (its first value) of the cap; not read while `category_cap` is 0."""
     category_cap: int = Field(0, ge=0)
     """Most items of one category in an answer, 0: off. Items without category are not capped; pinned items count."""
     rules: tuple[Rule, ...] = ()
@@ -63,10 +63,10 @@ class Ranker:
     """Orders candidates; see the module and `RankerConfig`.
 
     Reads from the artifact `items.safetensors` (`item_vectors_ND`) if diversity is on, and the catalogue if rules or
-    a category are set.
+    a cap are set.
 
     Raises:
-        ConfigError: the catalogue does not have the category, or the attributes or items of a rule.
+        ConfigError: the catalogue does not have the category of the cap, or the attributes or items of a rule.
     """
 
     def __init__(self, artifact: Artifact, config: RankerConfig) -> None:
@@ -77,11 +77,12 @@ class Ranker:
             self._vectors_ND: Array = artifact.tensors("items.safetensors")["item_vectors_ND"][:, :-1]  # less the bias
             norm_N = np.sqrt(np.einsum("nd,nd->n", self._vectors_ND, self._vectors_ND, dtype=np.float32))
             self._scale_N = np.divide(1.0, norm_N, out=np.zeros_like(norm_N), where=norm_N > 0)
-        if config.category or config.rules:
+        if config.category_cap or config.rules:
             catalogue = Catalogue.load(artifact)
             self._rules = [bind_rule(i, rule, catalogue) for i, rule in enumerate(config.rules)]
-            if config.category:
-                self._category_N = _category_codes(config.category, catalogue)
+            if config.category_cap:
+                check_category(config.category, catalogue)
+                self._category_N = catalogue.category_codes(config.category)
 
     def __call__(self, requests: RequestBatch, candidates: CandidateBatch, scores: ScoreBatch) -> RankedBatch:
         """The N = max(n_B) best of each request's candidates; row i has min(n_B[i], number of candidates) items.
@@ -199,11 +200,14 @@ def _sort_by_tier(order_BK: Array, tier_BK: Array) -> Array:
     return take_columns(order_BK, take_columns(tier_BK, order_BK).argsort(axis=1, kind="stable"))
 
 
-def _category_codes(name: str, catalogue: Catalogue) -> Ints:
+def check_category(name: str, catalogue: Catalogue) -> None:
+    """Raises ConfigError if no categorical or multi attribute is called `name`."""
     usable = [attribute for attribute, kind in catalogue.attributes.items() if kind != "numeric"]
     if name not in usable:
-        raise ConfigError(f"ranking.category: {name!r} is none of the catalogue's: {', '.join(usable) or 'none'}")
-    return catalogue.category_codes(name)
+        raise ConfigError(
+            f"ranking.category: {name!r} is none of the catalogue's: {', '.join(usable) or 'none'}; mend it, or set "
+            "category_cap to 0"
+        )
 
 
 def _over_cap(category_BK: Ints, order_BK: Array, cap: int) -> Bools:

@@ -51,8 +51,7 @@ class CandidateShard:
     def __init__(self, artifact: Artifact, config: ShardConfig) -> None:
         self.model_version = artifact.model_version
         self._retrieval = Retriever(artifact, Shard(config.shard, config.shards))
-        config.check(len(self._retrieval.catalogue))
-        self._n_candidates = config.n_candidates
+        self._n_candidates = config.of_catalogue(len(self._retrieval.catalogue))
         item_BU, raw_BUV, list_BSR = self._allocate(1, 0)
         self._collect(self._retrieval.empty_request(), 0, item_BU[0], raw_BUV[0], list_BSR[0])  # compiles the kernel
 

@@ -11,6 +11,7 @@ import typer
 from graphs.command_line.options import (
     DEFAULT_ARTIFACT,
     DEFAULT_CONFIG,
+    Columns,
     Data,
     EvaluationConfig,
     Seed,
@@ -27,13 +28,14 @@ def train(
     data: Data = "movielens",
     out: Annotated[str, typer.Option(help="The folder to write the artifact to.")] = DEFAULT_ARTIFACT,
     seed: Seed = 1,
+    columns: Columns = "",
     config: EvaluationConfig = DEFAULT_CONFIG,
 ) -> None:
     """Train every model on your events, evaluate the funnel, and write an artifact."""
     from graphs.config_file import load, recommender_args
     from graphs.training import train
 
-    train(data, out, recommender_args(load(config)), seed)
+    train(data, out, recommender_args(load(config)), seed, columns)
 
 
 @app.command(
@@ -43,6 +45,7 @@ def evaluate(
     artifact: ServedArtifact = DEFAULT_ARTIFACT,
     data: Data = "movielens",
     out: Annotated[str, typer.Option(help="The Markdown file whose section is replaced.")] = "benchmarks/RESULTS.md",
+    columns: Columns = "",
     config: EvaluationConfig = DEFAULT_CONFIG,
 ) -> None:
     """Evaluate an artifact beside the baselines, and write the table as Markdown."""
@@ -50,7 +53,7 @@ def evaluate(
     from graphs.config_file import load, recommender_args
 
     command = f"python -m graphs {shlex.join(sys.argv[1:])}"
-    evaluate_artifact(artifact, data, recommender_args(load(config)), out, command)
+    evaluate_artifact(artifact, data, recommender_args(load(config)), out, command, columns)
 
 
 @app.command(rich_help_panel=PANEL, epilog=example("package artifacts/mine --backend compiled --precision fp16"))
@@ -65,6 +68,7 @@ def package(
         typer.Option(help="The precision of scoring.", show_default="that of the config"),
     ] = None,
     data: Data = "movielens",
+    columns: Columns = "",
     config: Annotated[str, typer.Option(help="The config file with the stages that make the candidates.")] = (
         DEFAULT_CONFIG
     ),
@@ -75,7 +79,7 @@ def package(
 
     args = recommender_args(load(config))
     asked = args.stages.scoring.config
-    made = repackage(artifact, data, args, backend or asked.backend, precision or asked.precision)
+    made = repackage(artifact, data, args, backend or asked.backend, precision or asked.precision, columns)
     print(f"{artifact}: model {made.model_version}, gates: {', '.join(made.manifest.gates) or 'none'}")
 
 

@@ -11,7 +11,15 @@ DEFAULT_ARTIFACT = "artifacts/movielens"
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="The config file of the application.")]
 EvaluationConfig = Annotated[str, typer.Option("--config", help="The config file with the stages of the evaluation.")]
-Data = Annotated[str, typer.Option(help="The training data: movielens, or a folder with interactions.parquet.")]
+Data = Annotated[
+    str, typer.Option(help="The training data: movielens, a folder with interactions, a file of them, or a data.yaml.")
+]
+Columns = Annotated[
+    str,
+    typer.Option(
+        help="Your names of columns: user_id=customer,item_id=sku,timestamp=ts.", show_default="as they are called"
+    ),
+]
 ServedArtifact = Annotated[str, typer.Option(help="The folder of the artifact.")]
 Seed = Annotated[int, typer.Option(min=0, help="The seed of every random number.")]
 

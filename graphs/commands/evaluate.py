@@ -11,9 +11,9 @@ from graphs.evaluation.report import markdown, show
 from graphs.evaluation.results_file import write_section
 
 
-def evaluate_artifact(path: str, data: str, config: RecommenderArgs, out: str, command: str) -> None:
+def evaluate_artifact(path: str, data: str, config: RecommenderArgs, out: str, command: str, columns: str = "") -> None:
     """Evaluates the artifact at `path` on `data`, prints the table and writes it to `out`. `command`: named there."""
     artifact = Artifact.open(path)
-    result = evaluate(artifact, load_dataset(data, config.events), config.stages)
+    result = evaluate(artifact, load_dataset(data, config.events, columns), config.stages)
     show(result, output_console())
     write_section(out, markdown(result, artifact.model_version, command))

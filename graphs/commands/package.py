@@ -15,7 +15,9 @@ from graphs.evaluation.held_out import hold_out
 from graphs.fit.packaging import combinations, package
 
 
-def repackage(path: str, data: str, config: RecommenderArgs, backend: Backend, precision: AnyPrecision) -> Artifact:
+def repackage(
+    path: str, data: str, config: RecommenderArgs, backend: Backend, precision: AnyPrecision, columns: str = ""
+) -> Artifact:
     """Adds the combination to the artifact at `path`, which keeps its model version. `data`: its training data.
 
     Raises:
@@ -25,7 +27,7 @@ def repackage(path: str, data: str, config: RecommenderArgs, backend: Backend, p
         raise ConfigError(reason)
     with ArtifactWriter(path) as writer:
         writer.copy_from(Artifact.open(path))
-        held_out = hold_out(writer.preview(), load_dataset(data, config.events), config.stages)
+        held_out = hold_out(writer.preview(), load_dataset(data, config.events, columns), config.stages)
         package(writer, held_out, combinations(backend, precision), output_console())
     artifact = Artifact.open(path)
     parity_gate.require_passed(artifact, backend, precision)

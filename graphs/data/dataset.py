@@ -1,35 +1,33 @@
-"""Training data: MovieLens, or the user's own Parquet files; checked, indexed, sorted.
+"""Training data: MovieLens, or the user's own tables; checked, indexed, sorted.
 
-    interactions.parquet  user_id, item_id, timestamp; optional weight, event_type
-    items.parquet         item_id; optional title; any features: text, list of text, or numbers
-    users.parquet         optional: user_id; any features, as for items
-
-Ids are strings; integers become their decimal form. `timestamp` is Unix seconds or an Arrow timestamp. `weight` in
-[-1, 1] says how strongly the event speaks for the item; a success has 0.8 or more. Without `weight`, `event_type`
-gives it (`events.types` of the configuration). Without both, every event is a success.
+docs/data.md says what is read. `load_dataset` finds and reads the tables; `from_tables` takes them from memory. Both
+check everything before they refuse anything, and say what was left out or changed in `Dataset.notes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from deployments.errors import DataError
 from deployments.messages import Array, Bools, Floats, Ints, Shorts, Times
 from deployments.models.features.history_weights import SUCCESS_THRESHOLD
 from deployments.store.event_types import UNTYPED, EventsConfig
 from deployments.store.events import seen_until
 from graphs.data import movielens
-from graphs.data.column_checks import event_types, id_column, sorted_by_id, timestamps, weights
+from graphs.data.columns import REQUIRED, features, note_unused, resolve
+from graphs.data.data_file import FIELDS, INTERACTIONS, ITEMS, USERS, DataConfig
+from graphs.data.entities import entity_table, note_users, with_missing_items
+from graphs.data.events import kept_rows, read_events
+from graphs.data.findings import Findings, counted, listed
+from graphs.data.readers import Reader
+from graphs.data.sources import locate
 
 MOVIELENS = "movielens"
-INTERACTIONS, ITEMS, USERS = "interactions.parquet", "items.parquet", "users.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,74 +103,112 @@ class Dataset:
     """One sentence for each thing that was left out, filled in or changed."""
 
 
-def load_dataset(data: str, config: EventsConfig | None = None) -> Dataset:
-    """Loads `movielens`, or a folder with the Parquet files. `config`: what the types of events mean.
+def load_dataset(data: str, config: EventsConfig | None = None, columns: str = "") -> Dataset:
+    """Loads `movielens`; or a folder, a file of events, or a data.yaml, at a path or any fsspec URI.
+
+    `config`: what the types of events mean; `columns`: your names of columns, as `--columns` takes them.
 
     Raises:
-        DataError: naming the file, the column, and what it should be.
+        DataError: naming the file, the column, the first wrong value and its row, and the remedy.
     """
     if data == MOVIELENS:
-        return from_tables(MOVIELENS, *movielens.tables())
-    folder = Path(data)
-    interactions, items = _read(folder / INTERACTIONS), _read(folder / ITEMS)
-    user_table = _read(folder / USERS) if (folder / USERS).exists() else None
-    return from_tables(folder.name, interactions, items, user_table, config)
+        return from_tables(MOVIELENS, *movielens.tables(), config=config)
+    findings = Findings()
+    located = locate(data, columns, findings)
+    text = {name for names in FIELDS.values() for name in names if name not in ("timestamp", "weight")}
+    text |= {yours for ours, yours in located.config.columns.items() if ours.rpartition(".")[2] in text}
+    readers = {table: Reader.open(source, text) for table, source in located.sources.items()}
+    return _load(located.name, readers, config or EventsConfig(), located.config, findings)
 
 
 def from_tables(
     name: str,
     interactions: pa.Table,
-    items: pa.Table,
+    items: pa.Table | None = None,
     user_table: pa.Table | None = None,
     config: EventsConfig | None = None,
+    data_config: DataConfig | None = None,
 ) -> Dataset:
-    """Checks and indexes the tables.
+    """Checks and indexes tables in memory, under the names interactions.parquet and so on.
 
     Raises:
         DataError: as `load_dataset`.
     """
-    config = config or EventsConfig()
-    items = sorted_by_id(items, ITEMS, "item_id")
-    user_ids = id_column(interactions, INTERACTIONS, "user_id")
-    users = pc.unique(user_ids).sort()
-    item_E = pc.index_in(id_column(interactions, INTERACTIONS, "item_id"), items.column("item_id").combine_chunks())
-    if item_E.null_count:
-        unknown = interactions.column("item_id").filter(pc.is_null(item_E))[0].as_py()
-        raise DataError(f"{INTERACTIONS}: item_id {unknown!r} is not in {ITEMS}; add it there or drop its interactions")
-    types, type_E = event_types(interactions, INTERACTIONS)
-    kinds = [config.of(name) for name in types]
-    weight_E = weights(interactions, INTERACTIONS)
-    if weight_E is None:
-        weight_E = np.array([kind.strength for kind in kinds], np.float32)[type_E]
-    if config.target:
-        target_E = np.array([config.is_target(name) for name in types])[type_E]
-    else:
-        target_E = weight_E >= SUCCESS_THRESHOLD
-    events = Interactions(
-        user_E=pc.index_in(user_ids, users).to_numpy().astype(np.int32),
-        item_E=item_E.to_numpy().astype(np.int32),
-        timestamp_E=timestamps(interactions, INTERACTIONS),
-        weight_E=weight_E,
-        type_E=type_E,
-        seen_s_E=np.array([kind.seen_s for kind in kinds])[type_E],
-        target_E=target_E,
+    given = {INTERACTIONS: interactions, ITEMS: items, USERS: user_table}
+    readers = {
+        table: Reader.of_table(content, f"{table}.parquet") for table, content in given.items() if content is not None
+    }
+    return _load(name, readers, config or EventsConfig(), data_config or DataConfig(), Findings())
+
+
+def _load(
+    name: str, readers: Mapping[str, Reader], config: EventsConfig, data_config: DataConfig, findings: Findings
+) -> Dataset:
+    """Reads and checks everything; raises all faults together."""
+    events, items, user_table = None, None, None
+    files = {table: reader.file for table, reader in readers.items()}
+    for table, reader in readers.items():
+        names = resolve(table, reader.file, reader.schema, data_config, findings)
+        if not set(REQUIRED[table]) <= names.keys():
+            continue
+        content = _read(reader, table, names, findings)
+        if content is None:
+            continue
+        if table == INTERACTIONS:
+            events = read_events(content, reader.file, names, config, data_config, time.time(), findings)
+        elif table == ITEMS:
+            items = entity_table(content, reader.file, "item_id", names["item_id"], findings)
+        else:
+            user_table = entity_table(content, reader.file, "user_id", names["user_id"], findings)
+    findings.raise_faults()
+    assert events is not None
+    items = with_missing_items(items, events.items.values, files[INTERACTIONS], files.get(ITEMS, ""), findings)
+    if user_table is not None:
+        note_users(user_table, events.users.values, files[INTERACTIONS], files[USERS], findings)
+    findings.raise_faults()
+    position_U = pc.index_in(events.items.values, items.column("item_id").combine_chunks()).to_numpy()
+    item_E = position_U[events.items.code_E].astype(np.int32)
+    rows = kept_rows(events, item_E, data_config.max_events_per_user, files[INTERACTIONS], findings)
+    kept = Interactions(
+        user_E=events.users.code_E,
+        item_E=item_E,
+        timestamp_E=events.timestamp_E,
+        weight_E=events.meaning.weight_E,
+        type_E=events.types.code_E,
+        seen_s_E=events.meaning.seen_s_E,
+        target_E=events.meaning.target_E,
+    ).take(rows)
+    findings.notes.insert(
+        0,
+        f"{name}: {counted(len(kept), 'event')} of {counted(len(events.users.values), 'user')} on "
+        f"{counted(len(items), 'item')}, from {', '.join(files.values())}",
     )
-    if not len(events):
-        raise DataError(f"{INTERACTIONS} has no rows; there is nothing to train on")
+    if items_named := [column for column in items.column_names if column != "item_id"]:
+        findings.note(f"features of items: {listed([n for n in items_named if n != 'title'])}")
     return Dataset(
         name=name,
-        interactions=events.take(np.lexsort((events.item_E, events.timestamp_E, events.user_E))),
-        users=users.to_pylist(),
+        interactions=kept,
+        users=events.users.values.to_pylist(),
         items=items,
-        event_types=types,
-        user_table=None if user_table is None else sorted_by_id(user_table, USERS, "user_id"),
+        user_table=user_table,
+        event_types=events.types.names,
+        success_types=events.meaning.success_types,
+        event_ids=None if events.event_ids is None else events.event_ids.take(rows),
+        notes=findings.notes,
     )
 
 
-def _read(path: Path) -> pa.Table:
+def _read(reader: Reader, table: str, names: dict[str, str], findings: Findings) -> pa.Table | None:
+    """The needed columns under our names; None after a fault."""
+    others: list[str] = []
+    if table == INTERACTIONS:
+        note_unused(reader.file, reader.schema, names, findings)
+    else:
+        others = features(reader.schema, names, reader.file, findings)
+    content = reader.read([*names.values(), *others]).rename_columns([*names, *others])
     try:
-        return pq.read_table(path)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; --data takes `movielens` or a folder that holds it") from None
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from None
+        content.validate(full=True)
+    except pa.ArrowException as error:
+        findings.fault(f"{reader.file} holds values that Arrow can't read: {' '.join(str(error).split())[:200]}")
+        return None
+    return content

@@ -1,35 +1,11 @@
-"""Splits events by time into a training and a test part, and checks that enough of them remain to train on."""
+"""Splits events by time into a training and a test part."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from deployments.errors import DataError
 from deployments.messages import Ints
-from graphs.data.dataset import Dataset, Interactions
-
-MIN_ITEMS, MIN_USERS = 10, 10
-
-
-def check_trainable(dataset: Dataset, n_candidates: int) -> None:
-    """Refuses, before training starts, a data set that training would fail on.
-
-    Raises:
-        DataError: too few items, or too few users with enough successes; the text has the counts.
-    """
-    n_items = len(dataset.items)
-    if n_items < max(n_candidates, MIN_ITEMS):
-        raise DataError(
-            f"items.parquet has {n_items} items; it takes {MIN_ITEMS}, and stages.candidates.config.n_candidates "
-            f"({n_candidates}) must not be more than there are"
-        )
-    train, test = temporal_split(dataset.interactions)
-    users = len(np.unique(temporal_split(train)[1].user_E)) if len(train) else 0
-    if users < MIN_USERS or not len(test):
-        raise DataError(
-            f"interactions.parquet: after the test set is split off, {users} users have 5 or more successes (weight "
-            f"0.8 or more); it takes {MIN_USERS}. Bring more events, or weigh event types higher"
-        )
+from graphs.data.dataset import Interactions
 
 
 def temporal_split(

@@ -1,0 +1,100 @@
+"""Whether a data set and a configuration can be trained on together: checked before anything is fitted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from deployments.artifact.catalogue import Catalogue
+from deployments.artifact.columns import attribute_column
+from deployments.errors import ArtifactError, ConfigError
+from deployments.stages.business_rules import bind_rule
+from deployments.stages.ranking import check_category
+from graphs.config import RecommenderArgs
+from graphs.data.data_file import INTERACTIONS, ITEMS
+from graphs.data.dataset import Dataset
+from graphs.data.findings import Findings, counted, listed
+from graphs.data.repeats import MIN_SUCCESSES, judged_users, taken_out
+
+MIN_ITEMS, MIN_USERS = 10, 10
+
+
+def check_trainable(dataset: Dataset, config: RecommenderArgs) -> list[str]:
+    """Refuses what training would fail on. Returns sentences about what the data change in the configuration.
+
+    Raises:
+        DataFaults: too few items or users with successes, or a configuration that does not fit the features; one
+            sentence per fault, with the counts and the remedy.
+    """
+    findings = Findings()
+    n_items = len(dataset.items)
+    if n_items < MIN_ITEMS:
+        findings.fault(f"{ITEMS}: {counted(n_items, 'item')}; it takes {MIN_ITEMS}")
+    n_candidates = config.stages.candidates.config.n_candidates
+    if n_candidates > n_items:
+        findings.note(
+            f"stages.candidates.config.n_candidates is {n_candidates}, but there are {counted(n_items, 'item')}: each "
+            f"request gets {n_items} candidates at most"
+        )
+    _check_successes(dataset, findings)
+    _check_ranking(dataset, config, findings)
+    findings.raise_faults()
+    return findings.notes
+
+
+def _check_successes(dataset: Dataset, findings: Findings) -> None:
+    events = dataset.interactions
+    out_E = taken_out(events.user_E, events.item_E, events.timestamp_E, events.seen_until_E)
+    judged = judged_users(events.user_E, events.target_E, out_E)
+    if judged.with_successes < MIN_USERS:
+        count_T = np.bincount(events.type_E, minlength=len(dataset.event_types))
+        success_T = np.bincount(events.type_E[events.target_E], minlength=len(dataset.event_types))
+        types = [
+            f"{name} {count:,} ({successes:,} successes)"
+            for name, count, successes in zip(dataset.event_types, count_T, success_T, strict=True)
+            if count
+        ]
+        findings.fault(
+            f"{INTERACTIONS}: {judged.with_successes:,} of {counted(len(dataset.users), 'user')} have {MIN_SUCCESSES} "
+            f"or more successes (events that the models learn to predict: weight 0.8 or more, or of the type "
+            f"events.target); it takes {MIN_USERS}; there are {int(events.target_E.sum()):,} successes among "
+            f"{counted(len(events), 'event')}: {listed(types)}; bring more events, or let a frequent type be a success "
+            "by events.types of the configuration, such as view: {success: true}"
+        )
+    elif judged.answerable < MIN_USERS:
+        findings.fault(
+            f"{INTERACTIONS}: of {counted(judged.with_successes, 'user')} with enough successes only "
+            f"{judged.answerable} have one late in their history on an item that was not taken out of their answers before; it takes "
+            f"{MIN_USERS}; set seen: never for the types that recur, under events of the configuration"
+        )
+
+
+def _check_ranking(dataset: Dataset, config: RecommenderArgs, findings: Findings) -> None:
+    """The category and the rules of the ranking stage against the items' features."""
+    ranking = config.stages.ranking.config
+    if not (ranking.category_cap or ranking.rules):
+        return
+    catalogue = _catalogue(dataset.items)
+    if ranking.category_cap:
+        try:
+            check_category(ranking.category, catalogue)
+        except ConfigError as error:
+            findings.fault(f"stages.ranking.config: {error}")
+    for index, rule in enumerate(ranking.rules):
+        try:
+            bind_rule(index, rule, catalogue)
+        except ConfigError as error:
+            findings.fault(f"stages.ranking.config: {error}")
+
+
+def _catalogue(items: pa.Table) -> Catalogue:
+    """The catalogue with the columns that filters can use."""
+    names = []
+    for name in items.column_names:
+        try:
+            if name not in ("item_id", "title"):
+                attribute_column(name, items.column(name))
+            names.append(name)
+        except ArtifactError:
+            continue
+    return Catalogue.from_table(items.select(names))
