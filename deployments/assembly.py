@@ -92,7 +92,9 @@ def assemble(
     catalogue, user_features = Catalogue.load(artifact), UserFeatures(artifact)
     clients = {name: StageClient(name, start, slots[name]) for name, start in starts.items()}
 
-    events = config.events.with_successes(artifact.manifest.settings.get("success_types", ()))
+    settings = artifact.manifest.settings
+    events = config.events.with_successes(settings.get("success_types", ()))
+    events = events.with_repeats(settings.get("repeated_types", ()))
 
     cache = None
     if config.cache.candidates_ttl_s:

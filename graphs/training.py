@@ -60,7 +60,7 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1, columns: 
     for note in features.notes:
         console.print(note, markup=False, soft_wrap=True)
     settings = {"ranker": SHAPE, "example_users": dataset.users[:EXAMPLE_USERS], "seed": seed}
-    settings["success_types"] = list(dataset.success_types)
+    settings |= {"success_types": list(dataset.success_types), "repeated_types": list(dataset.repeated_types)}
     layout = (TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with (
         Progress(*layout, TimeElapsedColumn(), console=console) as bars,

@@ -129,12 +129,16 @@ class EventsConfig(BaseModel):
 
     def with_successes(self, names: Collection[str]) -> EventsConfig:
         """This configuration with the types `names` as successes too: a model may be trained on data without any."""
-        keys = {_key(name) for name in names}
-        types = {
-            name: self.of(name).model_copy(update={"success": True}) if name in keys else kind
-            for name, kind in {**{key: self.of(key) for key in keys}, **self.types}.items()
-        }
-        return self.model_copy(update={"types": types})
+        return self._changed(names, {"success": True})
+
+    def with_repeats(self, names: Collection[str]) -> EventsConfig:
+        """This configuration with items staying in answers after the types `names`: a model may be trained on data of
+        users who repeat the same items."""
+        return self._changed(names, {"seen": "never"})
+
+    def _changed(self, names: Collection[str], update: Mapping[str, Any]) -> EventsConfig:
+        changed = {key: self.of(key).model_copy(update=dict(update)) for key in map(_key, names)}
+        return self.model_copy(update={"types": {**self.types, **changed}})
 
 
 @functools.lru_cache(4096)

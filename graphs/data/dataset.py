@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from graphs.data.entities import entity_table, note_users, with_missing_items
 from graphs.data.events import kept_rows, read_events
 from graphs.data.findings import Findings, counted, listed
 from graphs.data.readers import Reader
+from graphs.data.repeats import MIN_USERS, judged_users, taken_out
 from graphs.data.sources import locate
 
 MOVIELENS = "movielens"
@@ -97,6 +98,8 @@ class Dataset:
     """Names of the types of the events, lower case."""
     success_types: Sequence[str] = ()
     """Types taken as successes because the data have no event that the configuration calls one."""
+    repeated_types: Sequence[str] = ()
+    """Types after which an item stays in answers, whatever the configuration says: users repeat the same items."""
     event_ids: pa.Array | None = None
     """Your own ids of the events, text, aligned with `interactions`; None without such a column."""
     notes: Sequence[str] = ()
@@ -118,7 +121,9 @@ def load_dataset(data: str, config: EventsConfig | None = None, columns: str = "
     text = {name for names in FIELDS.values() for name in names if name not in ("timestamp", "weight")}
     text |= {yours for ours, yours in located.config.columns.items() if ours.rpartition(".")[2] in text}
     readers = {table: Reader.open(source, text) for table, source in located.sources.items()}
-    return _load(located.name, readers, config or EventsConfig(), located.config, findings)
+    dataset = _load(located.name, readers, config or EventsConfig(), located.config, findings)
+    files = ", ".join(reader.file for reader in readers.values())
+    return replace(dataset, notes=[f"{dataset.notes[0]}, from {files}", *dataset.notes[1:]])
 
 
 def from_tables(
@@ -149,7 +154,7 @@ def _load(
     files = {table: reader.file for table, reader in readers.items()}
     for table, reader in readers.items():
         names = resolve(table, reader.file, reader.schema, data_config, findings)
-        if not set(REQUIRED[table]) <= names.keys():
+        if not names or (table != INTERACTIONS and not set(REQUIRED[table]) <= names.keys()):
             continue
         content = _read(reader, table, names, findings)
         if content is None:
@@ -178,10 +183,11 @@ def _load(
         seen_s_E=events.meaning.seen_s_E,
         target_E=events.meaning.target_E,
     ).take(rows)
+    kept, repeated = _with_repeats(kept, events.types.names, files[INTERACTIONS], findings)
     findings.notes.insert(
         0,
         f"{name}: {counted(len(kept), 'event')} of {counted(len(events.users.values), 'user')} on "
-        f"{counted(len(items), 'item')}, from {', '.join(files.values())}",
+        f"{counted(len(items), 'item')}",
     )
     if items_named := [column for column in items.column_names if column != "item_id"]:
         findings.note(f"features of items: {listed([n for n in items_named if n != 'title'])}")
@@ -193,9 +199,28 @@ def _load(
         user_table=user_table,
         event_types=events.types.names,
         success_types=events.meaning.success_types,
+        repeated_types=repeated,
         event_ids=None if events.event_ids is None else events.event_ids.take(rows),
         notes=findings.notes,
     )
+
+
+def _with_repeats(
+    events: Interactions, types: Sequence[str], file: str, findings: Findings
+) -> tuple[Interactions, list[str]]:
+    """`events`, and the types whose `seen` does not apply: with it hardly a user had a success left to learn from."""
+    out_E = taken_out(events.user_E, events.item_E, events.timestamp_E, events.seen_until_E)
+    judged = judged_users(events.user_E, events.target_E, out_E)
+    if judged.with_successes < MIN_USERS or judged.answerable >= MIN_USERS:
+        return events, []
+    again_E = (events.seen_s_E > 0) & (events.weight_E > 0)
+    names = [types[code] for code in np.unique(events.type_E[again_E])]
+    findings.note(
+        f"{file}: users repeat the same items: {counted(judged.answerable, 'user')} of {judged.with_successes:,} would "
+        f"have a success left that an answer may have, so items stay in answers after {listed(names)}, whatever seen "
+        "says under events of the configuration"
+    )
+    return replace(events, seen_s_E=np.where(again_E, 0.0, events.seen_s_E)), names
 
 
 def _read(reader: Reader, table: str, names: dict[str, str], findings: Findings) -> pa.Table | None:

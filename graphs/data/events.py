@@ -45,13 +45,18 @@ def read_events(
     now: float,
     findings: Findings,
 ) -> Events | None:
-    """The events of `table`, whose columns have our names; None after a fault. `names`: what the file calls them."""
+    """The events of `table`, whose columns have our names; None after a fault, or if one of the required columns is not
+    there. `names`: what the file calls the columns."""
     if not len(table):
         findings.fault(f"{file} has no rows; there is nothing to train on")
         return None
-    users = read_ids(table.column("user_id"), file, names["user_id"], findings)
-    items = read_ids(table.column("item_id"), file, names["item_id"], findings)
-    times = unix_seconds(table.column("timestamp"), file, names["timestamp"], data_config.time_unit, now, findings)
+    users, items, times = None, None, None
+    if "user_id" in names:
+        users = read_ids(table.column("user_id"), file, names["user_id"], findings)
+    if "item_id" in names:
+        items = read_ids(table.column("item_id"), file, names["item_id"], findings)
+    if "timestamp" in names:
+        times = unix_seconds(table.column("timestamp"), file, names["timestamp"], data_config.time_unit, now, findings)
     event_ids, types, weight_E = None, untyped(len(table), data_config.event_type), None
     faults = len(findings.faults)
     if "event_id" in names:

@@ -11,6 +11,9 @@ from deployments.messages import Array, Bools
 MIN_SUCCESSES, SHARE = 6, 0.2
 """A user is judged by the last SHARE of MIN_SUCCESSES or more successes."""
 
+MIN_USERS = 10
+"""Fewest users that training takes."""
+
 
 def taken_out(user_E: Array, item_E: Array, timestamp_E: Array, seen_until_E: Array) -> Bools:
     """bool [E]: an earlier event of the user took the item out of the answers of that time.

@@ -14,9 +14,9 @@ from graphs.config import RecommenderArgs
 from graphs.data.data_file import INTERACTIONS, ITEMS
 from graphs.data.dataset import Dataset
 from graphs.data.findings import Findings, counted, listed
-from graphs.data.repeats import MIN_SUCCESSES, judged_users, taken_out
+from graphs.data.repeats import MIN_SUCCESSES, MIN_USERS, judged_users, taken_out
 
-MIN_ITEMS, MIN_USERS = 10, 10
+MIN_ITEMS = 10
 
 
 def check_trainable(dataset: Dataset, config: RecommenderArgs) -> list[str]:
@@ -64,8 +64,8 @@ def _check_successes(dataset: Dataset, findings: Findings) -> None:
     elif judged.answerable < MIN_USERS:
         findings.fault(
             f"{INTERACTIONS}: of {counted(judged.with_successes, 'user')} with enough successes only "
-            f"{judged.answerable} have one late in their history on an item that was not taken out of their answers before; it takes "
-            f"{MIN_USERS}; set seen: never for the types that recur, under events of the configuration"
+            f"{judged.answerable} have one late in their history on an item that was not taken out of their answers "
+            f"before; it takes {MIN_USERS}; set seen: never for the types that recur, under events of the configuration"
         )
 
 
