@@ -16,9 +16,7 @@ Data = Annotated[
 ]
 Columns = Annotated[
     str,
-    typer.Option(
-        help="Your names of columns: user_id=customer,item_id=sku,timestamp=ts.", show_default="as they are called"
-    ),
+    typer.Option(help="Your column names: user_id=NAME,item_id=NAME.", show_default="ours"),
 ]
 ServedArtifact = Annotated[str, typer.Option(help="The folder of the artifact.")]
 Seed = Annotated[int, typer.Option(min=0, help="The seed of every random number.")]

@@ -45,11 +45,6 @@ def finite_or_null(array: pa.Array) -> pa.Array:
 
 def to_float(array: pa.Array) -> pa.Array:
     """Numbers, decimals and bool as float64, rounded where they must be."""
-    if pa.types.is_decimal(array.type):
-        wide = (
-            pa.decimal256(76, array.type.scale) if array.type.bit_width == 256 else pa.decimal128(38, array.type.scale)
-        )
-        array = array.cast(wide)
     return array.cast(pa.float64(), safe=False)
 
 
@@ -71,6 +66,8 @@ def _plain(array: pa.Array) -> pa.Array:
             array = array.cast(pa.large_string())
         elif is_binary(kind) and not pa.types.is_large_binary(kind):
             array = array.cast(pa.large_binary())
+        elif pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+            array = array.cast(pa.decimal128(38, kind.scale))
         elif pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
             array = _without_view(array)
         else:

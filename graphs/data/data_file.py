@@ -25,7 +25,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 _KNOWN = [name for names in FIELDS.values() for name in names]
 _KNOWN += [f"{table}.{name}" for table, names in FIELDS.items() for name in names]
 
-Unit = Literal["s", "ms", "us", "ns"]
+Unit = Literal["", "s", "ms", "us", "ns"]
 
 
 def _known_columns(columns: dict[str, str]) -> dict[str, str]:
@@ -70,7 +70,7 @@ class DataConfig(BaseModel):
     """How a rating becomes the weight of its event; left out: a column `weight` in [-1, 1], if there is one."""
     event_type: str = ""
     """The type of all events, of data without such a column."""
-    time_unit: Unit | Literal[""] = ""
+    time_unit: Unit = ""
     """Of timestamps that are numbers; empty: by their size."""
     max_events_per_user: int = Field(2500, ge=10)
     """Of a user with more events the newest are kept. The store keeps `store.history_limit`."""

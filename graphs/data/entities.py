@@ -25,7 +25,8 @@ def entity_table(table: pa.Table, file: str, key: str, name: str, findings: Find
         return None
     made = pa.table({key: ids.values.take(pa.array(ids.code_E)), **columns})
     order = np.argsort(ids.code_E, kind="stable")
-    again = np.append(False, ids.code_E[order][1:] == ids.code_E[order][:-1])
+    again = np.zeros(len(order), np.bool_)
+    again[1:] = ids.code_E[order][1:] == ids.code_E[order][:-1]
     if again.any():
         if clash := _first_clash(made, key, order, again):
             findings.fault(f"{file}: {name} {clash}; keep one row per id")

@@ -152,16 +152,17 @@ def _vectors(
     if not len(some_N):
         raise LeftOut("empty")
     width = int(np.bincount(some_N).argmax())
-    number_V = finite_or_null(entries).to_numpy(zero_copy_only=False)
+    with np.errstate(over="ignore"):  # too large for float32: infinite, so unknown
+        number_V = finite_or_null(entries).to_numpy(zero_copy_only=False).astype(np.float32)
     good_N = valid_N & (length_N == width)
-    good_N[row_V[~np.isfinite(number_V.astype(np.float32))]] = False
+    good_N[row_V[~np.isfinite(number_V)]] = False
     lost = int((length_N > 0).sum() - good_N.sum())
     if lost > len(some_N) / 2:
         raise LeftOut(f"lists of numbers of {len(np.unique(some_N))} lengths, most of them not {width} known numbers")
     if lost:
         findings.note(f"{what} holds vectors of {width} numbers; {counted(lost, 'row')} with others count as unknown")
     known_V = good_N[row_V]
-    return _rebuilt(pa.array(number_V[known_V].astype(np.float32)), row_V[known_V], good_N)
+    return _rebuilt(pa.array(number_V[known_V]), row_V[known_V], good_N)
 
 
 def _rebuilt(entries: pa.Array, row_V: np.ndarray, valid_N: np.ndarray) -> pa.Array:

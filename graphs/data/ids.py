@@ -35,11 +35,13 @@ def read_ids(column: pa.ChunkedArray, file: str, name: str, findings: Findings, 
     """The ids of a column; None after a fault. `null`: whether ids may be missing."""
     try:
         array = plain(column)
+        encoded = array.dictionary_encode()
     except (pa.ArrowException, NotImplementedError):
         _refuse(findings, file, name, column.type)
         return None
     if pa.types.is_floating(array.type):
         array = pc.if_else(pc.is_nan(to_float(array)), pa.scalar(None, array.type), array)
+        encoded = array.dictionary_encode()
     if array.null_count and not null:
         row = int(np.argmin(valid_mask(array)))
         findings.fault(
@@ -47,7 +49,6 @@ def read_ids(column: pa.ChunkedArray, file: str, name: str, findings: Findings, 
             "from 0); fill them in or drop the rows"
         )
         return None
-    encoded = array.dictionary_encode()
     code_E = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     texts = _as_text(encoded.dictionary, file, name, findings, column.type)
     if texts is None or not _follow_the_rule(texts, code_E, file, name, findings):
@@ -90,8 +91,8 @@ def _whole_numbers(values: pa.Array, file: str, name: str, findings: Findings) -
     wrong = ~np.isfinite(value_U) | (value_U != np.floor(value_U)) | (np.abs(value_U) > _EXACT)
     if wrong.any():
         findings.fault(
-            f"{file}: column {name} holds {value_U[wrong][0]!r}, which is no whole number that a float holds exactly; "
-            f"it should hold {EXPECTED}"
+            f"{file}: column {name} holds {float(value_U[wrong][0])!r}, which is no whole number that a float holds "
+            f"exactly; it should hold {EXPECTED}"
         )
         return None
     findings.note(f"{file}: column {name} holds whole numbers as floats; they are read as integers")

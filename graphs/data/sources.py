@@ -182,7 +182,10 @@ def _source(place: _Place, shown: str, findings: Findings) -> Source:
     if not parts:
         there = f"it has {listed(foreign)}" if foreign else "it is empty"
         raise DataError(f"{shown} holds no file that is read ({there}); it should hold {TAKEN.split(', or')[0]}")
-    kinds = {kind: path for path in reversed(parts) if (kind := file_format(path))}
+    kinds: dict[Format, str] = {}
+    for path in parts:
+        if kind_of_part := file_format(path):
+            kinds.setdefault(kind_of_part, path)
     if len(kinds) > 1:
         names = " and ".join(posixpath.relpath(path, place.path) for path in kinds.values())
         raise DataError(f"{shown} holds files of several formats, such as {names}; keep one format in a folder")
