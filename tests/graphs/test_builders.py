@@ -34,11 +34,10 @@ def small(model: str, **changes: Any) -> Config:
     ("changes", "sentence"),
     [
         ({"artifact": "/nowhere/model"}, r"/nowhere/model"),
-        ({"candidates__config__n_candidates": 241}, r"n_candidates.*241.*240"),
         ({"scoring__num_gpus": 1.5}, r"args\.stages\.scoring\.num_gpus = 1\.5: .*must be a fraction in \(0, 1\]"),
         ({"scoring__replicas": -1}, r"args\.stages\.scoring\.replicas = -1: .*greater than or equal to 1"),
         ({"ranking__config__diversty": 0.1}, r"args\.stages\.ranking\.config\.diversty is not a known key; remove it"),
-        ({"ranking__config__category": "mood"}, r"mood"),
+        ({"ranking__config": {"category": "mood", "category_cap": 1}}, r"mood"),
         ({"piepline": {}}, r"args\.piepline is not a known key"),
         ({"scoring__placement": "anywhere"}, r"args\.stages\.scoring\.placement = 'anywhere'"),
         ({"store": {"redis_url": "redis://:secret@localhost/0"}}, r"RAYFUNNEL_REDIS_PASSWORD"),

@@ -147,9 +147,16 @@ class TestCandidateGenerator(TrainedStageContract):
         assert any(name.startswith("sequence") for name in used)
         assert {found.sources[s] for s in found.source_BK[0][found.mask_BK[0]]} == {"popular"}
 
-    def test_more_candidates_than_items_stop_the_deployment(self, artifact: Artifact) -> None:
-        with pytest.raises(ConfigError, match="n_candidates is 241, but the catalogue has 240 items; lower it"):
-            CandidateGenerator(artifact, CandidateConfig(n_candidates=241))
+    def test_of_a_catalogue_with_fewer_items_than_candidates_all_are_taken(
+        self, artifact: Artifact, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        asked = request_batch([Query("", 10, 0.0)] * 3, self.version)
+        users = self.profiles(histories(self.version, 3))
+        exact, more = (CandidateGenerator(artifact, CandidateConfig(n_candidates=count)) for count in (240, 900))
+        np.testing.assert_array_equal(more(asked, users).item_ids_BK, exact(asked, users).item_ids_BK)
+        assert [record.getMessage() for record in caplog.records] == [
+            "n_candidates is 900; the catalogue has 240 items, so these are taken"
+        ]
 
     def test_similar_leaves_out_the_item_itself(self) -> None:
         asked = request_batch([Query("", 7, 0.0, given=np.array([i], np.int32)) for i in (0, 4, 9)], self.version)

@@ -386,3 +386,8 @@ def test_no_candidates_at_all_give_an_answer_of_padding(artifact: Artifact) -> N
     inputs = batch(artifact, [[], []], [[], []], [3, 5])
     ranked = Ranker(artifact, EVERYTHING)(*inputs)
     np.testing.assert_array_equal(ranked.choice_BN, pad_columns(np.empty((2, 0), np.int32), 5), strict=True)
+
+
+def test_a_category_without_a_cap_is_not_read(artifact: Artifact) -> None:
+    inputs = batch(artifact, [[1, 2]], [[1.0, 2.0]], [2])
+    assert rank(artifact, inputs, category="genres", category_cap=0) == rank(artifact, inputs)

@@ -12,7 +12,7 @@ import pytest
 from deployments.api.operations import Recommender
 from deployments.artifact.reader import Artifact
 from deployments.assembly import FunnelConfig
-from deployments.errors import ConfigError, StageFailed
+from deployments.errors import StageFailed
 from deployments.messages import Batch, CandidateBatch, ProfileBatch, RequestBatch, ShardBatch
 from deployments.pipeline.request import Query, request_batch
 from deployments.pipeline.result_cache import CacheConfig
@@ -175,6 +175,8 @@ async def test_similar_items_without_a_shard_are_reported_as_degraded(
     assert (places % 3 != 0).all()
 
 
-def test_more_candidates_than_items_are_refused(artifact: Artifact) -> None:
-    with pytest.raises(ConfigError, match="n_candidates is 241, but the catalogue has 240 items"):
-        CandidateShard(artifact, ShardConfig(n_candidates=ITEMS + 1, shard=0, shards=2))
+def test_of_a_catalogue_with_fewer_items_than_candidates_all_are_taken(
+    artifact: Artifact, caplog: pytest.LogCaptureFixture
+) -> None:
+    CandidateShard(artifact, ShardConfig(n_candidates=ITEMS + 1, shard=0, shards=2))
+    assert "n_candidates is 241; the catalogue has 240 items, so these are taken" in caplog.text

@@ -34,8 +34,8 @@ def test_the_error_for_other_names_has_the_option_that_works(folder: Path) -> No
     said = refused(folder)
     assert said == (
         "interactions.csv: columns user_id, item_id, timestamp are missing; the file has: customer_id, sku, ts; "
-        "perhaps --columns user_id=customer_id,item_id=sku,timestamp=ts; items.csv: column item_id is missing; the file "
-        "has: sku, name, color, price; perhaps --columns items.item_id=sku"
+        "perhaps --columns user_id=customer_id,item_id=sku,timestamp=ts; items.csv: column item_id is missing; the "
+        "file has: sku, name, color, price; perhaps --columns items.item_id=sku"
     )
     dataset = load_dataset(str(folder), columns="user_id=customer_id,item_id=sku,timestamp=ts")
     assert (len(dataset.interactions), len(dataset.items)) == (480, 60)
