@@ -31,9 +31,7 @@ class CandidateConfig(BaseModel):
     def of_catalogue(self, n_items: int) -> int:
         """Candidates per request from a catalogue of `n_items`; logs if these are fewer than configured."""
         if self.n_candidates > n_items:
-            log.warning(
-                "n_candidates is %d; the catalogue has %d items, so these are taken", self.n_candidates, n_items
-            )
+            log.info("n_candidates is %d; the catalogue has %d items, so these are taken", self.n_candidates, n_items)
         return min(self.n_candidates, n_items)
 
 

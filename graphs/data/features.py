@@ -1,8 +1,9 @@
 """Features of items and users: columns of any Arrow type as the few that the models read, and what is left out.
 
-text → string; bool; whole numbers → int64; other numbers → float64; dates and timestamps → timestamp[us], UTC;
-lists of text or whole numbers → list<string>; lists of fractions, and lists of numbers of a fixed size → list<float>.
-Null, NaN, infinity and empty text mean unknown.
+text → string; bool; whole numbers → int64; other numbers → float64; dates → date32; timestamps → timestamp[us], UTC;
+times of the day and durations as they are; lists of text → list<string>; lists of whole numbers → list<int64>; lists of
+fractions, and lists of numbers of a fixed size → list<float>. Null, NaN, infinity and empty text mean unknown.
+What each means to the models: deployments/artifact/arrow_types.py.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def unread(kind: pa.DataType) -> str:
     if is_list(kind):
         inner = kind.value_type
         return f"lists of {inner}" if unread(inner) or is_list(inner) or pa.types.is_temporal(inner) else ""
-    temporal = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+    temporal = pa.types.is_temporal(kind) and not pa.types.is_interval(kind)
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     return "" if temporal or numeric or is_text(kind) or pa.types.is_boolean(kind) else f"{kind}"
 
@@ -104,6 +105,8 @@ def _in_plain_type(array: pa.Array, file: str, name: str, findings: Findings) ->
         return array.cast(pa.int64()) if whole else to_float(array)
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         return _time(array)
+    if pa.types.is_temporal(kind):
+        return array
     if is_list(kind):
         return _lists(array, file, name, findings)
     return finite_or_null(array)
@@ -124,7 +127,8 @@ def _time(array: pa.Array) -> pa.Array:
         second_N = raw_N / PER_SECOND[kind.unit]
     valid_N = valid_N & (second_N >= _SMALLEST_TIME) & (second_N <= _LARGEST_TIME)
     micro_N = np.where(valid_N, np.clip(second_N, _SMALLEST_TIME, _LARGEST_TIME) * 1e6, 0).astype(np.int64)
-    return pa.array(micro_N, mask=~valid_N).cast(pa.timestamp("us", "UTC"))
+    moments = pa.array(micro_N, mask=~valid_N).cast(pa.timestamp("us", "UTC"))
+    return moments.cast(pa.date32()) if pa.types.is_date(kind) else moments
 
 
 def _lists(array: pa.Array, file: str, name: str, findings: Findings) -> pa.Array:
@@ -135,10 +139,14 @@ def _lists(array: pa.Array, file: str, name: str, findings: Findings) -> pa.Arra
     entries = plain(array.flatten())
     row_V = np.repeat(np.arange(len(array)), length_N)
     kind = entries.type
-    if is_text(kind) or (pa.types.is_integer(kind) and not fixed):
-        texts = entries if is_text(kind) else entries.cast(pa.large_string())
-        known_V = pc.fill_null(pc.not_equal(texts, ""), False).to_numpy(zero_copy_only=False)
-        return _rebuilt(_text(texts.filter(pa.array(known_V))), row_V[known_V], valid_N)
+    if pa.types.is_integer(kind) and not fixed:
+        whole = not pa.types.is_uint64(kind) or (pc.max(entries).as_py() or 0) < 2**63
+        entries = entries.cast(pa.int64() if whole else pa.string())
+        known_V = entries.is_valid().to_numpy(zero_copy_only=False)
+        return _rebuilt(entries.filter(pa.array(known_V)), row_V[known_V], valid_N)
+    if is_text(kind):
+        known_V = pc.fill_null(pc.not_equal(entries, ""), False).to_numpy(zero_copy_only=False)
+        return _rebuilt(_text(entries.filter(pa.array(known_V))), row_V[known_V], valid_N)
     if pa.types.is_boolean(kind):
         raise LeftOut("lists of bool")
     return _vectors(entries, row_V, length_N, valid_N, f"{file}: column {name}", findings)

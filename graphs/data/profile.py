@@ -119,8 +119,8 @@ def _features(table: pa.Table) -> list[tuple[str, str, str]]:
 def _kind(kind: pa.DataType) -> str:
     if pa.types.is_list(kind):
         return "vector" if pa.types.is_floating(kind.value_type) else "labels"
-    names = {"string": "text", "bool": "yes or no", "int64": "whole number", "double": "number"}
-    return "time" if pa.types.is_timestamp(kind) else names[str(kind)]
+    names = {"string": "text", "bool": "yes or no", "int64": "whole number", "double": "number", "date32[day]": "date"}
+    return names.get(str(kind), "time")
 
 
 def _about_events(dataset: Dataset, count_U: Array, count_N: Array) -> Iterator[str]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 
 from deployments.artifact.catalogue import Catalogue
-from deployments.artifact.columns import attribute_column
-from deployments.errors import ArtifactError, ConfigError
+from deployments.errors import ConfigError
 from deployments.stages.business_rules import bind_rule
 from deployments.stages.ranking import check_category
 from graphs.config import RecommenderArgs
@@ -74,7 +72,7 @@ def _check_ranking(dataset: Dataset, config: RecommenderArgs, findings: Findings
     ranking = config.stages.ranking.config
     if not (ranking.category_cap or ranking.rules):
         return
-    catalogue = _catalogue(dataset.items)
+    catalogue = Catalogue.from_table(dataset.items)
     if ranking.category_cap:
         try:
             check_category(ranking.category, catalogue)
@@ -85,16 +83,3 @@ def _check_ranking(dataset: Dataset, config: RecommenderArgs, findings: Findings
             bind_rule(index, rule, catalogue)
         except ConfigError as error:
             findings.fault(f"stages.ranking.config: {error}")
-
-
-def _catalogue(items: pa.Table) -> Catalogue:
-    """The catalogue with the columns that filters can use."""
-    names = []
-    for name in items.column_names:
-        try:
-            if name not in ("item_id", "title"):
-                attribute_column(name, items.column(name))
-            names.append(name)
-        except ArtifactError:
-            continue
-    return Catalogue.from_table(items.select(names))

@@ -150,6 +150,7 @@ class TestCandidateGenerator(TrainedStageContract):
     def test_of_a_catalogue_with_fewer_items_than_candidates_all_are_taken(
         self, artifact: Artifact, caplog: pytest.LogCaptureFixture
     ) -> None:
+        caplog.set_level("INFO", "rayfunnel")
         asked = request_batch([Query("", 10, 0.0)] * 3, self.version)
         users = self.profiles(histories(self.version, 3))
         exact, more = (CandidateGenerator(artifact, CandidateConfig(n_candidates=count)) for count in (240, 900))

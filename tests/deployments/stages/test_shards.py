@@ -178,5 +178,6 @@ async def test_similar_items_without_a_shard_are_reported_as_degraded(
 def test_of_a_catalogue_with_fewer_items_than_candidates_all_are_taken(
     artifact: Artifact, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "rayfunnel")
     CandidateShard(artifact, ShardConfig(n_candidates=ITEMS + 1, shard=0, shards=2))
     assert "n_candidates is 241; the catalogue has 240 items, so these are taken" in caplog.text
