@@ -26,7 +26,7 @@ EXAMPLE = "Example: "
 
 def commands_page(commands: Mapping[str, Any]) -> str:
     """The page. `commands`: typer's, by name."""
-    every = dict(_with_groups(commands))
+    every = dict(with_groups(commands))
     lines = [HEAD, "| command | what it does |", "|---|---|"]
     lines += [
         f"| [`{name}`](#{name.replace(' ', '-')}) | {_one_line(command.help)} |" for name, command in every.items()
@@ -36,11 +36,11 @@ def commands_page(commands: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _with_groups(commands: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def with_groups(commands: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every command with its words; those of a group in its place."""
     for name, command in commands.items():
         if hasattr(command, "commands"):
-            yield from ((f"{name} {each}", inner) for each, inner in _with_groups(command.commands))
+            yield from ((f"{name} {each}", inner) for each, inner in with_groups(command.commands))
         else:
             yield name, command
 

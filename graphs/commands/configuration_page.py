@@ -17,6 +17,7 @@ from cluster.kubernetes.cluster_profile import Profile
 from graphs.commands.gpu_plan import Declared
 from graphs.config import RecommenderArgs, StageArgs
 from graphs.config_file import ARGS, RECOMMENDER, STORE, load
+from graphs.data.data_file import DataConfig
 from monitoring.alerts.values import DEFAULTS, AlertValues
 
 HEAD = """# Configuration
@@ -96,6 +97,8 @@ def _parts(config_path: str) -> Iterator[Part]:
     yield Part("Kubernetes profile", text, Profile, "profile")
     text = "In the file that `rayfunnel plan --needs` reads: [GPUs](gpus.md)."
     yield Part("GPU plan", text, Declared, "needs")
+    text = "In `data.yaml`, in the folder of your training data: [your own data](data.md#datayaml)."
+    yield Part("Training data", text, DataConfig, "data")
 
 
 def _part(part: Part) -> Iterator[str]:
