@@ -52,12 +52,15 @@ def timestamps(table: pa.Table, file: str) -> Times:
 
 
 def weights(table: pa.Table, file: str) -> Floats | None:
-    """The column `weight` [E]; None without it."""
+    """The column `weight` [E], NaN where it is empty; None without it."""
     expected = "numbers in [-1, 1]"
     if "weight" in table.column_names:
-        values = _numbers(_column(table, file, "weight", expected), file, "weight", expected)
-        if len(values) and np.abs(values).max() > 1:
-            raise DataError(f"{file}: column weight reaches {np.abs(values).max():g}; it should hold {expected}")
+        column = table.column("weight").combine_chunks()
+        values = np.full(len(column), np.nan)
+        known = column.is_valid().to_numpy(zero_copy_only=False)
+        values[known] = _numbers(column.drop_null(), file, "weight", expected)
+        if np.abs(values[known]).max(initial=0) > 1:
+            raise DataError(f"{file}: column weight reaches {np.abs(values[known]).max():g}; it should hold {expected}")
         return values.astype(np.float32)
     return None
 

@@ -101,8 +101,15 @@ class Dataset:
     """Types taken as successes because the data have no event that the configuration calls one."""
     event_ids: pa.Array | None = None
     """Your own ids of the events, text, aligned with `interactions`; None without such a column."""
+    own_weight_E: Floats | None = None
+    """The weights that the data give, NaN where the type's applies; None without such a column."""
     notes: Sequence[str] = ()
     """One sentence for each thing that was left out, filled in or changed."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an answer may contain items of the user's own history: some event for an item leaves it there."""
+        return bool(((self.interactions.seen_s_E < np.inf) & (self.interactions.weight_E > 0)).any())
 
 
 def load_dataset(data: str, config: EventsConfig | None = None) -> Dataset:
@@ -141,9 +148,10 @@ def from_tables(
         raise DataError(f"{INTERACTIONS}: item_id {unknown!r} is not in {ITEMS}; add it there or drop its interactions")
     types, type_E = event_types(interactions, INTERACTIONS)
     kinds = [config.of(name) for name in types]
-    weight_E = weights(interactions, INTERACTIONS)
-    if weight_E is None:
-        weight_E = np.array([kind.strength for kind in kinds], np.float32)[type_E]
+    own_weight_E = weights(interactions, INTERACTIONS)
+    weight_E = np.array([kind.strength for kind in kinds], np.float32)[type_E]
+    if own_weight_E is not None:
+        weight_E = np.where(np.isnan(own_weight_E), weight_E, own_weight_E)
     if config.target:
         target_E = np.array([config.is_target(name) for name in types])[type_E]
     else:
@@ -159,9 +167,11 @@ def from_tables(
     )
     if not len(events):
         raise DataError(f"{INTERACTIONS} has no rows; there is nothing to train on")
+    order = np.lexsort((events.item_E, events.timestamp_E, events.user_E))
     return Dataset(
         name=name,
-        interactions=events.take(np.lexsort((events.item_E, events.timestamp_E, events.user_E))),
+        interactions=events.take(order),
+        own_weight_E=None if own_weight_E is None else own_weight_E[order],
         users=users.to_pylist(),
         items=items,
         event_types=types,
