@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 from deployments.errors import FunnelError
-from graphs.command_line import model_commands, planning_commands, serving_commands
+from graphs.command_line import event_commands, model_commands, planning_commands, serving_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +18,7 @@ app = typer.Typer(
     epilog="Run it in the checkout of rayfunnel: files are named from there. Example: rayfunnel serve",
 )
 app.add_typer(model_commands.app)
+app.add_typer(event_commands.app)
 app.add_typer(serving_commands.app)
 app.add_typer(planning_commands.app)
 

@@ -26,11 +26,23 @@ EXAMPLE = "Example: "
 
 def commands_page(commands: Mapping[str, Any]) -> str:
     """The page. `commands`: typer's, by name."""
+    every = dict(without_groups(commands))
     lines = [HEAD, "| command | what it does |", "|---|---|"]
-    lines += [f"| [`{name}`](#{name}) | {_one_line(command.help)} |" for name, command in commands.items()]
-    for name, command in commands.items():
+    lines += [
+        f"| [`{name}`](#{name.replace(' ', '-')}) | {_one_line(command.help)} |" for name, command in every.items()
+    ]
+    for name, command in every.items():
         lines += ["", *_section(name, command)]
     return "\n".join(lines) + "\n"
+
+
+def without_groups(commands: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every command with its words, those of a group in the group's place."""
+    for name, command in commands.items():
+        if hasattr(command, "commands"):
+            yield from ((f"{name} {words}", each) for words, each in without_groups(command.commands))
+        else:
+            yield name, command
 
 
 def _section(name: str, command: Any) -> Iterator[str]:
