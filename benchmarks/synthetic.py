@@ -23,6 +23,7 @@ from deployments.models.features.schema import Schema
 from deployments.models.features.transforms import Column, MultiHot, Standardise
 from deployments.stages.candidates import CandidateConfig
 from deployments.stages.scoring import WEIGHTS
+from deployments.store.event_types import UNTYPED
 from graphs.config import CandidateArgs, Stages
 from graphs.console import output_console
 from graphs.evaluation.held_out import (
@@ -37,7 +38,7 @@ from graphs.evaluation.offline_funnel import OfflineFunnel
 from graphs.fit.index_choice import QUERIES, choose_index
 from graphs.fit.packaging import combinations, package
 from graphs.fit.ranker import SHAPE
-from graphs.fit.retrieval import SOURCES
+from graphs.fit.retrieval import HISTORY, SOURCES
 from graphs.fit.towers import TrainableUserTower
 from graphs.fit.two_tower import WIDTH
 
@@ -46,19 +47,22 @@ CLUSTER = 500
 
 GENRES = [str(g) for g in range(20)]
 TABLES = ("sequence", "linear", "together")
+TYPES = ("view", "click", "cart", "purchase")
 START_S = 1_700_000_000.0
 
 
 @dataclass(frozen=True)
 class Size:
     """`neighbours`: per item in each of three tables; `events`: per user on average (geometric); `wide`: factor on the
-    quotas of the sources; `cross_rank`, `deep`: of the ranking model."""
+    quotas of the sources; `typed`: events have TYPES, and answers may contain items of the history; `cross_rank`,
+    `deep`: of the ranking model."""
 
     items: int
     users: int = 10_000
     events: int = 8
     neighbours: int = 32
     wide: float = 2.0
+    typed: bool = False
     cross_rank: int = SHAPE["cross_rank"]  # type: ignore[assignment]
     deep: tuple[int, ...] = tuple(SHAPE["deep"])  # type: ignore[arg-type]
 
@@ -79,8 +83,9 @@ def write(out: str, size: Size, seed: int = 1) -> Artifact:
     queries_QD = vectors_ND[rng.integers(0, n_items, QUERIES)] + vectors_ND[rng.integers(0, n_items, QUERIES)]
     queries_QD[:, -1] = 1
     chosen = choose_index(vectors_ND, queries_QD)
-    sources = [spec | {"quota": max(1, int(spec["quota"] * size.wide))} for spec in SOURCES]  # type: ignore[operator]
-    schema = Schema.of((str(spec["name"]) for spec in sources), _item_columns())
+    own_sources = [HISTORY, *SOURCES] if size.typed else SOURCES
+    sources = [spec | {"quota": max(1, int(spec["quota"] * size.wide))} for spec in own_sources]
+    schema = Schema.of((str(spec["name"]) for spec in sources), _item_columns(), TYPES if size.typed else None)
     settings = {
         "sources": sources,
         "dimension": WIDTH + 1,
@@ -129,13 +134,18 @@ def histories(artifact: Artifact, batch: int, length: int, seed: int) -> History
     shape = (batch, length)
     centre_B2 = rng.integers(0, n_items, (batch, 2))
     item_BH = np.take_along_axis(centre_B2, rng.integers(0, 2, shape), axis=1) + rng.integers(0, CLUSTER, shape)
+    schema = Schema.load(artifact)
+    types = schema.event_types
+    typed = shape if types is not None else (batch, 0)
     return HistoryBatch(
         artifact.model_version,
         (item_BH % n_items).astype(np.int32),
         np.tile(np.arange(length, dtype=np.float64), (batch, 1)),
         rng.choice([0.4, 0.8, 1.0], shape).astype(np.float32),
-        np.ones(shape, np.bool_),
-        np.zeros((batch, len(Schema.load(artifact).user_features)), np.float32),
+        np.full(shape, types is None),
+        rng.integers(0, max(1, len(types or ())), typed, dtype=np.int16),
+        rng.integers(0, 1_000_000, typed).astype(np.float32),
+        np.zeros((batch, len(schema.user_features)), np.float32),
     )
 
 
@@ -216,5 +226,9 @@ def _histories(rng: np.random.Generator, size: Size) -> pa.Table:
             "item_id": pa.DictionaryArray.from_arrays(item_E, [f"i{i}" for i in range(size.items)]).cast("string"),
             "timestamp": START_S + 3600.0 * place_E + user_E % 3600,
             "weight": rng.choice([0.4, 0.8, 1.0], len(user_E)),
+            "event_type": pa.DictionaryArray.from_arrays(
+                rng.integers(0, len(TYPES) if size.typed else 1, len(user_E)), list(TYPES) if size.typed else [UNTYPED]
+            ).cast("string"),
+            "event_id": pa.nulls(len(user_E), pa.string()),
         }
     )

@@ -10,12 +10,14 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from deployments.api.operations import Recommender
 from deployments.artifact.catalogue import Catalogue
 from deployments.artifact.reader import Artifact
 from deployments.errors import StoreUnavailable
+from deployments.models.features.schema import Schema
 from deployments.models.features.user_features import UserFeatures
 from deployments.pipeline.batcher import BatcherConfig
 from deployments.pipeline.history_reader import HistoryReader
@@ -28,6 +30,7 @@ from deployments.stages.fallbacks import PopularItems, cold_profiles
 from deployments.store.base import Store, StoreConfig
 from deployments.store.event_types import EventsConfig
 from deployments.store.events import Event
+from deployments.store.seeding import seeded_id
 from deployments.telemetry.drift_client import DriftCall, DriftClient
 from deployments.telemetry.drift_signals import DriftSignals
 from deployments.telemetry.durable_aggregator import MetricsConfig
@@ -41,7 +44,8 @@ from monitoring.metrics.replica_metrics import ReplicaMetrics
 log = logging.getLogger("rayfunnel.funnel")
 
 HISTORIES = "histories.parquet"
-"""In the artifact: the users' histories at training time (user_id, item_id, timestamp, weight)."""
+"""In the artifact: the users' histories at training time (user_id, item_id, timestamp, event_type, weight, event_id;
+the last two may be null)."""
 
 
 class FunnelConfig(BaseModel):
@@ -109,7 +113,16 @@ def assemble(
 
     pipeline = Pipeline(
         clients=clients,
-        histories=HistoryReader(store, config.store, events, catalogue, user_features, artifact.model_version, cache),
+        histories=HistoryReader(
+            store,
+            config.store,
+            events,
+            catalogue,
+            user_features,
+            artifact.model_version,
+            cache,
+            Schema.load(artifact).event_types,
+        ),
         cache=cache,
         popular=PopularItems(artifact),
         cold_profiles=partial(
@@ -141,13 +154,14 @@ def assemble(
 
 
 async def seed(store: Store, artifact: Artifact) -> None:
-    """Writes the artifact's histories to the store, once per artifact; repeats until the store takes them."""
+    """Writes the artifact's histories to the store, each event once, whichever artifacts have it; repeats until the
+    store takes them."""
     if HISTORIES not in artifact.manifest.files:
         return
     tag = artifact.manifest.files[HISTORIES]
     while True:
         try:
-            stored = await store.seed(_events(artifact), tag)
+            stored = await store.seed(stored_events(artifact.table(HISTORIES)), tag)
             log.info("the store holds the artifact's histories (%d new events)", stored)
             return
         except StoreUnavailable as error:
@@ -155,16 +169,18 @@ async def seed(store: Store, artifact: Artifact) -> None:
             await asyncio.sleep(1.0)
 
 
-def _events(artifact: Artifact) -> Iterator[Event]:
-    """The events of `histories.parquet`. An event's id is made of its timestamp, which the file's hash fixes."""
-    for batch in artifact.table(HISTORIES).to_batches(max_chunksize=10_000):
-        columns = (batch.column(name).to_pylist() for name in ("user_id", "item_id", "timestamp", "weight"))
-        for user_id, item_id, timestamp, weight in zip(*columns, strict=True):
+def stored_events(histories: pa.Table) -> Iterator[Event]:
+    """The events of HISTORIES. The id of an event without one is made of its timestamp."""
+    names = ("user_id", "item_id", "timestamp", "event_type", "weight", "event_id")
+    for batch in histories.to_batches(max_chunksize=10_000):
+        for user_id, item_id, timestamp, event_type, weight, event_id in zip(
+            *(batch.column(name).to_pylist() for name in names), strict=True
+        ):
             yield Event(
-                event_id=f"history-{timestamp!r}",
+                event_id=event_id or seeded_id(timestamp),
                 user_id=user_id,
                 item_id=item_id,
-                event_type="history",
+                event_type=event_type,
                 timestamp=timestamp,
                 weight=weight,
             )

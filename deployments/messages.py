@@ -1,9 +1,9 @@
 """The messages between the stages: frozen columnar batches, one row per request.
 
-Every column is a numpy array whose name ends in its shape: B requests, H events of history, K candidates,
-S retrieval sources, N answers, D dimensions, F user features, X excluded items, G given items, U items of a shard,
-R ranks in a source's list. Items are int32 positions in the artifact's catalogue; -1 is padding. A stage never writes
-to its input arrays.
+Every column is a numpy array whose name ends in its shape: B requests, H events of history, Y as many or, where the
+artifact's features read no types and times of events (`Schema.event_types`), none, K candidates, S retrieval sources,
+N answers, D dimensions, F user features, X excluded items, G given items, U items of a shard, R ranks in a source's
+list. Items are int32 positions in the artifact's catalogue; -1 is padding. A stage never writes to its input arrays.
 
 `take` and `concat` find the columns by the shape suffix of the field name, so a new field needs no code here. Rows are
 independent: `concat([f(a), f(b)]) == f(concat([a, b]))` holds for every stage `f`.
@@ -179,6 +179,10 @@ class HistoryBatch(Batch):
     """Preference that the event shows: for (> 0) or against (< 0) the item; see `EventType.strength`."""
     seen_BH: Bools
     """Whether the event takes its item out of this answer; see `EventType.seen`."""
+    type_BY: Shorts
+    """Position of the event's type in the artifact's `Schema.event_types`, -1: another."""
+    age_BY: Floats
+    """Seconds from the event to the request."""
     features_BF: Floats
     """The user's other features, as in training; F may be 0."""
 
@@ -195,6 +199,8 @@ class ProfileBatch(Batch):
     item_BH: Ints
     weight_BH: Floats
     seen_BH: Bools
+    type_BY: Shorts
+    age_BY: Floats
     """As in HistoryBatch."""
     user_vector_BD: Floats
     """Output of the user tower; its dot product with an item vector is a score."""

@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 from deployments.errors import FunnelError
-from graphs.command_line import data_commands, model_commands, planning_commands, serving_commands
+from graphs.command_line import data_commands, event_commands, model_commands, planning_commands, serving_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(model_commands.app)
 app.add_typer(data_commands.app, name="data", rich_help_panel=data_commands.PANEL)
+app.add_typer(event_commands.app)
 app.add_typer(serving_commands.app)
 app.add_typer(planning_commands.app)
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import numpy as np
-import pyarrow as pa
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -22,7 +20,8 @@ from deployments.models.backends.parity_gate import may_serve
 from deployments.stages.scoring import WEIGHTS
 from graphs.config import RecommenderArgs
 from graphs.console import output_console
-from graphs.data.dataset import Dataset, load_dataset
+from graphs.data.dataset import load_dataset
+from graphs.data.histories import stored_histories
 from graphs.data.splits import temporal_split
 from graphs.data.training_checks import check_trainable
 from graphs.evaluation import baselines
@@ -78,7 +77,7 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1, columns: 
         write_retrieval(writer, dataset, features, events, seed, retrieval)
         model = fit_ranker(ranked, seed, ranker)
         writer.tensors(WEIGHTS, {name: value.numpy() for name, value in model.state_dict().items()})
-        _write_histories(writer, dataset)
+        writer.table(HISTORIES, stored_histories(dataset))
         write_reference(writer, dataset, config, seed)
         scoring = stages.scoring.config
         held_out = hold_out(writer.preview(), dataset, stages)
@@ -94,19 +93,3 @@ def train(data: str, out: str, config: RecommenderArgs, seed: int = 1, columns: 
     show(artifact.manifest.metrics, console)
     console.print(f"{out}: model {artifact.model_version}, trained in {time.perf_counter() - began:.0f} s")
     return artifact
-
-
-def _write_histories(writer: ArtifactWriter, dataset: Dataset) -> None:
-    events = dataset.interactions
-    users, items = pa.array(dataset.users), dataset.items.column("item_id").combine_chunks()
-    writer.table(
-        HISTORIES,
-        pa.table(
-            {
-                "user_id": users.take(pa.array(events.user_E)),
-                "item_id": items.take(pa.array(events.item_E)),
-                "timestamp": events.timestamp_E,
-                "weight": events.weight_E.astype(np.float64).round(6),
-            }
-        ),
-    )

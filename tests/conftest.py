@@ -18,7 +18,7 @@ from deployments.store.base import StoreConfig
 from deployments.store.memory import MemoryStore
 from tests.support.in_process import recommender_builder
 from tests.support.small_artifact import write_artifact
-from tests.support.small_dataset import small_args, write_dataset
+from tests.support.small_dataset import small_args, write_dataset, write_shop
 
 MARK_OF = {
     "cluster": "cluster",
@@ -56,6 +56,17 @@ def artifact_path(tmp_path_factory: pytest.TempPathFactory, dataset_folder: Path
 @pytest.fixture(scope="session")
 def artifact(artifact_path: str) -> Artifact:
     return Artifact.open(artifact_path)
+
+
+@pytest.fixture(scope="session")
+def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shop(tmp_path_factory.mktemp("data") / "shop")
+
+
+@pytest.fixture(scope="session")
+def shop_artifact(tmp_path_factory: pytest.TempPathFactory, shop_folder: Path) -> Artifact:
+    """Made by hand; its events have types, and its answers may contain items of the user's history."""
+    return write_artifact(tmp_path_factory.mktemp("artifacts") / "shop", shop_folder)
 
 
 @pytest.fixture(scope="session")

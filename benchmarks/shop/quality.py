@@ -142,7 +142,7 @@ def settings() -> dict[str, Iterator[dict[str, Any]]]:
 
 def ceiling(artifact: Artifact, dataset: Dataset, stages: Stages, known: Interactions, held_out: HeldOutUsers) -> float:
     """NDCG@10 of the best order of each test user's candidates."""
-    funnel = OfflineFunnel(artifact, stages)
+    funnel = OfflineFunnel(artifact, stages, dataset.event_types)
     found = []
     for start in range(0, len(held_out.users), BATCH):
         users = held_out.users[start : start + BATCH]

@@ -48,7 +48,7 @@ def histories(artifact: Artifact, count: int, seed: int = 1) -> HistoryBatch:
     ids = artifact.table("catalogue.arrow").column("item_id").to_pylist()
     position = dict(zip(ids, range(len(ids)), strict=True))
     items = np.array([position.get(item, PAD) for item in table.column("item_id").to_pylist()], np.int32)
-    times, weights = (table.column(name).to_numpy() for name in ("timestamp", "weight"))
+    times, weights = table.column("timestamp").to_numpy(), table.column("weight").fill_null(1.0).to_numpy()
     drawn = np.random.default_rng(seed).choice(np.unique(users), count)
     rows = [np.flatnonzero((users == user) & (items >= 0)) for user in drawn]
     width = max(len(row) for row in rows)
@@ -59,7 +59,10 @@ def histories(artifact: Artifact, count: int, seed: int = 1) -> HistoryBatch:
         item_BH[b, : len(row)], time_BH[b, : len(row)] = items[ordered], times[ordered]
         weight_BH[b, : len(row)] = weights[ordered]
     features_BF = UserFeatures(artifact)([str(user) for user in drawn])
-    return HistoryBatch(artifact.model_version, item_BH, time_BH, weight_BH, item_BH >= 0, features_BF)
+    types_BH, ages_BH = np.empty((count, 0), np.int16), np.empty((count, 0), np.float32)
+    return HistoryBatch(
+        artifact.model_version, item_BH, time_BH, weight_BH, item_BH >= 0, types_BH, ages_BH, features_BF
+    )
 
 
 def recorded(artifact: Artifact, config: RecommenderArgs, n_candidates: int, count: int = RECORDED) -> Inputs:

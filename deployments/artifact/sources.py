@@ -20,14 +20,14 @@ class SourceSpec(BaseModel):
 
     name: str
     """Name of the source, as in an answer's `source`."""
-    kind: Literal["neighbours", "vectors", "popularity"]
-    """How the source finds items."""
+    kind: Literal["neighbours", "vectors", "popularity", "history"]
+    """How the source finds items; `history`: the user's own ones, which an answer may contain again."""
     quota: int = Field(ge=1)
     """Most candidates from the source's list, and its weight in the interleaving of the lists."""
     table: str = ""
     """neighbours: the table in `neighbours.safetensors`."""
     decay: float = 10.0
-    """neighbours: age, in events, at which an event counts 1/e."""
+    """neighbours, history: age, in events, at which an event counts 1/e."""
 
 
 def popularity(artifact: Artifact) -> Floats:

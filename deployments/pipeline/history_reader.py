@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import numpy as np
 from cachetools import LRUCache
 
 from deployments.artifact.catalogue import Catalogue
@@ -21,10 +20,7 @@ from deployments.store.base import Store, StoreConfig
 from deployments.store.event_types import EventsConfig
 from deployments.store.events import UserHistory, history_batch, user_histories
 
-_NO_HISTORY = (
-    b"",
-    UserHistory(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.float32), np.empty(0, np.float64)),
-)
+_NO_HISTORY = b"", UserHistory.empty()
 _USER_COST = 64
 """Memory of a user beside the events, counted in events."""
 
@@ -41,7 +37,9 @@ class HistoryReader:
         user_features: UserFeatures,
         model_version: str,
         cache: ResultCache | None,
+        event_types: Sequence[str] | None = None,
     ) -> None:
+        """`event_types`: those of the artifact; None: its features read no types."""
         self._store = store
         self._config = config
         self._events = events
@@ -49,6 +47,7 @@ class HistoryReader:
         self._user_features = user_features
         self._model_version = model_version
         self._cache = cache
+        self._event_types = event_types
         self._held: LRUCache[str, tuple[bytes, UserHistory]] = LRUCache(config.held_events, _cost)
 
     async def __call__(self, pending_requests: Sequence[PendingRequest]) -> HistoryBatch:
@@ -62,12 +61,13 @@ class HistoryReader:
             for pending, key, version, entry in zip(pending_requests, keys, found.versions, found.cached, strict=True):
                 pending.cached = self._cache.found(key, version, entry)
         histories = [history for _, history in held]
-        decoded = user_histories(found, self._catalogue.positions, self._events)
+        decoded = user_histories(found, self._catalogue.positions, self._events, self._event_types or ())
         for row, history in zip(found.rows, decoded, strict=True):
             histories[row] = history
             if versions:
                 self._hold(users[row], found.versions[row], history)
-        return history_batch(histories, self._model_version, self._user_features(users), time.time())
+        features_BF, typed = self._user_features(users), self._event_types is not None
+        return history_batch(histories, self._model_version, features_BF, time.time(), typed)
 
     def _hold(self, user_id: str, version: bytes, history: UserHistory) -> None:
         """Keeps a history. One without a version is not kept: a later change would not show."""

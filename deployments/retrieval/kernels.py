@@ -53,7 +53,8 @@ class Sources(NamedTuple):
     quota_S: Ints
     depth_S: Ints
     view_V: Ints
-    """The source of each view; the views of one table are consecutive."""
+    """The source of each view; the views of one table are consecutive. The history source is a view of the table in
+    which the one neighbour of an item is the item itself."""
     first_T: Ints
     """[T + 1]: the views of table t are first[t] to first[t + 1]."""
     ids_TNW: tuple[Ints, ...]
@@ -64,6 +65,8 @@ class Sources(NamedTuple):
     """Index of the popularity source."""
     vectors: int
     """Index of the vector source."""
+    neighbours_X: Ints
+    """Indices of the neighbour sources, whose scores are scaled per request."""
 
 
 class RetrievalRequest(NamedTuple):

@@ -43,15 +43,21 @@ class Retriever:
         self.n_items = shard.size(n_items)
         specs = [SourceSpec.model_validate(spec) for spec in artifact.manifest.settings["sources"]]
         self.names = tuple(spec.name for spec in specs)
-        views = [spec for spec in specs if spec.kind == "neighbours"]
-        self.tables = list(dict.fromkeys(view.table for view in views))
-        views.sort(key=lambda view: (self.tables.index(view.table), -view.decay))
+        neighbours = [spec for spec in specs if spec.kind == "neighbours"]
+        self.tables = list(dict.fromkeys(view.table for view in neighbours))
+        neighbours.sort(key=lambda view: (self.tables.index(view.table), -view.decay))
+        views = [*neighbours, *(spec for spec in specs if spec.kind == "history")]
+        table_V = [self.tables.index(view.table) for view in neighbours] + [len(self.tables)] * (
+            len(views) - len(neighbours)
+        )
         self._decay_V = np.array([view.decay for view in views], np.float32)
         self.vectors = VectorIndex(artifact, shard)
         self.popularity_N = shard.select_rows(popularity(artifact))
         self.depth = min(LIST_DEPTH, n_items)
         tensors = artifact.tensors("neighbours.safetensors")
         near = [_shard_table(tensors[f"{name}_ids_NK"], tensors[f"{name}_weights_NK"], shard) for name in self.tables]
+        if len(views) > len(neighbours):
+            near.append(_shard_table(*_identity(n_items), shard))
         kinds = [spec.kind for spec in specs]
         self.sources = Sources(
             quota_S=np.array([spec.quota for spec in specs], np.int32),
@@ -59,14 +65,13 @@ class Retriever:
                 [self.depth if s.kind == "vectors" else max(s.quota, SCALE_DEPTH) for s in specs], np.int32
             ),
             view_V=np.array([specs.index(view) for view in views], np.int32),
-            first_T=np.searchsorted(
-                [self.tables.index(view.table) for view in views], range(len(self.tables) + 1)
-            ).astype(np.int32),
+            first_T=np.searchsorted(table_V, range(len(near) + 1)).astype(np.int32),
             ids_TNW=tuple(ids for ids, _ in near),
             weights_TNW=tuple(weights for _, weights in near),
             order_N=np.argsort(-self.popularity_N, kind="stable").astype(np.int32),
             popular=kinds.index("popularity"),
             vectors=kinds.index("vectors"),
+            neighbours_X=np.array([specs.index(view) for view in neighbours], np.int32),
         )
         self._scratch = threading.local()
 
@@ -116,7 +121,7 @@ class Retriever:
     def workspace(self) -> Workspace:
         """This thread's scratch memory."""
         if not hasattr(self._scratch, "work"):
-            self._scratch.work = workspace(len(self.sources.view_V), len(self.tables), self.n_items)
+            self._scratch.work = workspace(len(self.sources.view_V), len(self.sources.ids_TNW), self.n_items)
         work: Workspace = self._scratch.work
         return work
 
@@ -137,10 +142,10 @@ def score_scaling(sources: Sources, lists: Lists, depth: int) -> tuple[Floats, F
     """Offset [S] and scale [S] that bring each source's scores of one request to about 0..1.
 
     Neighbours: divided by the mean of the SCALE_DEPTH best. Vectors: from the last of the list (of `depth`) to the
-    first. Popularity: unchanged.
+    first. Popularity and history: unchanged.
     """
     offset_S, scale_S = np.zeros(len(sources.quota_S), np.float32), np.ones(len(sources.quota_S), np.float32)
-    for source in sources.view_V:
+    for source in sources.neighbours_X:
         head = lists.score_SR[source, : min(int(lists.count_S[source]), SCALE_DEPTH)]
         scale_S[source] = max(head.sum() / min(SCALE_DEPTH, depth), 1e-6)
     source = sources.vectors
@@ -148,6 +153,14 @@ def score_scaling(sources: Sources, lists: Lists, depth: int) -> tuple[Floats, F
         offset_S[source] = lists.score_SR[source, count - 1]
     scale_S[source] = max(lists.score_SR[source, 0] - offset_S[source] if count else 0.0, _MIN_SPAN)
     return offset_S, scale_S
+
+
+def _identity(n_items: int) -> tuple[Ints, Floats]:
+    """The table of the history source: each item is its own neighbour, so a user's items collect their own evidence."""
+    ids_N1, weights_N1 = np.arange(n_items, dtype=np.int32)[:, None], np.ones((n_items, 1), np.float32)
+    for array in (ids_N1, weights_N1):
+        array.setflags(write=False)
+    return ids_N1, weights_N1
 
 
 def _shard_table(ids_NW: Ints, weights_NW: Floats, shard: Shard) -> tuple[Ints, Floats]:

@@ -30,6 +30,8 @@ def cold_profiles(requests: RequestBatch, dimension: int, n_features: int) -> Pr
         item_BH=np.empty((rows, 0), np.int32),
         weight_BH=np.empty((rows, 0), np.float32),
         seen_BH=np.empty((rows, 0), np.bool_),
+        type_BY=np.empty((rows, 0), np.int16),
+        age_BY=np.empty((rows, 0), np.float32),
         user_vector_BD=np.zeros((rows, dimension), np.float32),
         features_BF=np.zeros((rows, n_features), np.float32),
         cold_B=np.ones(rows, np.bool_),

@@ -45,6 +45,8 @@ class Profiles:
             item_BH=histories.item_BH,
             weight_BH=histories.weight_BH,
             seen_BH=histories.seen_BH,
+            type_BY=histories.type_BY,
+            age_BY=histories.age_BY,
             user_vector_BD=np.where(cold_B[:, None], np.float32(0), self._vectors(histories)),
             features_BF=histories.features_BF,
             cold_B=cold_B,

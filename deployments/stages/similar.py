@@ -21,12 +21,12 @@ def similar_in_shard(retrieval: Retriever, version: str, requests: RequestBatch)
     items, scores = [], []
     names = (*retrieval.tables, "two_tower")
     for seed, n in zip(requests.given_BG[:, 0].tolist(), requests.n_B.tolist(), strict=True):
-        ids = [ids_NW[seed] for ids_NW in retrieval.sources.ids_TNW]
+        ids = [ids_NW[seed] for ids_NW in retrieval.sources.ids_TNW[: len(retrieval.tables)]]
         near = np.unique(np.concatenate([found[found >= 0] for found in ids]))
         item_U = np.union1d(near, retrieval.vectors.nearest_by_cosine(seed, n + 1 + len(near)))
         item_U = item_U[retrieval.shard.to_catalogue(item_U) != seed].astype(np.int32)
         raw_US = np.zeros((len(item_U), len(names)), np.float32)
-        for column, (found, weights_NW) in enumerate(zip(ids, retrieval.sources.weights_TNW, strict=True)):
+        for column, (found, weights_NW) in enumerate(zip(ids, retrieval.sources.weights_TNW, strict=False)):
             present = (found >= 0) & np.isin(found, item_U)
             raw_US[np.searchsorted(item_U, found[present]), column] = weights_NW[seed][present]
         raw_US[:, -1] = np.maximum(retrieval.vectors.cosines(seed, item_U), 0)

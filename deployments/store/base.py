@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -37,7 +37,7 @@ class StoreConfig(BaseModel):
     history_limit: int = Field(500, ge=1)
     """Events kept per user, the newest."""
     held_events: int = Field(1_000_000, ge=0)
-    """Decoded events that each ingress replica caches, of the most recent users (24 bytes each, and 1 kB a user); 0:
+    """Decoded events that each ingress replica caches, of the most recent users (26 bytes each, and 1 kB a user); 0:
     none. A history that has changed is read again."""
     breaker_failures: int = Field(5, ge=1)
     """Failed calls in a row after which the store is not called for `breaker_reset_s`."""
@@ -88,8 +88,15 @@ class Store(Protocol):
         ...
 
     async def seed(self, events: Iterable[Event], tag: str) -> int:
-        """Loads events in bulk unless `tag` (a hash of them) was loaded before; returns how many were new. Safe in
-        several processes at once: each event is stored once.
+        """Loads events in bulk unless `tag` (a hash of them) was loaded before; returns how many were new. Events that
+        the store has already, from whatever origin (`seeding.missing`), are left out. Safe in several processes at
+        once: each event is stored once.
+        """
+        ...
+
+    def all_histories(self, since: float, until: float) -> AsyncIterator[Histories]:
+        """The stored events with `since` <= timestamp < `until` (Unix seconds), some users at a time, each user once.
+        Users whose first event is recorded meanwhile may be missing.
         """
         ...
 

@@ -110,22 +110,22 @@ class EventsConfig(BaseModel):
 
     @model_validator(mode="after")
     def _target_is_known(self) -> EventsConfig:
-        if self.target and _key(self.target) not in self.types:
+        if self.target and key_of(self.target) not in self.types:
             raise ValueError(f"target {self.target!r} is none of the types ({', '.join(self.types)}); add it to types")
         return self
 
     def of(self, name: str) -> EventType:
         """The type called `name`, in any case."""
-        key = _key(name)
+        key = key_of(name)
         return self.types.get(key) or (self.untyped if key in (UNTYPED, "") else self.other)
 
     def knows(self, name: str) -> bool:
         """Whether `types` has `name`, in any case."""
-        return _key(name) in self.types
+        return key_of(name) in self.types
 
     def is_target(self, name: str) -> bool:
         """Whether `name` is the type that the models learn to predict; False without `target`."""
-        return bool(self.target) and _key(name) == _key(self.target)
+        return bool(self.target) and key_of(name) == key_of(self.target)
 
     def with_successes(self, names: Collection[str]) -> EventsConfig:
         """This configuration with the types `names` as successes too: a model may be trained on data without any."""
@@ -137,10 +137,11 @@ class EventsConfig(BaseModel):
         return self._changed(names, {"seen": "never"})
 
     def _changed(self, names: Collection[str], update: Mapping[str, Any]) -> EventsConfig:
-        changed = {key: self.of(key).model_copy(update=dict(update)) for key in map(_key, names)}
+        changed = {key: self.of(key).model_copy(update=dict(update)) for key in map(key_of, names)}
         return self.model_copy(update={"types": {**self.types, **changed}})
 
 
 @functools.lru_cache(4096)
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """The one spelling of a type's name."""
     return name.strip().casefold()

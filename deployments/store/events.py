@@ -16,8 +16,8 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from deployments.messages import PAD, Floats, HistoryBatch, Ints, Times
-from deployments.store.event_types import EventsConfig
+from deployments.messages import PAD, Floats, HistoryBatch, Ints, Shorts, Times
+from deployments.store.event_types import UNTYPED, EventsConfig, key_of
 
 _FIELDS = 5
 
@@ -113,18 +113,22 @@ class Histories:
         ]
 
 
-class _Meaning(dict[tuple[str, str], tuple[float, float]]):
-    """(weight as stored, event type) → (strength, `seen_s`), computed once: a batch has many events but few such
-    pairs."""
+class _Meaning(dict[tuple[str, str], tuple[float, float, float, float]]):
+    """(weight as stored, event type) → (strength, `seen_s`, position of the type in `types`, number of the type),
+    computed once: a batch has many events but few such pairs. UNTYPED has the number 0."""
 
-    def __init__(self, events: EventsConfig) -> None:
+    def __init__(self, events: EventsConfig, types: Sequence[str]) -> None:
         super().__init__()
         self._events = events
+        self._position = {name: position for position, name in enumerate(types)}
+        self._numbers = {UNTYPED: 0}
 
-    def __missing__(self, kind: tuple[str, str]) -> tuple[float, float]:
+    def __missing__(self, kind: tuple[str, str]) -> tuple[float, float, float, float]:
         weight, name = kind
-        event_type = self._events.of(name)
-        self[kind] = value = (float(weight) if weight else event_type.strength, event_type.seen_s)
+        event_type, key = self._events.of(name), key_of(name)
+        strength = float(weight) if weight else event_type.strength
+        number = self._numbers.setdefault(key, len(self._numbers))
+        self[kind] = value = (strength, event_type.seen_s, self._position.get(key, PAD), number)
         return value
 
 
@@ -137,30 +141,52 @@ class UserHistory(NamedTuple):
     weight_H: Floats
     seen_until_H: Times
     """Unix seconds until which the event takes its item out of answers: -inf never, inf always."""
+    type_H: Shorts
+    """Positions in the artifact's event types, -1: another."""
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Of a user without events."""
+        numbers = np.empty(0, np.float64)
+        return cls(np.empty(0, np.int32), numbers, np.empty(0, np.float32), numbers, np.empty(0, np.int16))
 
 
 def user_histories(
     histories: Histories,
     positions: Callable[[Sequence[str]], npt.NDArray[np.integer]],
     config: EventsConfig,
+    types: Sequence[str] = (),
 ) -> list[UserHistory]:
     """The decoded history of each user [B].
 
     `positions`: external item ids [E] → catalogue positions [E], -1: unknown. Events of unknown items are dropped; of
-    events on the same item at the same time only the first is kept.
+    events on the same item at the same time, and of the same type or one of them UNTYPED, only the first is kept.
+    `types`: the artifact's event types.
     """
     rows, item_E = len(histories.user_ids), positions(histories.item_ids).astype(np.int32)
     row_E = np.repeat(np.arange(rows), histories.count_B)
     kept_E = item_E >= 0
-    # An event may be stored twice: as it was posted, and with the histories of an artifact trained on it.
     time_E = histories.timestamp_E
-    kept_E[1:] &= (row_E[1:] != row_E[:-1]) | (item_E[1:] != item_E[:-1]) | (time_E[1:] != time_E[:-1])
     kind_E = zip(histories.weights, histories.event_types, strict=True)
-    meaning_E2: Times = np.fromiter(map(_Meaning(config).__getitem__, kind_E), np.dtype((np.float64, 2)), len(item_E))
-    weight_E = meaning_E2[:, 0].astype(np.float32)
-    until_E = seen_until(time_E, meaning_E2[:, 1])
+    meanings = map(_Meaning(config, types).__getitem__, kind_E)
+    meaning_E4: Times = np.fromiter(meanings, np.dtype((np.float64, 4)), len(item_E))
+    until_E = seen_until(time_E, meaning_E4[:, 1])
+    number_E = meaning_E4[:, 3]
+    # An event may be stored twice: as it was posted, and with the histories of an artifact trained on it.
+    kept_E[1:] &= (
+        (row_E[1:] != row_E[:-1])
+        | (item_E[1:] != item_E[:-1])
+        | (time_E[1:] != time_E[:-1])
+        | ((number_E[1:] != number_E[:-1]) & (number_E[1:] * number_E[:-1] != 0))
+    )
     ends = np.bincount(row_E[kept_E], minlength=rows).cumsum().tolist()
-    all_users = UserHistory(item_E[kept_E], time_E[kept_E], weight_E[kept_E], until_E[kept_E])
+    all_users = UserHistory(
+        item_E[kept_E],
+        time_E[kept_E],
+        meaning_E4[kept_E, 0].astype(np.float32),
+        until_E[kept_E],
+        meaning_E4[kept_E, 2].astype(np.int16),
+    )
     return [
         UserHistory._make(column_E[start:end].copy() for column_E in all_users) for start, end in pairwise([0, *ends])
     ]
@@ -172,11 +198,12 @@ def seen_until(timestamp_E: Times, seen_s_E: Times) -> Times:
 
 
 def history_batch(
-    histories: Sequence[UserHistory], model_version: str, features_BF: Floats, now: float
+    histories: Sequence[UserHistory], model_version: str, features_BF: Floats, now: float, typed: bool = False
 ) -> HistoryBatch:
     """The message that the stages read: [B, H], H = longest history (at least 1), oldest first, padded at the end.
 
-    `features_BF`: features of the users; `now`: Unix seconds, for what counts as seen.
+    `features_BF`: features of the users; `now`: Unix seconds, for what counts as seen; `typed`: whether the artifact
+    has event types, so whether to fill in types and ages.
     """
     count_B = np.array([len(history.item_H) for history in histories], np.intp)
     shape = (len(histories), max(1, int(count_B.max(initial=0))))
@@ -186,9 +213,14 @@ def history_batch(
         np.zeros(shape, np.float32),
         np.zeros(shape, np.bool_),
     )
+    type_BY = np.full(shape if typed else (shape[0], 0), PAD, np.int16)
+    age_BY = np.zeros(type_BY.shape, np.float32)
     if histories:
         mask_BH = np.arange(shape[1]) < count_B[:, None]
         columns = map(np.concatenate, zip(*histories, strict=True))
-        item_BH[mask_BH], timestamp_BH[mask_BH], weight_BH[mask_BH], seen_until_E = columns
+        item_BH[mask_BH], timestamp_BH[mask_BH], weight_BH[mask_BH], seen_until_E, type_E = columns
         seen_BH[mask_BH] = seen_until_E > now
-    return HistoryBatch(model_version, item_BH, timestamp_BH, weight_BH, seen_BH, features_BF)
+        if typed:
+            type_BY[mask_BH] = type_E
+            age_BY[mask_BH] = now - timestamp_BH[mask_BH]
+    return HistoryBatch(model_version, item_BH, timestamp_BH, weight_BH, seen_BH, type_BY, age_BY, features_BF)

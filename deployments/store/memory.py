@@ -7,12 +7,13 @@ import itertools
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from deployments.errors import StoreUnavailable
 from deployments.store.base import StoreConfig, jittered_ttl_s
 from deployments.store.events import Event, Histories
+from deployments.store.seeding import chunks, missing
 
 
 class MemoryStore:
@@ -60,6 +61,9 @@ class MemoryStore:
     async def record(self, events: Sequence[Event]) -> int:
         """See `Store`."""
         await self._answer(self._config.write_timeout_ms)
+        return self._record(events)
+
+    def _record(self, events: Sequence[Event]) -> int:
         new = 0
         for event in events:
             history, member = self._users[event.user_id], event.member()
@@ -73,9 +77,23 @@ class MemoryStore:
 
     async def seed(self, events: Iterable[Event], tag: str) -> int:
         """See `Store`."""
-        stored = 0 if tag in self._tags else await self.record(list(events))
+        stored = 0
+        for by_user in chunks(events) if tag not in self._tags else ():
+            await self._answer(self._config.write_timeout_ms)
+            for user, own in by_user.items():
+                history = sorted(self._users.get(user, {}).items(), key=_by_time)
+                members, timestamps = [m for m, _ in history], [t for _, t in history]
+                new = missing(own, members, timestamps, self._config.history_limit)
+                stored += self._record(new) if new else 0
         self._tags.add(tag)
         return stored
+
+    async def all_histories(self, since: float, until: float) -> AsyncIterator[Histories]:
+        """See `Store`."""
+        await self._answer(self._config.timeout_ms)
+        for user, history in list(self._users.items()):
+            if events := [entry for entry in sorted(history.items(), key=_by_time) if since <= entry[1] < until]:
+                yield Histories.decode([user], [len(events)], [m for m, _ in events], [t for _, t in events])
 
     async def claim(self, name: str, owner: str) -> bytes | None:
         """See `Store`."""

@@ -10,11 +10,13 @@ holds for the newest `history_limit` events of a user; older ones are gone.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -28,11 +30,20 @@ from deployments.errors import StoreUnavailable
 from deployments.store.base import CA_VARIABLE, PASSWORD_VARIABLE, StoreConfig, jittered_ttl_s
 from deployments.store.circuit_breaker import CircuitBreaker
 from deployments.store.events import Event, Histories
+from deployments.store.seeding import chunks, missing
 
 READ_CONNECTIONS, WRITE_CONNECTIONS = 64, 32
 """Connections to the store at a time; further calls wait for one, as long as their time-out allows."""
-_SEED_CHUNK = 1000
-"""Events per round trip of `seed`."""
+_SCAN_COUNT, _SCANNED_USERS = 500, 20
+"""Keys that one step of `all_histories` looks at, and histories that it reads at a time."""
+_RECORD_IF_UNCHANGED = """
+if (redis.call('GET', KEYS[2]) or '') ~= ARGV[1] then return -1 end
+local new = 0
+for i = 4, #ARGV, 2 do new = new + redis.call('ZADD', KEYS[1], 'NX', ARGV[i], ARGV[i + 1]) end
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[3] - 1)
+redis.call('SET', KEYS[2], ARGV[2])
+return new
+"""
 _SAVE_OWNED = """
 local owner = redis.call('HGET', KEYS[1], 'owner')
 if owner and owner ~= ARGV[1] then return 0 end
@@ -84,10 +95,7 @@ class RedisStore:
         changed = [row for row, version in enumerate(caller_versions) if version and version != versions[row]]
         replies += await self._run([self._events_of(user_ids[row]) for row in changed], self._config.timeout_ms)
         rows += changed
-        flat = list(itertools.chain.from_iterable(replies))
-        timestamps = orjson.loads(b"[%b]" % b",".join(flat[1::2]))
-        counts = (len(reply) // 2 for reply in replies)
-        histories = Histories.decode([user_ids[row] for row in rows], counts, flat[::2], timestamps)
+        histories = _decode([user_ids[row] for row in rows], replies)
         return replace(histories, rows=rows, versions=versions, cached=found[len(versioned) :])
 
     def _events_of(self, user_id: str) -> tuple[Any, ...]:
@@ -105,7 +113,7 @@ class RedisStore:
         """See `Store`."""
         added: dict[str, list[bytes]] = defaultdict(list)
         for event in events:
-            added[event.user_id] += repr(float(event.timestamp)).encode(), event.member()
+            added[event.user_id] += _stored(event)
         commands: list[tuple[Any, ...]] = []
         for user, pairs in added.items():
             key = self._key("history", user)
@@ -120,11 +128,50 @@ class RedisStore:
         key, timeout_ms = f"{self._config.app}:seeded", self._config.write_timeout_ms
         if (await self._run([("SISMEMBER", key, tag)], timeout_ms))[0]:
             return 0
-        stored, rest = 0, iter(events)
-        while chunk := list(itertools.islice(rest, _SEED_CHUNK)):
-            stored += await self.record(chunk)
+        stored = 0
+        for by_user in chunks(events):
+            left = by_user
+            while left:  # the histories that changed between reading and writing are compared again
+                counts = await self._seed_users(left)
+                stored += sum(count for count in counts.values() if count > 0)
+                left = {user: by_user[user] for user, count in counts.items() if count < 0}
         await self._run([("SADD", key, tag)], timeout_ms, write=True)
         return stored
+
+    async def _seed_users(self, by_user: Mapping[str, Sequence[Event]]) -> dict[str, int]:
+        """Stores the events that the histories do not have; per user how many, -1: the history changed meanwhile."""
+        keys = {user: (self._key("history", user), self._key("version", user)) for user in by_user}
+        reads: list[tuple[Any, ...]] = [("MGET", *(version for _, version in keys.values()))]
+        reads += [("ZRANGE", history, 0, -1, "WITHSCORES") for history, _ in keys.values()]
+        versions, *replies = await self._run(reads, self._config.write_timeout_ms, write=True)
+        limit, writes = self._config.history_limit, {}
+        for user, version, reply in zip(by_user, versions, replies, strict=True):
+            await asyncio.sleep(0)  # comparing long histories takes milliseconds, and requests wait on this event loop
+            timestamps = orjson.loads(b"[%b]" % b",".join(reply[1::2]))
+            if new := missing(by_user[user], reply[::2], timestamps, limit):
+                pairs = itertools.chain.from_iterable(map(_stored, new))
+                arguments = (version or b"", os.urandom(8), limit, *pairs)
+                writes[user] = ("EVAL", _RECORD_IF_UNCHANGED, 2, *keys[user], *arguments)
+        counts = await self._run(list(writes.values()), self._config.write_timeout_ms, write=True)
+        return dict(zip(writes, counts, strict=True))
+
+    async def all_histories(self, since: float, until: float) -> AsyncIterator[Histories]:
+        """See `Store`."""
+        prefix, timeout_ms = self._key("history", ""), self._config.write_timeout_ms
+        scanned: set[int] = set()  # a scan may give a key twice; 64 bits of a hash are enough to tell
+        cursor = None
+        while cursor != 0:
+            step = ("SCAN", cursor or 0, "MATCH", prefix + b"*", "COUNT", _SCAN_COUNT, "TYPE", "zset")
+            [(cursor, found)] = await self._run([step], timeout_ms)
+            by_hash = {int.from_bytes(blake2b(key, digest_size=8).digest()): key for key in found}
+            keys = [key for digest, key in by_hash.items() if digest not in scanned]
+            scanned |= by_hash.keys()
+            for start in range(0, len(keys), _SCANNED_USERS):
+                some = keys[start : start + _SCANNED_USERS]
+                span = repr(float(since)), f"({float(until)!r}", "BYSCORE", "WITHSCORES"
+                replies = await self._run([("ZRANGE", key, *span) for key in some], timeout_ms)
+                users = [key.removeprefix(prefix).decode("utf-8", "surrogatepass") for key in some]
+                yield _decode(users, replies)
 
     async def claim(self, name: str, owner: str) -> bytes | None:
         """See `Store`."""
@@ -172,3 +219,15 @@ class RedisStore:
                 # The text of a pipeline's error begins with the command, so with a key, which contains the user's id.
                 why = str(error).rpartition(" of pipeline caused error: ")[2]
                 raise StoreUnavailable(f"the store at {self._config.url} failed: {why}") from error
+
+
+def _stored(event: Event) -> tuple[bytes, bytes]:
+    """Score and member of an event."""
+    return repr(float(event.timestamp)).encode(), event.member()
+
+
+def _decode(users: Sequence[str], replies: Sequence[Sequence[bytes]]) -> Histories:
+    """The histories from a ZRANGE reply per user."""
+    flat = list(itertools.chain.from_iterable(replies))
+    timestamps = orjson.loads(b"[%b]" % b",".join(flat[1::2]))
+    return Histories.decode(users, (len(reply) // 2 for reply in replies), flat[::2], timestamps)

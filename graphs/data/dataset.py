@@ -102,8 +102,15 @@ class Dataset:
     """Types after which an item stays in answers, whatever the configuration says: users repeat the same items."""
     event_ids: pa.Array | None = None
     """Your own ids of the events, text, aligned with `interactions`; None without such a column."""
+    own_weight_E: Floats | None = None
+    """The weights that the data give, NaN where the type's applies; None without such a column."""
     notes: Sequence[str] = ()
     """One sentence for each thing that was left out, filled in or changed."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an answer may contain items of the user's own history: some event for an item leaves it there."""
+        return bool(((self.interactions.seen_s_E < np.inf) & (self.interactions.weight_E > 0)).any())
 
 
 def load_dataset(data: str, config: EventsConfig | None = None, columns: str = "") -> Dataset:
@@ -201,6 +208,7 @@ def _load(
         success_types=events.meaning.success_types,
         repeated_types=repeated,
         event_ids=None if events.event_ids is None else events.event_ids.take(rows),
+        own_weight_E=None if events.own_weight_E is None else events.own_weight_E[rows].astype(np.float32),
         notes=findings.notes,
     )
 

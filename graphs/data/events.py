@@ -34,6 +34,8 @@ class Events(NamedTuple):
     types: Types
     meaning: Meaning
     event_ids: Ids | None
+    own_weight_E: Times | None
+    """The weights that the file gives, NaN where the type's applies."""
 
 
 def read_events(
@@ -76,7 +78,7 @@ def read_events(
     means = meaning(types, weight_E, config, file, findings)
     if users is None or items is None or times is None or len(findings.faults) > faults:
         return None
-    return Events(users, items, times, types, means, event_ids)
+    return Events(users, items, times, types, means, event_ids, weight_E)
 
 
 def kept_rows(events: Events, item_E: Ints, most: int, file: str, findings: Findings) -> Array:

@@ -38,7 +38,7 @@ def evaluate(artifact: Artifact, dataset: Dataset, stages: Stages, compare: bool
 def _funnel(
     artifact: Artifact, dataset: Dataset, stages: Stages, train: Interactions, held_out: HeldOutUsers
 ) -> dict[str, Any]:
-    funnel = OfflineFunnel(artifact, stages)
+    funnel = OfflineFunnel(artifact, stages, dataset.event_types)
     answers, by_retrieval, by_score, candidate_lists = [], [], [], []
     source_lists: dict[str, list[Ints]] = {name: [] for name in funnel.candidates.sources}
     for start in range(0, len(held_out.users), BATCH):

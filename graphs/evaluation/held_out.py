@@ -67,7 +67,7 @@ def hold_out(artifact: Artifact, dataset: Dataset, stages: Stages) -> HeldOutReq
     A request at the middle has the first half of the user's test events in its history; the second half is relevant.
     """
     train, test = temporal_split(dataset.interactions)
-    funnel, trained = OfflineFunnel(artifact, stages), TrainedRanker(artifact)
+    funnel, trained = OfflineFunnel(artifact, stages, dataset.event_types), TrainedRanker(artifact)
     cuts = list(_cuts(test))[:MAX_REQUESTS]
     held_out = HeldOutRequests([], [])
     for start in range(0, len(cuts), BATCH):

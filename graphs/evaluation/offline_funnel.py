@@ -11,23 +11,29 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
 from deployments.artifact.reader import Artifact
 from deployments.messages import (
+    PAD,
     CandidateBatch,
     HistoryBatch,
     ProfileBatch,
     RankedBatch,
     RequestBatch,
     ScoreBatch,
+    Shorts,
     Times,
 )
 from deployments.models.backends.parity_gate import PLAIN
+from deployments.models.features.schema import Schema
 from deployments.models.features.user_features import UserFeatures
 from deployments.pipeline.request import Query, request_batch
 from deployments.stages.candidates import CandidateGenerator
 from deployments.stages.profile import Profiles
 from deployments.stages.ranking import Ranker
 from deployments.stages.scoring import Scorer
+from deployments.store.event_types import UNTYPED
 from graphs.config import Stages
 from graphs.data.dataset import Interactions
 from graphs.data.histories import history_batch
@@ -64,11 +70,18 @@ def with_plain_scoring(stages: Stages) -> Stages:
 class OfflineFunnel:
     """The four stages of `artifact` as `stages` configures them.
 
-    Each stage is loaded at its first use, so `retrieve` works before the artifact has a ranking model.
+    Each stage is loaded at its first use, so `retrieve` works before the artifact has a ranking model. `event_types`:
+    those of the data that the histories are made of (`Dataset.event_types`).
     """
 
-    def __init__(self, artifact: Artifact, stages: Stages) -> None:
+    def __init__(self, artifact: Artifact, stages: Stages, event_types: Sequence[str] = ()) -> None:
         self.artifact = artifact
+        known = Schema.load(artifact).event_types
+        self._position_T: Shorts | None = None
+        if known is not None:
+            self._position_T = np.array(
+                [known.index(name) if name in known else PAD for name in event_types or [UNTYPED]], np.int16
+            )
         self._config = stages
         self._user_features = UserFeatures(artifact)
 
@@ -97,7 +110,8 @@ class OfflineFunnel:
     ) -> HistoryBatch:
         """B histories: the slices `starts[b]:ends[b]` of `events`. `now_B`: Unix seconds of the requests; `users`:
         their ids, for the user features."""
-        return history_batch(events, starts, ends, now_B, self._user_features(users), self.artifact.model_version)
+        features_BF, version = self._user_features(users), self.artifact.model_version
+        return history_batch(events, starts, ends, now_B, features_BF, version, self._position_T)
 
     def requests(self, count: int, n: int) -> RequestBatch:
         """`count` requests for `n` items each, without filters or exclusions."""

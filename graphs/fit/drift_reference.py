@@ -35,7 +35,7 @@ MAX_AGE_S = 86_400.0
 def write_reference(writer: ArtifactWriter, dataset: Dataset, config: RecommenderArgs, seed: int) -> None:
     """Measures the artifact as written so far and adds BASIS_FILE and REFERENCE_FILE to it."""
     artifact = writer.preview()
-    funnel = OfflineFunnel(artifact, with_plain_scoring(config.stages))
+    funnel = OfflineFunnel(artifact, with_plain_scoring(config.stages), dataset.event_types)
     limit = config.store.history_limit
     users = _users(dataset, np.random.default_rng(seed))
     vectors = []

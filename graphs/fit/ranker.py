@@ -73,7 +73,7 @@ def ranking_data(
                 write_retrieval(
                     writer, dataset, features, events.take(~hidden_E), seed, partial(_share, progress, fold)
                 )
-            funnel = OfflineFunnel(Artifact.open(f"{folder}/fold"), stages)
+            funnel = OfflineFunnel(Artifact.open(f"{folder}/fold"), stages, dataset.event_types)
             cuts = list(_cuts(events, users[fold_of_user[users] == fold], start_of_user, early_count, rng))
             parts += [_part(funnel, dataset, events, cuts[i : i + 256]) for i in range(0, len(cuts), 256)]
     return RankingData(
@@ -125,7 +125,9 @@ def fit_ranker(data: RankingData, seed: int, progress: Callable[[float], None] =
     model = DCNv2(data.features_RKF.shape[2], dropout=DROPOUT, **shape)  # type: ignore[arg-type]
     real = data.features_RKF[data.mask_RK]
     model.mean_F.copy_(torch.from_numpy(real.mean(axis=0)))
-    model.scale_F.copy_(torch.from_numpy(1 / np.maximum(real.std(axis=0), 1e-3)))
+    spread_F = real.std(axis=0)
+    scale_F = np.where(spread_F > 0, 1 / np.maximum(spread_F, 1e-3), 0)  # 0: nothing was learned of a constant feature
+    model.scale_F.copy_(torch.from_numpy(scale_F))
     useful = np.flatnonzero(data.labels_RK.any(axis=1))
     batches = -(-len(useful) // BATCH)
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)

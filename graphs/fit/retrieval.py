@@ -5,7 +5,8 @@ Shapes: N items, C content values, A attributes, U users, F features of users, R
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import faiss
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from deployments.artifact.writer import ArtifactWriter
 from deployments.messages import Floats
 from deployments.models.features.schema import Schema
-from deployments.models.features.transforms import TableFeatures
+from deployments.models.features.transforms import Column, TableFeatures
 from deployments.models.features.user_features import FEATURES_FILE, IDS_FILE
 from graphs.data.dataset import Dataset, Interactions
 from graphs.fit import item_to_item
@@ -23,7 +24,10 @@ from graphs.fit.index_choice import choose_index
 from graphs.fit.transforms import DatasetFeatures
 from graphs.fit.two_tower import fit_two_tower
 
-SOURCES = [
+MAX_EVENT_TYPES, MIN_TYPE_SHARE = 8, 0.001
+"""Most types of events that are features, the most frequent ones, and the least share of a type that is one."""
+
+SOURCES: list[dict[str, Any]] = [
     {"name": "sequence_long", "kind": "neighbours", "table": "sequence", "decay": 20.0, "quota": 100},
     {"name": "sequence_short", "kind": "neighbours", "table": "sequence", "decay": 5.0, "quota": 50},
     {"name": "linear_short", "kind": "neighbours", "table": "linear", "decay": 10.0, "quota": 70},
@@ -33,6 +37,28 @@ SOURCES = [
     {"name": "popular", "kind": "popularity", "quota": 30},
     {"name": "two_tower", "kind": "vectors", "quota": 100},
 ]
+HISTORY: dict[str, Any] = {"name": "history", "kind": "history", "decay": 20.0, "quota": 80}
+
+
+def sources(dataset: Dataset) -> list[dict[str, Any]]:
+    """The manifest's `settings.sources`: with the history, first, if answers may contain items of it: an
+    item that several sources rank first is from the first of them."""
+    return [HISTORY, *SOURCES] if dataset.repeats else SOURCES
+
+
+def event_types(dataset: Dataset) -> list[str] | None:
+    """The types that the features of the user's own events tell apart; None: there are no such features."""
+    if not dataset.repeats:
+        return None
+    count_T = np.bincount(dataset.interactions.type_E, minlength=len(dataset.event_types))
+    frequent = np.argsort(-count_T, kind="stable")[:MAX_EVENT_TYPES]
+    names = [dataset.event_types[t] for t in frequent if count_T[t] >= MIN_TYPE_SHARE * count_T.sum()]
+    return names if len(names) > 1 else []  # the share of the only type says nothing
+
+
+def schema_of(dataset: Dataset, tables: Sequence[Column]) -> Schema:
+    """The schema of an artifact with these columns of users and items."""
+    return Schema.of((source["name"] for source in sources(dataset)), tables, event_types(dataset))
 
 
 def write_retrieval(
@@ -67,9 +93,9 @@ def write_retrieval(
     writer.tensors("user_tower.safetensors", {"history_vectors_NW": towers.history_vectors_NW, **towers.user_tower})
     chosen = choose_index(towers.item_vectors_ND, towers.user_vectors_QD)
     faiss.write_index(chosen.index, str(writer.file("items.faiss")))
-    Schema.of((str(source["name"]) for source in SOURCES), features.columns).write(writer)
+    schema_of(dataset, features.columns).write(writer)
     writer.settings = writer.settings | {
-        "sources": SOURCES,
+        "sources": sources(dataset),
         "dimension": towers.item_vectors_ND.shape[1],
         "index": chosen.settings,
     }

@@ -26,7 +26,7 @@ class StageContract:
 
     tolerance: ClassVar[float] = 0.0
     """Relative and absolute, for float columns whose rounding depends on the batch size, as in matrix products."""
-    ragged: ClassVar[str] = "HXGKN"
+    ragged: ClassVar[str] = "HYXGKN"
     """Dimensions that padding may widen."""
 
     @pytest.fixture

@@ -6,7 +6,9 @@ A suite provides the fixture `open_store`: (config fields) → a store over the 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,16 +104,108 @@ class StoreContract:
 
     async def test_a_seed_is_loaded_once_per_tag(self, open_store: OpenStore) -> None:
         store = open_store()
-        events = [event(str(n), user_id=f"u{n % 7}") for n in range(2500)]
+        events = [event(str(n), user_id=f"u{n % 7}", timestamp=n) for n in range(2500)]
         assert await store.seed(iter(events), "v1") == 2500
         assert await store.seed([event("not loaded")], "v1") == 0
         assert await store.seed(iter(events), "v2") == 0
         assert (await store.histories([f"u{n}" for n in range(7)])).count_B.sum() == 2500
 
+    async def test_a_seed_of_another_artifact_stores_only_what_is_new(self, open_store: OpenStore) -> None:
+        store = open_store()
+        first = [event(f"history-{n}.0", timestamp=n, item_id=f"i{n % 3}") for n in range(20)]
+        assert await store.seed(first, "v1") == 20
+        weighed = [replace(each, weight=0.5, timestamp=each.timestamp + 0.0001) for each in first]
+        more = [event("history-30.0", timestamp=30.0, item_id="i0"), event("x", timestamp=40.0)]
+        assert await store.seed([*weighed, *more], "v2") == 2
+        assert await ids(store) == [e.event_id for e in first] + ["history-30.0", "x"]
+        version = (await store.histories(["u"], ["k"])).versions
+        assert await store.seed([*first, *more], "v3") == 0
+        assert (await store.histories(["u"], ["k"])).versions == version, "caches stay valid"
+
+    async def test_a_seed_does_not_repeat_what_the_api_recorded(self, open_store: OpenStore) -> None:
+        store = open_store()
+        posted = [
+            event("api 1", item_id="a", timestamp=1.0005, event_type="Like", request_id="r"),
+            event("api 2", item_id="b", timestamp=2.0),
+        ]
+        await store.record(posted)
+        same = [
+            event("history-1.0005", item_id="a", timestamp=1.0005, event_type="like"),
+            event("history-1.0005", item_id="a", timestamp=1.0005, event_type="history", weight=0.8),
+            event("api 2", item_id="b", timestamp=7.0),
+        ]
+        assert await store.seed(same, "v1") == 0
+        other = [
+            event("history-1.0005", item_id="a", timestamp=1.0005, event_type="view"),
+            event("history-1.0005", item_id="c", timestamp=1.0005, event_type="like"),
+            event("history-1.0025", item_id="a", timestamp=1.0025, event_type="like"),
+            event("history-2.0", item_id="b", timestamp=2.0, user_id="another"),
+        ]
+        assert await store.seed([*same, *other], "v2") == 4
+
+    async def test_events_that_were_seeded_without_types_are_not_seeded_again_with_them(
+        self, open_store: OpenStore
+    ) -> None:
+        store = open_store()
+        old = event("history-5.0", timestamp=5.0, event_type="history", weight=0.8)
+        await store.seed([old], "old")
+        assert await store.seed([event("history-5.0", timestamp=5.0), event("e7", timestamp=5.0)], "new") == 0
+        assert (await store.histories(["u"])).events(0) == [old]
+
+    async def test_a_seed_stores_equal_events_of_its_own_once(self, open_store: OpenStore) -> None:
+        store = open_store()
+        twice = [event("history-5.0", timestamp=5.0), event("history-5.0", timestamp=5.0, weight=0.3)]
+        assert await store.seed([*twice, event("e1", timestamp=6.0), event("e1", timestamp=8.0)], "v1") == 2
+
+    async def test_a_full_history_takes_no_older_events_from_a_seed(self, open_store: OpenStore) -> None:
+        store = open_store(history_limit=3)
+        events = [event(f"history-{n}.0", timestamp=n) for n in range(8)]
+        await store.seed(events, "v1")
+        assert await ids(store) == ["history-5.0", "history-6.0", "history-7.0"]
+        assert await store.seed(events, "v2") == 0
+        assert await store.seed([*events, event("new", timestamp=6.5)], "v3") == 1
+        assert await ids(store) == ["history-6.0", "new", "history-7.0"]
+
+    async def test_seeds_of_two_artifacts_at_once_store_each_event_once(self, open_store: OpenStore) -> None:
+        first, second = open_store(), open_store()
+        events = [event(f"history-{n}.0", timestamp=n, user_id=f"u{n % 50}") for n in range(2000)]
+        weighed = [replace(each, weight=0.5) for each in events]
+        assert sum(await asyncio.gather(first.seed(events, "v1"), second.seed(weighed, "v2"))) == 2000
+        assert (await first.histories([f"u{n}" for n in range(50)])).count_B.sum() == 2000
+
+    async def test_events_recorded_during_a_seed_are_kept(self, open_store: OpenStore) -> None:
+        seeding, recording = open_store(), open_store()
+        events = [event(f"history-{n}.0", timestamp=n, user_id=f"u{n % 3}") for n in range(3000)]
+
+        async def record() -> None:
+            for n in range(60):
+                await recording.record([event(f"live {n}", timestamp=5000 + n, user_id=f"u{n % 3}")])
+
+        stored, _ = await asyncio.gather(seeding.seed(events, "v1"), record())
+        assert stored == 3000
+        histories = await seeding.histories(["u0", "u1", "u2"])
+        assert sum(each.startswith("live") for each in histories.event_ids) == 60
+
+    async def test_all_histories_have_each_event_of_the_span_once(self, open_store: OpenStore) -> None:
+        store = open_store()
+        users = [*(f"u{n}" for n in range(700)), "a:b", "名前", "*"]
+        await store.record([event(str(t), timestamp=t, user_id=user) for user in users for t in (1.0, 2.0, 3.0)])
+        await store.cache({"k": b"v"}, ttl_s=60)
+        parts = [part async for part in store.all_histories(1.5, 3.0)]
+        found = [
+            (each.user_id, each.timestamp)
+            for part in parts
+            for b in range(len(part.user_ids))
+            for each in part.events(b)
+        ]
+        assert sorted(found) == sorted((user, 2.0) for user in users)
+        everything = [part async for part in store.all_histories(-math.inf, math.inf)]
+        assert sum(len(part.timestamp_E) for part in everything) == 3 * len(users)
+
     async def test_two_seeds_at_once_store_each_event_once(self, open_store: OpenStore) -> None:
         first, second = open_store(), open_store()
-        events = [event(f"{n:04}") for n in range(400)]
-        assert sum(await asyncio.gather(first.seed(events, "v"), second.seed(events, "v"))) >= 400
+        events = [event(f"{n:04}", timestamp=n) for n in range(400)]
+        assert sum(await asyncio.gather(first.seed(events, "v"), second.seed(events, "v"))) == 400
         assert await ids(first) == [e.event_id for e in events]
 
     async def test_ping_answers(self, open_store: OpenStore) -> None:

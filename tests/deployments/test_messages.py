@@ -18,7 +18,7 @@ TYPES: list[type[Batch]] = [
     v for v in vars(messages).values() if isinstance(v, type) and issubclass(v, Batch) and v is not Batch
 ]
 """Every message of the module."""
-RAGGED = "HXGKNU"
+RAGGED = "HYXGKNU"
 """Dimensions whose length may differ between batches of one type."""
 HINTS = {kind: get_type_hints(kind) for kind in TYPES}
 FILTERS = tuple(Filter(one_of=(("genre", (value,)),)) for value in "abc")

@@ -18,7 +18,19 @@ from deployments.models.backends.selection import Backend
 from graphs.__main__ import app, main
 from tests.support.paths import ROOT
 
-COMMANDS = ["check", "docs", "evaluate", "kuberay", "package", "plan", "reference", "serve", "simulate", "train"]
+COMMANDS = [
+    "check",
+    "docs",
+    "evaluate",
+    "events",
+    "kuberay",
+    "package",
+    "plan",
+    "reference",
+    "serve",
+    "simulate",
+    "train",
+]
 LARGE = ("faiss", "numba", "numpy", "pandas", "pyarrow", "ray", "scipy", "torch", "yaml")
 """Not pydantic: typer reads options with it."""
 Run = Callable[..., tuple[int, str, str]]
@@ -99,6 +111,10 @@ def test_without_a_command_the_help_is_shown_as_wrong_usage(run: Run) -> None:
         ("package x --backend onnx", "'onnx' is not one of 'eager', 'compiled', 'tensorrt'"),
         ("reference --out x", "Missing option '--live'."),
         ("docs --out", "Option '--out' requires an argument."),
+        ("events export --out x", "Missing option '--since'."),
+        ("events export --since yesterday --out x", "'yesterday' is no time; give a date such as 2026-12-01 or "),
+        ("events export --since 1764547200000 --out x", "is not between 1970 and 2100; give Unix seconds, not "),
+        ("events export --since 1d --until 2d --out x", "--since: it is not before --until"),
         ("serve one.yaml two.yaml", "Got unexpected extra argument(s) (two.yaml)"),
     ],
 )

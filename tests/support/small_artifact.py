@@ -13,7 +13,6 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-import pyarrow as pa
 import torch
 from rich.console import Console
 
@@ -22,17 +21,17 @@ from deployments.artifact.writer import ArtifactWriter
 from deployments.assembly import HISTORIES
 from deployments.messages import PAD, Array, Floats, Ints
 from deployments.models.dcn_v2 import DCNv2
-from deployments.models.features.schema import Schema
 from deployments.models.features.transforms import TableFeatures
 from deployments.models.features.user_features import FEATURES_FILE, IDS_FILE
 from deployments.stages.scoring import WEIGHTS
-from graphs.data.dataset import Dataset, Interactions, load_dataset
+from graphs.data.dataset import Dataset, load_dataset
+from graphs.data.histories import stored_histories
 from graphs.evaluation.held_out import hold_out
 from graphs.fit.drift_reference import write_reference
 from graphs.fit.index_choice import choose_index
 from graphs.fit.packaging import package
 from graphs.fit.ranker import SHAPE
-from graphs.fit.retrieval import SOURCES
+from graphs.fit.retrieval import schema_of, sources
 from graphs.fit.towers import TrainableUserTower
 from graphs.fit.transforms import DatasetFeatures, fit_features
 from graphs.fit.two_tower import WIDTH
@@ -54,7 +53,7 @@ def write_artifact(out: Path, dataset_folder: Path, seed: int = 1) -> Artifact:
     vectors_ND = _vectors(rng, number_N, successes_N)
     index = choose_index(vectors_ND, vectors_ND)
     settings = {
-        "sources": SOURCES,
+        "sources": sources(dataset),
         "dimension": WIDTH + 1,
         "index": index.settings,
         "ranker": SHAPE,
@@ -68,7 +67,7 @@ def write_artifact(out: Path, dataset_folder: Path, seed: int = 1) -> Artifact:
         writer.tensors("neighbours.safetensors", _neighbours(rng, number_N))
         writer.tensors("popularity.safetensors", {"score_N": (np.log1p(successes_N) / 4).astype(np.float32)})
         features = fit_features(dataset)
-        schema = Schema.of((str(source["name"]) for source in SOURCES), features.columns)
+        schema = schema_of(dataset, features.columns)
         schema.write(writer)
         _write_users(writer, dataset, features)
         tower = TrainableUserTower(WIDTH + 1, len(schema.user_features)).state_dict()
@@ -78,7 +77,7 @@ def write_artifact(out: Path, dataset_folder: Path, seed: int = 1) -> Artifact:
         model = DCNv2(len(schema.ranker), **SHAPE | {"deep": tuple(SHAPE["deep"])})  # type: ignore[arg-type]
         torch.nn.init.normal_(model.out.weight, std=0.1)
         writer.tensors(WEIGHTS, {name: value.numpy() for name, value in model.state_dict().items()})
-        writer.table(HISTORIES, _histories(dataset, events))
+        writer.table(HISTORIES, stored_histories(dataset))
         args = small_args("")
         write_reference(writer, dataset, args, seed)
         package(writer, hold_out(writer.preview(), dataset, args.stages), [], Console(quiet=True))
@@ -131,15 +130,4 @@ def _write_item_features(writer: ArtifactWriter, features: TableFeatures, events
     writer.tensors(
         "item_features.safetensors",
         {"content_NC": features.content_NC, "attributes_NA": attributes_NA, "log_events_N": log_events_N},
-    )
-
-
-def _histories(dataset: Dataset, events: Interactions) -> pa.Table:
-    return pa.table(
-        {
-            "user_id": pa.array(dataset.users).take(pa.array(events.user_E)),
-            "item_id": dataset.items.column("item_id").combine_chunks().take(pa.array(events.item_E)),
-            "timestamp": events.timestamp_E,
-            "weight": events.weight_E.astype(np.float64).round(6),
-        }
     )

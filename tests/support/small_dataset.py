@@ -52,6 +52,26 @@ def write_dataset(folder: Path) -> Path:
     return folder
 
 
+def write_shop(folder: Path) -> Path:
+    """The same users and items, with event types: each item is viewed, most are put into the cart, half of these are
+    bought; viewed items come again."""
+    rng = np.random.default_rng(8)
+    write_dataset(folder)
+    rows: list[tuple[str, str, float, str]] = []
+    for event in pq.read_table(folder / "interactions.parquet").to_pylist():
+        user, item, time = event["user_id"], event["item_id"], event["timestamp"]
+        kinds = ["view", "cart", "purchase"][: int(rng.choice([1, 2, 3] if event["weight"] >= 0.8 else [1, 1, 2]))]
+        rows += [(user, item, time + 600 * step, kind) for step, kind in enumerate(kinds)]
+        if rng.random() < 0.3:
+            rows.append((user, item, time + 7200, "View"))
+    users, items, times, kinds = zip(*rows, strict=True)
+    pq.write_table(
+        pa.table({"user_id": users, "item_id": items, "timestamp": times, "event_type": kinds}),
+        folder / "interactions.parquet",
+    )
+    return folder
+
+
 def small_args(artifact: str, backend: str = "eager") -> RecommenderArgs:
     """The args of a recommender over an artifact of the small data set."""
     stages = {"candidates": {"config": {"n_candidates": 100}}, "scoring": {"config": {"backend": backend}}}

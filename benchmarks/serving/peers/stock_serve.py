@@ -16,6 +16,7 @@ from deployments.api.schemas import RecommendRequest, parse
 from deployments.artifact.catalogue import Catalogue
 from deployments.artifact.reader import Artifact
 from deployments.messages import Batch
+from deployments.models.features.schema import Schema
 from deployments.models.features.user_features import UserFeatures
 from deployments.pipeline.batch import PendingRequest
 from deployments.pipeline.history_reader import HistoryReader
@@ -63,6 +64,7 @@ class Api:
             UserFeatures(artifact),
             self._version,
             None,
+            Schema.load(artifact).event_types,
         )
         self._stages = stages
 

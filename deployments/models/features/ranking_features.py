@@ -9,6 +9,8 @@ candidate (feature_kernels.py). Each column is standardised where it is computed
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,7 +25,8 @@ from deployments.models.features.feature_kernels import (
     fill_rows,
     summarise_histories,
 )
-from deployments.models.features.ranker_inputs import SUMMARY_DECAYS
+from deployments.models.features.own_events import fill_own_events, slots
+from deployments.models.features.ranker_inputs import SUMMARY_DECAYS, own_event_names
 from deployments.models.features.schema import Schema
 
 
@@ -37,6 +40,7 @@ class RankingFeatures:
     def __init__(self, artifact: Artifact, standard: Standardisation | None = None) -> None:
         tensors = artifact.tensors("item_features.safetensors")
         schema = Schema.load(artifact)
+        self._event_types = schema.event_types
         self.names = [feature.name for feature in schema.ranker]
         if standard is None:
             standard = Standardisation(
@@ -58,7 +62,8 @@ class RankingFeatures:
             tensors["content_NC"].shape[1],
         )
         self._n_sources = len(schema.of_source("source_score"))
-        self._user_W = _places(schema, "user")
+        own = () if self._event_types is None else own_event_names(self._event_types)
+        self._user_W = _places(schema, "user", less=own)
 
     def __call__(self, profiles: ProfileBatch, candidates: CandidateBatch) -> Floats:
         """Features [B, K, F], in the order of `names`; undefined where the candidate is padding."""
@@ -84,7 +89,27 @@ class RankingFeatures:
             _read_only(scores_BKS, np.float32),
             rows_RF,
         )
+        if self._event_types is not None:
+            self._fill_own_events(profiles, item_BK, mask_BK, rows_RF)
         return rows_RF
+
+    def _fill_own_events(self, profiles: ProfileBatch, item_BK: Ints, mask_BK: Bools, rows_RF: Floats) -> None:
+        fill_own_events(
+            _read_only(profiles.item_BH, np.int32),
+            _read_only(profiles.weight_BH, np.float32),
+            _read_only(profiles.type_BY, np.int16),
+            _read_only(profiles.age_BY, np.float32),
+            _read_only(list(SUMMARY_DECAYS.values()), np.float32),
+            len(self._event_types or ()),
+            SOURCE_HISTORY_LENGTH,
+            slots(SOURCE_HISTORY_LENGTH),
+            self._standard.mean_F,
+            self._standard.scale_F,
+            np.float32(self._standard.clip),
+            _read_only(item_BK, np.int32),
+            _read_only(mask_BK, np.bool_),
+            rows_RF,
+        )
 
     def _users(self, profiles: ProfileBatch) -> HistorySummaries:
         users = summarise_histories(
@@ -111,6 +136,8 @@ def _read_only(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
     return array
 
 
-def _places(schema: Schema, per: str) -> Ints:
-    """Indices among the F features of those of the user or of the item alone."""
-    return np.array([f for f, feature in enumerate(schema.ranker) if feature.per == per], np.int32)
+def _places(schema: Schema, per: str, less: Sequence[str] = ()) -> Ints:
+    """Indices among the F features of those of the user or of the item alone; `less`: names of others."""
+    return np.array(
+        [f for f, feature in enumerate(schema.ranker) if feature.per == per and feature.name not in less], np.int32
+    )

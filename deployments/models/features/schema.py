@@ -15,8 +15,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from deployments.artifact.reader import REMEDY, Artifact
 from deployments.artifact.writer import ArtifactWriter
 from deployments.errors import ArtifactError
-from deployments.models.features.ranker_inputs import STATISTICS, RankerInput, ranker_inputs
-from deployments.models.features.transforms import AsIs, Column, Source, attribute_names, content_names
+from deployments.models.features.ranker_inputs import STATISTICS, RankerInput, event_types, ranker_inputs
+from deployments.models.features.transforms import (
+    AsIs,
+    Column,
+    Dtype,
+    MultiHot,
+    Source,
+    Transform,
+    attribute_names,
+    content_names,
+)
 
 SCHEMA_FILE = "schema.json"
 
@@ -45,12 +54,22 @@ class Schema(BaseModel):
         return self
 
     @classmethod
-    def of(cls, sources: Iterable[str], tables: Sequence[Column] = ()) -> Schema:
-        """With the names of the candidate stage's `sources`, and the columns of users and items."""
+    def of(
+        cls, sources: Iterable[str], tables: Sequence[Column] = (), event_types: Sequence[str] | None = None
+    ) -> Schema:
+        """With the names of the candidate stage's `sources`, and the columns of users and items. `event_types`: those
+        that the features of the user's own events tell apart, None: there are no such features."""
+        own = []
+        if event_types is not None:
+            own.append(_history("age", "float32", missing=0.0))
+        if event_types:
+            types = MultiHot(values=tuple(event_types), buckets=0, seed=0)
+            own.append(_history("type", "string", missing=-1.0, transform=types))
         columns = [
             *(_input(name, "source_score") for name in sources),
-            Column(name="item", source="history", dtype="int32", shape=(None,), missing=-1.0, transform=_AS_IS),
-            Column(name="weight", source="history", dtype="float32", shape=(None,), missing=0.0, transform=_AS_IS),
+            _history("item", "int32", missing=-1.0),
+            _history("weight", "float32", missing=0.0),
+            *own,
             *(column for column in tables if column.source == "user"),
             *(column for column in tables if column.source == "item"),
             *(_input(name, "item_statistic") for name in (*STATISTICS, "log_events")),
@@ -81,6 +100,11 @@ class Schema(BaseModel):
         return tuple(column for column in self.columns if column.source == source)
 
     @property
+    def event_types(self) -> tuple[str, ...] | None:
+        """Types of events, lower case; see `ranker_inputs.event_types`."""
+        return event_types(self.columns)
+
+    @property
     def user_features(self) -> list[str]:
         """Names of the features of users: content values, then attributes."""
         users = self.of_source("user")
@@ -94,6 +118,10 @@ class Schema(BaseModel):
 
 def _input(name: str, source: Source) -> Column:
     return Column(name=name, source=source, dtype="float32", shape=(), missing=0.0, transform=_AS_IS)
+
+
+def _history(name: str, dtype: Dtype, missing: float, transform: Transform = _AS_IS) -> Column:
+    return Column(name=name, source="history", dtype=dtype, shape=(None,), missing=missing, transform=transform)
 
 
 def _mistake(error: ValidationError) -> str:

@@ -13,9 +13,11 @@ from deployments.artifact.reader import Artifact
 from deployments.assembly import FunnelConfig, seed
 from deployments.errors import InvalidRequest, Overloaded, Unavailable, UnknownItem
 from deployments.pipeline.overload.concurrency_limit import LimitsConfig
+from deployments.pipeline.result_cache import CacheConfig
 from deployments.store.base import StoreConfig
 from deployments.store.events import Event
 from deployments.store.memory import MemoryStore
+from tests.support.in_process import recommender_builder
 
 Build = Callable[..., Recommender]
 
@@ -62,6 +64,22 @@ async def test_an_event_changes_the_next_recommendation(recommender: Recommender
     after = await recommender.recommend({"user_id": "fresh"})
     assert liked not in ids(after)
     assert {item["source"] for item in after["items"]} != {"popular"}
+
+
+async def test_a_viewed_item_may_come_again_and_a_bought_one_does_not(shop_artifact: Artifact) -> None:
+    recommender = recommender_builder(shop_artifact, "eager")(
+        config=FunnelConfig(cache=CacheConfig(candidates_ttl_s=0))
+    )
+    viewed = {"user_id": "visitor", "item_id": "i200", "event_type": "View"}
+    await recommender.record_events({"events": [viewed]})
+    asked = {"user_id": "visitor", "n": 100, "explain": True}
+    answer = await recommender.recommend(asked)
+    [own] = [item for item in answer["items"] if item["item_id"] == "i200"]
+    assert own["source"] == "history"
+    assert own["reason"]["source_scores"]["history"] == 0.5
+    assert {item["reason"]["source_scores"]["history"] for item in answer["items"] if item is not own} == {0.0}
+    await recommender.record_events({"events": [viewed | {"event_type": "purchase"}]})
+    assert "i200" not in ids(await recommender.recommend(asked))
 
 
 async def test_an_event_sent_again_counts_once(recommender: Recommender, store: MemoryStore) -> None:

@@ -40,9 +40,10 @@ UNIT = 1 / 64
 """Vectors are multiples of it: products and their sums are exact in float32, in whatever order a machine adds them."""
 
 
-@pytest.fixture(scope="module")
-def artifact(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The small one with such vectors."""
+@pytest.fixture(scope="module", params=["artifact", "shop_artifact"])
+def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The small ones with such vectors."""
+    artifact: Artifact = request.getfixturevalue(request.param)
     out = tmp_path_factory.mktemp("candidates") / "small"
     with ArtifactWriter(str(out)) as writer:
         writer.copy_from(artifact)
@@ -56,6 +57,10 @@ def artifact(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Ar
 
 def exact(array: Array) -> Array:
     return np.asarray(np.round(array / UNIT) * UNIT, np.float32)
+
+
+def may_repeat(artifact: Artifact) -> bool:
+    return "history" in [spec["kind"] for spec in artifact.manifest.settings["sources"]]
 
 
 def batches(artifact: Artifact, seed: int, rows: int = 24) -> tuple[RequestBatch, ProfileBatch]:
@@ -82,7 +87,9 @@ def batches(artifact: Artifact, seed: int, rows: int = 24) -> tuple[RequestBatch
             item_BH,
             np.zeros(item_BH.shape),
             weight_BH,
-            item_BH >= 0,
+            (item_BH >= 0) & (item_BH % 3 == 0) if may_repeat(artifact) else item_BH >= 0,
+            np.empty((rows, 0), np.int16),
+            np.empty((rows, 0), np.float32),
             rng.integers(0, 3, (rows, 2)).astype(np.float32),
         )
     )
@@ -117,10 +124,10 @@ class Definition:
         ]
         for age, (item, weight) in enumerate(events):
             evidence = np.float32(0 if weight <= 0 else 1 if weight >= 0.799 else 0.5) * fading_L[age]
-            ids, weights = (
-                self.tables[f"{spec['table']}_ids_NK"][item],
-                self.tables[f"{spec['table']}_weights_NK"][item],
-            )
+            ids, weights = np.array([item]), np.ones(1, np.float32)
+            if spec["kind"] == "neighbours":
+                ids = self.tables[f"{spec['table']}_ids_NK"][item]
+                weights = self.tables[f"{spec['table']}_weights_NK"][item]
             if evidence > 1e-4:
                 np.add.at(total_N, ids[ids >= 0], evidence * weights[ids >= 0])
         return total_N
@@ -128,14 +135,14 @@ class Definition:
     def __call__(self, request: RequestBatch, profile: ProfileBatch, passes_N: Array) -> tuple[Array, Array, Array]:
         """Items, their sources and their scaled scores by source."""
         allowed_N = passes_N.copy()
-        for items in (profile.item_BH[0], request.excluded_BX[0]):
+        for items in (profile.seen_item_BH[0], request.excluded_BX[0]):
             allowed_N[items[items >= 0]] = False
         key_N = np.full(ITEMS, np.inf)
         popular = [spec["kind"] for spec in self.specs].index("popularity")
         source_N, columns = np.full(ITEMS, popular), []
         for s, spec in enumerate(self.specs):
             score_N = self.scores(spec, profile)
-            listed = np.flatnonzero(allowed_N & ((score_N > 0) | (spec["kind"] != "neighbours")))
+            listed = np.flatnonzero(allowed_N & ((score_N > 0) | (spec["kind"] in ("popularity", "vectors"))))
             if spec["kind"] == "vectors" and profile.cold_B[0]:
                 listed = listed[:0]
             listed = listed[np.lexsort((listed, -score_N[listed].astype(np.float32)))][:LIST_DEPTH]
@@ -211,3 +218,45 @@ def test_an_index_that_is_searched_gives_what_comparing_all_gives(artifact: Arti
     searched = stage(requests, profiles)
     assert (searched.item_ids_BK == exact.item_ids_BK).all()
     np.testing.assert_allclose(searched.source_scores_BKS, exact.source_scores_BKS, rtol=1e-3, atol=1e-4)
+
+
+def test_own_items_that_are_not_seen_come_from_their_own_source_and_from_the_others(shop_artifact: Artifact) -> None:
+    stage = CandidateGenerator(shop_artifact, CandidateConfig(n_candidates=240))
+    assert stage.sources[0] == "history"
+    requests, profiles = batches(shop_artifact, 2)
+    recent_first = request_batch([Query("", 100, 0.0)] * len(requests), shop_artifact.model_version)
+    lists = stage.lists(recent_first, profiles)
+    by_others = 0
+    for row in range(len(requests)):
+        items = profiles.item_BH[row][profiles.item_BH[row] >= 0]
+        weight = profiles.weight_BH[row][: len(items)]
+        recent, strong = items[::-1][:SOURCE_HISTORY_LENGTH], weight[::-1][:SOURCE_HISTORY_LENGTH] > 0
+        may_come = {item for item in recent[strong].tolist() if item % 3}
+        own = [item for item in lists["history"][row].tolist() if item >= 0]
+        assert set(own) <= may_come
+        assert len(own) == len(may_come), "each of them"
+        others = np.concatenate([found[row] for name, found in lists.items() if name != "history"])
+        by_others += len(set(others.tolist()) & may_come)
+        assert not set(others.tolist()) & {item for item in items.tolist() if item % 3 == 0}
+    assert by_others > 100
+
+
+def test_the_most_recent_of_equally_strong_own_items_comes_first(shop_artifact: Artifact) -> None:
+    stage = CandidateGenerator(shop_artifact, CandidateConfig(n_candidates=100))
+    version = shop_artifact.model_version
+    item_BH = np.array([[5, 9, 7, 9, 3]], np.int32)
+    weight_BH = np.array([[0.4, 0.4, 0.4, 0.4, -0.5]], np.float32)
+    profiles = Profiles(shop_artifact, ProfileConfig())(
+        HistoryBatch(
+            version,
+            item_BH,
+            np.zeros(item_BH.shape),
+            weight_BH,
+            np.zeros(item_BH.shape, np.bool_),
+            np.full(item_BH.shape, PAD, np.int16),
+            np.zeros(item_BH.shape, np.float32),
+            np.zeros((1, 2), np.float32),
+        )
+    )
+    found = stage.lists(request_batch([Query("", 10, 0.0)], version), profiles)["history"][0]
+    assert found[found >= 0].tolist() == [9, 7, 5], "twice viewed, then by age; the disliked one is none"

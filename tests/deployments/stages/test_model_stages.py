@@ -15,6 +15,7 @@ from deployments.messages import (
     HistoryBatch,
     ProfileBatch,
     RequestBatch,
+    ScoreBatch,
 )
 from deployments.pipeline.request import Query, request_batch
 from deployments.stages.candidates import CandidateConfig, CandidateGenerator
@@ -28,21 +29,25 @@ from tests.contracts.stage_contract import StageContract
 LENGTHS = (0, 1, 5, 12, 30, 3, 60)
 
 
-def histories(version: str, n: int) -> HistoryBatch:
-    """Histories of different lengths; the first is empty."""
+def histories(version: str, n: int, typed: bool = False) -> HistoryBatch:
+    """Histories of different lengths; the first is empty. `typed`: events have types, items repeat, few are seen."""
     rng = np.random.default_rng(5)
     lengths = [LENGTHS[i % len(LENGTHS)] for i in range(n)]
     item_BH = np.full((n, max([1, *lengths])), PAD, np.int32)
     weight_BH = np.zeros(item_BH.shape, np.float32)
     time_BH = np.zeros(item_BH.shape, np.float64)
     for row, length in enumerate(lengths):
-        item_BH[row, :length] = rng.choice(240, length, replace=False)
+        item_BH[row, :length] = rng.integers(0, 40, length) if typed else rng.choice(240, length, replace=False)
         weight_BH[row, :length] = rng.choice([-0.5, 0.2, 0.4, 0.8, 1.0], length)
         time_BH[row, :length] = 1.6e9 + np.arange(length) * 60
     seen_BH = item_BH >= 0
-    return HistoryBatch(
-        version, item_BH, time_BH, weight_BH, seen_BH, (np.arange(2 * n).reshape(n, 2) % 3).astype(np.float32)
-    )
+    type_BY, age_BY = np.empty((n, 0), np.int16), np.empty((n, 0), np.float32)
+    if typed:
+        seen_BH = seen_BH & (item_BH % 5 == 0)
+        type_BY = np.where(item_BH >= 0, rng.integers(-1, 3, item_BH.shape), PAD).astype(np.int16)
+        age_BY = np.where(item_BH >= 0, rng.exponential(1e6, item_BH.shape), 0).astype(np.float32)
+    features_BF = (np.arange(2 * n).reshape(n, 2) % 3).astype(np.float32)
+    return HistoryBatch(version, item_BH, time_BH, weight_BH, seen_BH, type_BY, age_BY, features_BF)
 
 
 def requests(version: str, n: int) -> RequestBatch:
@@ -185,6 +190,35 @@ class TestScorer(TrainedStageContract):
     def test_a_gpu_that_is_not_there_is_refused_with_the_remedy(self, artifact: Artifact) -> None:
         with pytest.raises(ConfigError, match="this replica sees no GPU; give it num_gpus, or set auto"):
             Scorer(artifact, ScorerConfig(device="cuda"))
+
+
+class ScoredHistories:
+    """The first three stages as one."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.model_version = artifact.model_version
+        self.profiles = Profiles(artifact, ProfileConfig())
+        self.generator = CandidateGenerator(artifact, CandidateConfig(n_candidates=60))
+        self.scorer = Scorer(artifact, ScorerConfig())
+
+    def __call__(self, histories: HistoryBatch, requests: RequestBatch) -> ScoreBatch:
+        users = self.profiles(histories)
+        return self.scorer(users, self.generator(requests, users))
+
+
+class TestScoresOfOwnItems(StageContract):
+    tolerance = 1e-4
+
+    @pytest.fixture(autouse=True)
+    def _versioned(self, shop_artifact: Artifact) -> None:
+        self.version = shop_artifact.model_version
+
+    @pytest.fixture
+    def stage(self, shop_artifact: Artifact) -> Stage:
+        return ScoredHistories(shop_artifact)
+
+    def batches(self, n: int) -> tuple[Batch, ...]:
+        return histories(self.version, n, typed=True), requests(self.version, n)
 
 
 def test_the_fallbacks_keep_the_contract_of_the_stages_that_they_replace(

@@ -114,6 +114,15 @@ def test_an_event_that_is_also_in_the_artifacts_histories_counts_once() -> None:
     assert out.timestamp_BH[0].tolist() == [5.0, 5.0, 6.0]
 
 
+def test_events_of_two_types_on_an_item_at_once_are_both_kept() -> None:
+    events = [Event("1", "u", "a", "view", 5.0), Event("2", "u", "a", "cart", 5.0), Event("3", "u", "a", "Cart", 5.0)]
+    rows = user_histories(histories(events, []), positions, EventsConfig(), ["cart", "view"])
+    assert rows[0].type_H.tolist() == [1, 0]
+    out = history_batch(rows, "v1", np.zeros((2, 0), np.float32), now=65.0, typed=True)
+    assert out.type_BY.tolist() == [[1, 0], [-1, -1]]
+    assert out.age_BY.tolist() == [[60.0, 60.0], [0.0, 0.0]]
+
+
 def test_an_event_takes_its_item_out_of_answers_for_as_long_as_its_type_says() -> None:
     config = EventsConfig(types={"play": EventType(seen="for 10s")})
     events = [

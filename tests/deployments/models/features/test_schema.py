@@ -13,6 +13,7 @@ from deployments.artifact.reader import Artifact
 from deployments.artifact.writer import ArtifactWriter
 from deployments.errors import ArtifactError
 from deployments.models.features.arrow_columns import table_features
+from deployments.models.features.ranker_inputs import own_event_names
 from deployments.models.features.ranking_features import RankingFeatures
 from deployments.models.features.schema import SCHEMA_FILE, Schema
 from deployments.models.features.transforms import AsIs, Column, MultiHot, Project, Standardise
@@ -91,6 +92,24 @@ def test_a_schema_is_the_same_after_a_round_trip(tmp_path: Path) -> None:
     assert again.item_attributes == ["price", "image.axis_1", "popularity", "quality"]
     raw = written(tmp_path / "b", schema).json(SCHEMA_FILE)
     assert tuple(Column.of(entry) for entry in raw["columns"]) == schema.columns
+
+
+def test_types_and_ages_of_events_are_columns_where_answers_may_contain_own_items(
+    tmp_path: Path, shop_artifact: Artifact
+) -> None:
+    names = [[column.name for column in schema.of_source("history")] for schema in map(of_types, ([], ["view", "buy"]))]
+    assert names == [["item", "weight", "age"], ["item", "weight", "age", "type"]]
+    for types in (None, [], ["view", "buy"]):
+        schema = Schema.load(written(tmp_path / f"{types}", of_types(types)))
+        assert schema.event_types == (None if types is None else tuple(types))
+        own = [feature.name for feature in schema.ranker if feature.name.startswith(("own:", "user_share:"))]
+        assert own == ([] if types is None else own_event_names(types))
+        assert [feature.name for feature in schema.ranker][len(schema.ranker) - len(own) :] == own, "the last ones"
+    assert RankingFeatures(shop_artifact).names[-1] == "user_share:purchase"
+
+
+def of_types(types: list[str] | None) -> Schema:
+    return Schema.of(["popular"], COLUMNS, types)
 
 
 def test_the_model_version_covers_the_schema(tmp_path: Path) -> None:
