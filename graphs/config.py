@@ -145,6 +145,9 @@ class RecommenderArgs(FunnelConfig):
 
     artifact: str
     """The model: a folder, or any fsspec URI."""
+    model_version: str = Field("", pattern=r"^([0-9a-f]{16})?$")
+    """The only version of the model that may be served; empty: any. `rayfunnel serve` and `rayfunnel deploy` set it, so
+    that Serve sees a model that was trained again into the same place."""
     seed_histories: bool = True
     """Whether the histories of the artifact's training data are written into the store at the start."""
     http: HttpConfig = HttpConfig()
@@ -182,7 +185,7 @@ def parse_args(model: type[ArgsT], args: Mapping[str, Any], where: str = "args."
 
 
 def _sentence(error: FieldError, where: str) -> str:
-    name = f"{where}{error.field}".rstrip(".")
+    name = " ".join(f"{where}{error.field}".rstrip(".").split())
     if error.value is None:
         return f"{name} {error.message}"
     value = "(not shown)" if error.field.endswith("redis_url") else error.value

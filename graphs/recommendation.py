@@ -7,7 +7,6 @@ import asyncio
 import hashlib
 import secrets
 import warnings
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,7 +16,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, DeploymentActorConfig, RequestRouterConfig
 
 from deployments.api.access import load_checks
-from deployments.artifact.reader import Artifact
+from deployments.artifact.reader import Artifact, is_remote, local_folder
 from deployments.assembly import FunnelConfig
 from deployments.errors import ArtifactError, ConfigError, Overloaded, StoreUnavailable
 from deployments.replicas.drift_actor import DriftActor
@@ -45,7 +44,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
         config = parse_args(RecommenderArgs, args)
         check(config)
     # Resolves the link once: replicas that start after a retraining still load the model of their deployment.
-    artifact = str(Path(config.artifact).resolve()) if "://" not in config.artifact else config.artifact
+    artifact = config.artifact if is_remote(config.artifact) else str(local_folder(config.artifact))
     hub = _hub(config)
     replicas = config.ingress.replicas
     stages = {name: _stage(name, config, artifact, hub) for name in STAGES}
@@ -65,6 +64,7 @@ def build(args: dict) -> Application:  # type: ignore[type-arg]
     application: Application = ingress.bind(
         IngressConfig(
             artifact=artifact,
+            model_version=config.model_version,
             funnel=FunnelConfig(
                 pipeline=config.pipeline,
                 batcher=config.batcher,
@@ -116,7 +116,12 @@ def _drift(config: RecommenderArgs, artifact: str) -> list[dict[Any, Any] | Depl
         name=DRIFT,
         actor_class=ray.remote(DriftActor),
         # Plain values: handles of other applications read them too, without our classes.
-        init_args=(artifact, config.drift.model_dump(mode="json"), config.logs.model_dump(mode="json")),
+        init_args=(
+            artifact,
+            config.model_version,
+            config.drift.model_dump(mode="json"),
+            config.logs.model_dump(mode="json"),
+        ),
         # The labels of the Ingress: with 0 CPUs the actor could else run on a head node without replicas.
         actor_options=_actor(config.ingress) | {"num_cpus": 0, "num_gpus": 0},
     )
@@ -134,14 +139,15 @@ def _cache_scope(config: RecommenderArgs) -> str:
     return hashlib.blake2b("\n".join(part.model_dump_json() for part in parts).encode(), digest_size=8).hexdigest()
 
 
-def check(config: RecommenderArgs) -> None:
-    """Loads every stage once and calls the store, so that an error appears before a replica starts.
+def check(config: RecommenderArgs) -> Artifact:
+    """Loads every stage once and calls the store, so that an error appears before a replica starts. Returns the
+    artifact.
 
     Raises:
         ConfigError: the artifact is missing, altered or unfit for the configuration, or `redis_url` can't be reached.
     """
     load_checks(config.http.checks)
-    artifact = Artifact.open(config.artifact)
+    artifact = Artifact.open(config.artifact, config.model_version)
     for name, (_, stage) in STAGES.items():
         own = getattr(config.stages, name).config
         stage(artifact, own.model_copy(update={"device": "cpu"}) if name == "scoring" else own)
@@ -151,6 +157,7 @@ def check(config: RecommenderArgs) -> None:
         )
     if config.store.redis_url:
         asyncio.run(_reach(RedisStore(config.store.model_copy(update={"timeout_ms": 5000}))))
+    return artifact
 
 
 async def _reach(store: RedisStore) -> None:
@@ -196,7 +203,9 @@ def _deployment(
         ray_actor_options=_actor(args),
     )
     threads = _threads(args.num_cpus)
-    return deployment.bind(factory, artifact, args.concurrency, args.max_rows, threads, config.metrics, hub)
+    return deployment.bind(
+        factory, artifact, config.model_version, args.concurrency, args.max_rows, threads, config.metrics, hub
+    )
 
 
 def _actor(args: IngressArgs | StageArgs) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import weakref
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from deployments.artifact import version_lock
 from deployments.errors import ArtifactError
 
 SCHEMA_VERSION = 2
@@ -79,24 +81,24 @@ class Artifact:
         self.model_version = manifest.model_version
 
     @classmethod
-    def open(cls, uri: str) -> Artifact:
+    def open(cls, uri: str, model_version: str = "") -> Artifact:
         """Opens and checks every file of the artifact at `uri`: a local path or any fsspec URI.
 
         A remote one is copied once to the user's cache folder (`$XDG_CACHE_HOME/rayfunnel/artifacts`), under the
-        hash of its manifest. A local link is resolved once, so a later swap does not change this object.
+        hash of its manifest. A local link is resolved once, so a later swap does not change this object. No writer
+        removes its folder while this object lives.
 
         Raises:
-            ArtifactError: no artifact at `uri`, a missing, extra (local only) or altered file, another schema version.
+            ArtifactError: no artifact at `uri`, a missing, extra (local only) or altered file, another schema version,
+                another model version than `model_version` (empty: any).
         """
-        if "://" in uri and not uri.startswith("file://"):
-            return _open_remote(uri)
-        folder = Path(uri.removeprefix("file://")).expanduser().resolve()
-        if not (folder / MANIFEST).is_file():
-            what = f"has no {MANIFEST}" if folder.is_dir() else "does not exist"
-            raise ArtifactError(f"artifact {uri}: the folder {what}; {REMEDY}")
-        manifest = _parse(uri, (folder / MANIFEST).read_bytes())
-        _check_files(uri, folder, manifest)
-        return cls(folder, manifest)
+        artifact = _open_remote(uri) if is_remote(uri) else _open_local(uri)
+        if model_version not in ("", artifact.model_version):
+            raise ArtifactError(
+                f"artifact {uri}: its model version is {artifact.model_version}, but args.model_version is "
+                f"{model_version}: it was trained again; deploy again with `rayfunnel deploy`, or remove that key"
+            )
+        return artifact
 
     def path(self, name: str) -> Path:
         """The file `name`.
@@ -138,6 +140,16 @@ class Artifact:
         return json.loads(self.path(name).read_bytes())
 
 
+def is_remote(uri: str) -> bool:
+    """Whether `uri` is an fsspec URI, and no folder of this machine."""
+    return "://" in uri and not uri.startswith("file://")
+
+
+def local_folder(uri: str) -> Path:
+    """The folder of a local `uri`, with its link resolved: one version, whatever is trained later."""
+    return Path(uri.removeprefix("file://")).expanduser().resolve()
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
@@ -174,6 +186,29 @@ def _check_files(uri: str, folder: Path, manifest: Manifest) -> None:
     for name, digest in listed.items():
         if sha256(folder / name) != digest:
             raise ArtifactError(f"artifact {uri}: the file {name} was altered after it was written; {REMEDY}")
+
+
+def _open_local(uri: str) -> Artifact:
+    while True:
+        folder = local_folder(uri)
+        try:
+            lock = version_lock.hold(folder / MANIFEST)
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            if local_folder(uri) == folder:  # else it was replaced and removed in between
+                what = f"has no {MANIFEST}" if folder.is_dir() else "does not exist"
+                raise ArtifactError(f"artifact {uri}: the folder {what}; {REMEDY}") from None
+    try:
+        manifest = _parse(uri, (folder / MANIFEST).read_bytes())
+        _check_files(uri, folder, manifest)
+    except BaseException:
+        if lock is not None:
+            os.close(lock)
+        raise
+    artifact = Artifact(folder, manifest)
+    if lock is not None:
+        weakref.finalize(artifact, os.close, lock)
+    return artifact
 
 
 def _open_remote(uri: str) -> Artifact:

@@ -15,8 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
+from deployments.artifact import version_lock
 from deployments.artifact.reader import MANIFEST, SCHEMA_VERSION, Artifact, Manifest, sha256
 from deployments.errors import ArtifactError
+
+KEPT = 3
+"""Newest versions that are always kept: one to go back to, and one for readers that are opening it."""
 
 
 class ArtifactWriter:
@@ -27,9 +31,10 @@ class ArtifactWriter:
         artifacts/movielens -> .movielens.versions/20260131T120000000000-0123456789abcdef
 
     Leaving the block swaps the link in one rename, so a reader opens the old artifact or the new one, both complete.
-    The previous one remains until the next write, for readers that are opening it. An exception inside the block, or
-    a crash, leaves `directory` unchanged; the next writer removes the files of a crash. (If `directory` is a real
-    folder with an artifact, such as a copy, it is moved away first; until the rename there is none.)
+    Older versions are removed, but for the KEPT newest and those that a process has open (version_lock.py). An
+    exception inside the block, or a crash, leaves `directory` unchanged; the next writer removes the files of a crash.
+    (If `directory` is a real folder with an artifact, such as a copy, it is moved away first; until the rename there is
+    none.)
 
     `metrics`, `gates` and `settings` are plain attributes and may be set until the block ends.
 
@@ -124,13 +129,25 @@ class ArtifactWriter:
         self.json(MANIFEST, manifest.model_dump(mode="json"))
         name = f"{manifest.created:%Y%m%dT%H%M%S%f}-{manifest.model_version}"
         finished = self._partial.rename(self._store / name)
-        previous = self.directory.resolve()
         link = self._store / "link"
         link.unlink(missing_ok=True)
         link.symlink_to(Path(self._store.name) / name)
         if self.directory.is_dir() and not self.directory.is_symlink():
-            previous = self.directory.rename(self._store / f"{name}-replaced")
+            self.directory.rename(self._store / f"{name}-replaced")
         link.replace(self.directory)
-        for other in self._store.iterdir():
-            if other not in (finished, previous):
-                shutil.rmtree(other)
+        self._remove_old(finished)
+
+    def _remove_old(self, finished: Path) -> None:
+        # Names begin with the time of writing. What was moved away has the time of `finished`, and is older.
+        others = sorted((path for path in self._store.iterdir() if path != finished), reverse=True)
+        for path in others[KEPT - 1 :]:
+            try:
+                lock = version_lock.take(path / MANIFEST)
+            except FileNotFoundError:  # left by a crash
+                shutil.rmtree(path)
+                continue
+            except OSError:  # not ours to write
+                continue
+            if lock is not None:
+                shutil.rmtree(path)
+                os.close(lock)

@@ -13,6 +13,6 @@ from monitoring.logs.setup import LogConfig
 class DriftActor(drift_server.DriftServer):
     """See `DriftServer`. `logs`: a LogConfig as a dict."""
 
-    def __init__(self, artifact: str, settings: Mapping[str, Any], logs: Mapping[str, Any]) -> None:
+    def __init__(self, artifact: str, model_version: str, settings: Mapping[str, Any], logs: Mapping[str, Any]) -> None:
         actor_logs(LogConfig.model_validate(logs), "drift")
-        super().__init__(artifact, settings)
+        super().__init__(artifact, settings, model_version)

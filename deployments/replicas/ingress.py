@@ -51,6 +51,8 @@ class IngressConfig:
     """The configuration of an ingress replica. `slots`: calls in flight per stage."""
 
     artifact: str
+    model_version: str
+    """The only one that `artifact` may have; empty: any."""
     funnel: FunnelConfig
     http: HttpConfig
     slots: Mapping[str, int]
@@ -77,7 +79,8 @@ class Ingress:
         replica_logs(config.funnel.logs)
         bound_gpu()
         set_threads(config.threads)
-        artifact = Artifact.open(config.artifact)
+        # Kept: while it is open, no training removes its folder.
+        self._artifact = artifact = Artifact.open(config.artifact, config.model_version)
         self._store = RedisStore(config.funnel.store)
         self._http = config.http
         starts = _starts(stages, artifact, config)

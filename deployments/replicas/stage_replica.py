@@ -71,14 +71,15 @@ class StageReplica:
     """Runs one stage. Long calls run on threads, not on the event loop. A call whose deadline has passed is not
     started.
 
-    `slots`: batches computed at a time; calls that wait are joined, up to `max_rows` rows. `threads`: cores per batch.
-    `hub`: the metrics hub.
+    `model_version`: the only one that `artifact` may have; empty: any. `slots`: batches computed at a time; calls that
+    wait are joined, up to `max_rows` rows. `threads`: cores per batch. `hub`: the metrics hub.
     """
 
     def __init__(
         self,
         factory: StageFactory,
         artifact: str,
+        model_version: str,
         slots: int,
         max_rows: int,
         threads: int,
@@ -88,7 +89,9 @@ class StageReplica:
         replica_logs(factory.logs)
         bound_gpu()
         set_threads(threads)
-        self._stage = factory.build(Artifact.open(artifact))
+        # Kept: while it is open, no training removes its folder.
+        self._artifact = Artifact.open(artifact, model_version)
+        self._stage = factory.build(self._artifact)
         pool = ThreadPoolExecutor(slots, factory.stage.__name__, initializer=set_threads, initargs=(threads,))
         self._oom_guard = OomGuard(max_rows)
         self._methods = {

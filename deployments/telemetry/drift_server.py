@@ -22,11 +22,12 @@ from monitoring.drift.reference import REFERENCE_FILE, Reference, from_table
 class DriftServer:
     """One per application and code version: a new model comes with a new server, and so with its own reference.
 
-    `settings`: a DriftConfig as a dict.
+    `settings`: a DriftConfig as a dict; `model_version`: the only one that it takes; empty: any.
     """
 
-    def __init__(self, artifact: str, settings: Mapping[str, Any]) -> None:
-        opened = Artifact.open(artifact)
+    def __init__(self, artifact: str, settings: Mapping[str, Any], model_version: str = "") -> None:
+        # Kept: while it is open, no training removes its folder.
+        self._artifact = opened = Artifact.open(artifact, model_version)
         self._config = config = DriftConfig.model_validate(settings)
         reference = Reference.of(from_table(opened.table(REFERENCE_FILE)))
         self.detector = DriftDetector(

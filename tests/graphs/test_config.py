@@ -224,7 +224,7 @@ def test_the_config_of_the_drift_actor_has_plain_values_only() -> None:
     args = parse_args(RecommenderArgs, {"artifact": "x"})
     (actor,) = _drift(args, "x")
     assert isinstance(actor, DeploymentActorConfig)
-    artifact, settings, logs = actor.init_args
-    assert artifact == "x"
+    artifact, model_version, settings, logs = actor.init_args
+    assert (artifact, model_version) == ("x", "")
     assert json.loads(json.dumps([settings, logs])) == [settings, logs]
     assert _drift(parse_args(RecommenderArgs, {"artifact": "x", "drift": {"enabled": False}}), "x") == []

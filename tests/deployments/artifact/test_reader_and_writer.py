@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -11,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from deployments.artifact import version_lock
 from deployments.artifact.reader import MANIFEST, Artifact
 from deployments.artifact.writer import ArtifactWriter
 from deployments.errors import ArtifactError
+from tests.support.paths import ROOT
 
 
 def write(folder: Path, value: float = 1.0, **metrics: float) -> Artifact:
@@ -197,10 +203,93 @@ def test_an_open_artifact_outlives_its_replacement(folder: Path) -> None:
     assert new.tensors("items.safetensors")["item_vectors_ND"][0, 0] == 2.0
 
 
-def test_only_the_newest_and_the_one_before_are_kept(folder: Path) -> None:
-    for value in range(4):
+def test_the_three_newest_versions_are_kept(folder: Path) -> None:
+    versions = [write(folder, value=float(value)).folder.name for value in range(2, 7)]
+    assert sorted(path.name for path in (folder.parent / ".model.versions").iterdir()) == versions[-3:]
+
+
+HOLDER = """
+import sys
+from deployments.artifact.reader import Artifact
+artifact = Artifact.open(sys.argv[1])
+print(artifact.folder, flush=True)
+sys.stdin.readline()
+assert artifact.tensors("items.safetensors")["item_vectors_ND"][0, 0] == 1.0
+assert Artifact.open(str(artifact.folder)).model_version == artifact.model_version
+"""
+
+
+def test_a_version_that_a_process_has_open_survives_retraining_and_is_removed_afterwards(folder: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        held = Path(holder.stdout.readline().strip())
+        for value in range(2, 6):
+            write(folder, value=float(value))
+        assert held.is_dir()
+        assert len(list(held.parent.iterdir())) == 4, "the three newest, and the one in use"
+        holder.communicate("\n")
+    assert holder.returncode == 0, "it reads its files, and opens them again"
+    write(folder, value=6.0)
+    assert not held.exists()
+
+
+def test_an_artifact_is_held_while_it_lives(folder: Path) -> None:
+    artifact = Artifact.open(str(folder))
+    held = artifact.folder
+    for value in range(2, 6):
         write(folder, value=float(value))
-    assert len(list((folder.parent / ".model.versions").iterdir())) == 2
+    assert held.is_dir()
+    del artifact
+    write(folder, value=6.0)
+    assert not held.exists()
+
+
+def test_where_there_are_no_locks_artifacts_open_and_every_version_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for value in range(2, 6):
+        write(folder, value=float(value))
+    assert len(list((folder.parent / ".model.versions").iterdir())) == 5
+
+
+def test_an_artifact_on_a_read_only_folder_opens(folder: Path) -> None:
+    version = folder.resolve()
+    for path in (*version.iterdir(), version):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    assert Artifact.open(str(folder)).json("notes.json") == {"seed": 7}
+
+
+def test_a_reader_that_comes_too_late_opens_the_version_that_replaced_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, calls = version_lock.hold, []
+
+    def slow(manifest: Path) -> int | None:
+        calls.append(manifest)
+        if len(calls) == 1:
+            for value in range(2, 6):
+                write(folder, value=float(value))
+            assert not manifest.exists()
+        return hold(manifest)
+
+    monkeypatch.setattr(version_lock, "hold", slow)
+    assert Artifact.open(str(folder)).tensors("items.safetensors")["item_vectors_ND"][0, 0] == 5.0
+
+
+def test_another_model_version_than_the_one_asked_for_is_refused(folder: Path, remote: str) -> None:
+    version = Artifact.open(str(folder)).model_version
+    for uri in (str(folder), remote):
+        assert Artifact.open(uri, version).model_version == version
+        with pytest.raises(
+            ArtifactError, match=rf"its model version is {version}, but args.model_version is 0+: it was"
+        ):
+            Artifact.open(uri, "0" * 16)
 
 
 def test_a_copied_folder_is_replaced_and_anything_else_is_left_alone(tmp_path: Path, folder: Path) -> None:
