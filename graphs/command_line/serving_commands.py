@@ -1,4 +1,4 @@
-"""The commands that serve and deploy: serve, check, kuberay."""
+"""The commands that serve and deploy: serve, deploy, check, kuberay."""
 
 from __future__ import annotations
 
@@ -21,22 +21,48 @@ def serve(config: ConfigArgument = DEFAULT_CONFIG) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "graphs.commands.serve", config])  # noqa: S606 - our own module
 
 
+@app.command(rich_help_panel=PANEL, epilog=example("deploy my_config.yaml --address http://localhost:8265"))
+def deploy(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    address: Annotated[
+        str,
+        typer.Option(
+            help="The address of the Ray dashboard.", show_default="RAY_DASHBOARD_ADDRESS, else http://localhost:8265"
+        ),
+    ] = "",
+) -> None:
+    """Check the config file, then deploy it with the model of now to a running Ray cluster."""
+    from graphs.commands.deploy import deploy
+
+    if status := deploy(config, address):
+        raise typer.Exit(status)
+
+
 @app.command(rich_help_panel=PANEL, epilog=example("check my_config.yaml --load"))
 def check(
     config: ConfigArgument = DEFAULT_CONFIG,
     load: Annotated[
         bool, typer.Option("--load", help="Also load the artifact into every stage, and call the store.")
     ] = False,
+    out: Annotated[
+        str,
+        typer.Option(
+            help="The file to write the config to, with the model's version in it; implies --load.", show_default="none"
+        ),
+    ] = "",
 ) -> None:
     """Check every key and value of the config file, without Ray."""
     from graphs.config_file import load as read
-    from graphs.config_file import recommender_args
 
     content = read(config)
-    if load:
-        from graphs.recommendation import check
+    if load or out:
+        from pathlib import Path
 
-        check(recommender_args(content))
+        from graphs.commands import pinned_config
+
+        pinned = pinned_config.pinned(content)
+        if out:
+            pinned_config.write(pinned, Path(out))
     print(f"{config}: every key and value is as it should be")
 
 

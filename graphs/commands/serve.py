@@ -1,7 +1,7 @@
 """`python -m graphs serve`: checks serve_config.yaml, then runs `serve run` with the flags of cluster/serve.env.
 
 The command line replaces its process by this module, which stays beside `serve run` and imports nothing large. The
-check runs in a process of its own, which ends.
+check runs in a process of its own, which ends; it writes the config that is served, with the version of the model.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -48,11 +49,13 @@ def environment() -> dict[str, str]:
 def serve(path: str) -> int:
     """Serves until interrupted; returns the exit status of `serve run`, or that of the check if it fails."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
-    check = [sys.executable, "-m", "graphs", "check", "--load", "--", path]
-    if status := _run(check, dict(os.environ)):
-        return status
-    command = [str(Path(sys.executable).with_name("serve")), "run", path]
-    return _run(command, environment(), _url(yaml.safe_load(Path(path).read_text("utf-8"))))
+    with tempfile.TemporaryDirectory(prefix="rayfunnel-") as folder:
+        pinned = Path(folder) / "serve_config.yaml"
+        check = [sys.executable, "-m", "graphs", "check", "--load", "--out", str(pinned), "--", path]
+        if status := _run(check, dict(os.environ)):
+            return status
+        command = [str(Path(sys.executable).with_name("serve")), "run", str(pinned)]
+        return _run(command, environment(), _url(yaml.safe_load(pinned.read_text("utf-8"))))
 
 
 def _url(content: Mapping[str, Any]) -> str:

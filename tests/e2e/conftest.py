@@ -22,7 +22,7 @@ ORDER = (
         "alerts",
     ),  # `observed`; a young cluster: Ray's metrics page grows with every replica there was
     # serve_config.yaml as it is
-    ("api", "bad_config", "bad_requests", "overload", "crashes", "metrics", "redeploys"),
+    ("api", "bad_config", "bad_requests", "overload", "crashes", "metrics", "redeploys", "retraining"),
     ("serve_command", "autoscaling", "shards", "external_redis", "gpus", "nodes"),  # each its own
 )
 

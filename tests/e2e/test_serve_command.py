@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -26,10 +27,9 @@ def test_serve_says_when_it_is_ready_stays_small_and_stops_in_order(
     path, log = tmp_path / "config.yaml", tmp_path / "serve.log"
     path.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "graphs", "serve", str(path)]
+    flags = {"RAY_ADDRESS": cluster.address, "TMPDIR": str(tmp_path)}
     with log.open("w") as out:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=cluster.environment | {"RAY_ADDRESS": cluster.address}, stdout=out, stderr=out
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=cluster.environment | flags, stdout=out, stderr=out)
     try:
 
         def ready() -> bool:
@@ -40,8 +40,13 @@ def test_serve_says_when_it_is_ready_stays_small_and_stops_in_order(
         assert f"{path}: every key and value is as it should be\n" in log.read_text()
         assert len(cluster.recommend("u1")["items"]) == 10
         assert resident_kb(process.pid) < MOST_KB
+        args = cluster.applications()["recommender"]["deployed_app_config"]["args"]
+        assert args["model_version"] == cluster.recommend("u1")["model_version"], "Serve sees which model it is"
+        (rendered,) = tmp_path.glob("rayfunnel-*")
+        assert stat.S_IMODE(rendered.stat().st_mode) == 0o700
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0
+        assert list(tmp_path.glob("rayfunnel-*")) == []
         wait_for("no application", lambda: not cluster.applications())
     finally:
         process.kill()

@@ -77,8 +77,9 @@ class Cluster:
         self.http_port, self.store_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.address = f"127.0.0.1:{self.gcs_port}"
+        self.dashboard = f"http://127.0.0.1:{self._dashboard_port}"
         self.client = httpx.Client(base_url=self.url, timeout=30)
-        self._api = httpx.Client(base_url=f"http://127.0.0.1:{self._dashboard_port}/api/serve", timeout=60)
+        self._api = httpx.Client(base_url=f"{self.dashboard}/api/serve", timeout=60)
         self._deployed: Config | None = None
         first = free_range(DIRECT_PORTS)
         self.environment = environment() | {
@@ -201,7 +202,11 @@ class Cluster:
         if config == self._deployed:
             return
         self.submit(config)
-        names = {app["name"] for app in config["applications"]}
+        self.wait_until_running({app["name"] for app in config["applications"]})
+        self._deployed = config
+
+    def wait_until_running(self, names: set[str]) -> None:
+        """Until all of the applications `names` run, and the recommender is ready."""
 
         def running() -> bool:
             shown = self.applications()
@@ -216,7 +221,6 @@ class Cluster:
             raise
         if "recommender" in names:
             self.wait_until_ready()
-        self._deployed = config
 
     def wait_until_ready(self) -> None:
         """Until the recommender answers and the store has the histories of the artifact."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,10 +35,18 @@ def test_a_config_that_can_not_work_is_refused_before_serve_runs(
     next(app for app in config["applications"] if app["name"] == "recommender")["args"] |= changes
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
     done = subprocess.run(
-        [sys.executable, "-m", "graphs", "serve", str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "graphs", "serve", str(path)],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
+    assert list(temporary.glob("rayfunnel-*")) == []
     assert done.stderr.startswith("error: ")
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
