@@ -10,6 +10,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from deployments.models.byte_dropout import ByteDropout
+
 CLIP = 5.0
 """Standardised features are clipped to so many standard deviations."""
 
@@ -51,9 +53,9 @@ class DCNv2(nn.Module):
         widths = (n_features, *deep)
         layers: list[nn.Module] = []
         for below, above in itertools.pairwise(widths):
-            layers += [nn.Linear(below, above), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(below, above), nn.ReLU(), ByteDropout(dropout)]
         self.deep = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         self.out = nn.Linear(n_features + widths[-1], 1)
         nn.init.zeros_(self.out.weight)
 

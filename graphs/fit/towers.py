@@ -1,7 +1,7 @@
 """The trainable two-tower retrieval model (Yi et al. 2019): the score is the dot product of user and item vector.
 
-Shapes: B users, L events of history (most recent first), N items, C item features, F user features, D dimensions,
-P pools. deployments/models/user_tower.py serves the user tower; training computes the item vectors once.
+Shapes: B users, L events of history (most recent first), N items, R of them, C item features, F user features,
+D dimensions, P pools. deployments/models/user_tower.py serves the user tower; training computes the item vectors once.
 """
 
 from __future__ import annotations
@@ -9,8 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from deployments.models.byte_dropout import ByteDropout
 from deployments.models.features.history_weights import SUCCESS_THRESHOLD
-from deployments.models.user_tower import DISLIKE_DECAY, NON_SUCCESS_WEIGHT, POOL_DECAYS, SMALLEST_NORM
+from deployments.models.user_tower import (
+    DISLIKE_DECAY,
+    NON_SUCCESS_WEIGHT,
+    POOL_DECAYS,
+    SMALLEST_NORM,
+    TOWER_HISTORY_LENGTH,
+)
 
 
 class TrainableUserTower(nn.Module):
@@ -22,9 +29,11 @@ class TrainableUserTower(nn.Module):
         self.mix_P = nn.Parameter(torch.full((pools,), 0.5))
         hidden = 2 * width
         self.mlp = nn.Sequential(
-            nn.Linear(pools * width + n_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
+            nn.Linear(pools * width + n_features, hidden), nn.ReLU(), ByteDropout(dropout), nn.Linear(hidden, width)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
+        age_L = torch.arange(TOWER_HISTORY_LENGTH, dtype=torch.float32)
+        self._decay_PL = torch.exp(-age_L / torch.tensor([*POOL_DECAYS, DISLIKE_DECAY])[:, None])
         nn.init.zeros_(self.mlp[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.mlp[-1].bias)  # type: ignore[arg-type]
 
@@ -33,21 +42,14 @@ class TrainableUserTower(nn.Module):
         vectors_BLW = self.dropout(vectors_BLW)
         success_BL = (weight_BL >= SUCCESS_THRESHOLD).float() * mask_BL
         other_BL = mask_BL - success_BL
-        age_L = torch.arange(weight_BL.shape[1], dtype=torch.float32)
-        pools = [
-            _pool(vectors_BLW, (success_BL + NON_SUCCESS_WEIGHT * other_BL) * torch.exp(-age_L / decay))
-            for decay in POOL_DECAYS
-        ]
-        pools.append(_pool(vectors_BLW, other_BL * torch.exp(-age_L / DISLIKE_DECAY)))
-        pooled_BPW = torch.stack(pools, dim=1)
+        all_BL = success_BL + NON_SUCCESS_WEIGHT * other_BL
+        weight_BPL = torch.stack([all_BL] * len(POOL_DECAYS) + [other_BL], dim=1)
+        weight_BPL = weight_BPL * self._decay_PL[:, : weight_BL.shape[1]]
+        norm_BP1 = weight_BPL.pow(2).sum(2, keepdim=True).sqrt() + SMALLEST_NORM
+        pooled_BPW = weight_BPL @ vectors_BLW / norm_BP1
         known_BX = torch.cat([pooled_BPW.flatten(1), features_BF], dim=1)
         user_BW = (pooled_BPW * self.mix_P[None, :, None]).sum(1) + self.mlp(known_BX)
         return torch.cat([user_BW, torch.ones(len(user_BW), 1)], dim=1)
-
-
-def _pool(vectors_BLW: Tensor, weight_BL: Tensor) -> Tensor:
-    norm_B1 = weight_BL.pow(2).sum(1, keepdim=True).sqrt() + SMALLEST_NORM
-    return (weight_BL[..., None] * vectors_BLW).sum(1) / norm_B1
 
 
 class ItemTower(nn.Module):
@@ -61,10 +63,11 @@ class ItemTower(nn.Module):
         self.history_CW = nn.Parameter(torch.randn(n_features, width) * 0.05)
         self.bias_N = nn.Parameter(log_popularity_N.clone())
 
-    def forward(self, features_NC: Tensor) -> Tensor:
-        """Item vectors [N, D]; the last dimension is the item's bias."""
-        return torch.cat([self.embedding_NW + features_NC @ self.item_CW, self.bias_N[:, None]], dim=1)
+    def forward(self, features_NC: Tensor, item_R: Tensor) -> Tensor:
+        """Vectors [R, D] of some items; the last dimension is the item's bias."""
+        vectors_RW = self.embedding_NW[item_R] + features_NC[item_R] @ self.item_CW
+        return torch.cat([vectors_RW, self.bias_N[item_R, None]], dim=1)
 
-    def in_history(self, features_NC: Tensor) -> Tensor:
-        """The vectors [N, D - 1] that the user tower pools."""
-        return self.embedding_NW + features_NC @ self.history_CW
+    def in_history(self, features_NC: Tensor, item_R: Tensor) -> Tensor:
+        """The vectors [R, D - 1] of some items that the user tower pools."""
+        return self.embedding_NW[item_R] + features_NC[item_R] @ self.history_CW

@@ -79,7 +79,7 @@ def fit_two_tower(
     log_draw_N = torch.from_numpy(np.log(share_N).astype(np.float32))
     rows = _rows(events, user_features_UF)
     parameters = [*items.parameters(), *users.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     batches = -(-len(rows.item_CL) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, LEARNING_RATE, total_steps=EPOCHS * batches, pct_start=0.15
@@ -97,12 +97,13 @@ def fit_two_tower(
             progress(step / (EPOCHS * batches))
     users.eval()
     with torch.inference_mode():
-        history_NW = items.in_history(features)
+        every_N = torch.arange(n_items)
+        history_NW = items.in_history(features, every_N)
         some = rng.permutation(len(rows.item_CL))[:QUERIES]
         return TwoTower(
-            item_vectors_ND=items(features).numpy(),
+            item_vectors_ND=items(features, every_N).numpy(),
             history_vectors_NW=history_NW.numpy(),
-            user_vectors_QD=_user_vectors(users, history_NW, rows, some).numpy(),
+            user_vectors_QD=_user_vectors(users, history_NW, rows.item_CL[some], rows, some).numpy(),
             user_tower={name: value.numpy() for name, value in users.state_dict().items()},
         )
 
@@ -121,28 +122,32 @@ def _loss(
     share). The targets of a row are never its negatives."""
     target_BF = rows.target_CF[batch]
     row, target = _draw_targets(target_BF, rng)
-    user_BD = _user_vectors(users, items.in_history(features), rows, batch)
-    item_ND = items(features)
+    item_R, at_BL = np.unique(rows.item_CL[batch], return_inverse=True)  # only the rows that the batch needs
+    history_RW = items.in_history(features, torch.from_numpy(np.maximum(item_R, 0)))
+    user_BD = _user_vectors(users, history_RW, at_BL.reshape(len(batch), -1), rows, batch)
     drawn_S = torch.multinomial(draw_N, SAMPLES, replacement=True)
-    logit_BS = user_BD @ item_ND[drawn_S].T - log_draw_N[drawn_S] - float(np.log(SAMPLES))
-    own_BN = torch.zeros(len(batch), len(item_ND), dtype=torch.bool)
+    item_SD, target_TD = items(features, drawn_S), items(features, target)
+    logit_BS = user_BD @ item_SD.T - log_draw_N[drawn_S] - float(np.log(SAMPLES))
+    own_BN = torch.zeros(len(batch), len(features), dtype=torch.bool)
     own_row, own_column = np.nonzero(target_BF >= 0)
     own_BN[own_row, target_BF[own_row, own_column]] = True
     logit_BS = logit_BS.masked_fill(own_BN[:, drawn_S], -1e9)
-    logit_T = (user_BD[row] * item_ND[target]).sum(1)
+    logit_T = (user_BD[row] * target_TD).sum(1)
     loss_T = torch.logaddexp(logit_T, torch.logsumexp(logit_BS, 1)[row]) - logit_T
     weight_T = 1 / torch.bincount(row, minlength=len(batch))[row]
-    size = item_ND[target, :-1].pow(2).sum(1).mean() + user_BD[:, :-1].pow(2).sum(1).mean()
+    size = target_TD[:, :-1].pow(2).sum(1).mean() + user_BD[:, :-1].pow(2).sum(1).mean()
     loss: torch.Tensor = (loss_T * weight_T).sum() / len(batch) + SHRINKAGE * size
     return loss
 
 
-def _user_vectors(users: TrainableUserTower, history_NW: torch.Tensor, rows: _Rows, batch: Array) -> torch.Tensor:
-    item_BL = rows.item_CL[batch]
+def _user_vectors(
+    users: TrainableUserTower, history_RW: torch.Tensor, at_BL: Array, rows: _Rows, batch: Array
+) -> torch.Tensor:
+    """The vectors [B, D] of the rows `batch`. `at_BL`: where the events' items are in `history_RW`."""
     vectors: torch.Tensor = users(
-        history_NW[torch.from_numpy(np.maximum(item_BL, 0))],
+        history_RW[torch.from_numpy(np.maximum(at_BL, 0))],
         torch.from_numpy(rows.weight_CL[batch]),
-        torch.from_numpy((item_BL >= 0).astype(np.float32)),
+        torch.from_numpy((rows.item_CL[batch] >= 0).astype(np.float32)),
         torch.from_numpy(rows.features_CX[batch]),
     )
     return vectors
