@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphs.data.dataset import MOVIELENS, Interactions, load_dataset
-from graphs.data.splits import temporal_split
-from graphs.evaluation.baselines import METHODS, TUNED
+from graphs.data.splits import Split
+from graphs.evaluation.baselines import METHODS, TUNED, BaselineData, methods
 from graphs.evaluation.ranking_quality import HeldOutUsers
 
 WEIGHTINGS: list[tuple[str, float]] = [
@@ -70,16 +70,17 @@ class Tuned(NamedTuple):
 
 def tune(train: Interactions, n_items: int, settings: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, Tuned]:
     """Per method the best of TUNED and of `settings`, by NDCG@10 on the last part of each user's `train`."""
-    inner_train, inner_test = temporal_split(train)
-    inner = HeldOutUsers(inner_train, inner_test, n_items)
+    parts = Split.choose("user", train)(train)
+    inner = HeldOutUsers(parts, n_items)
+    data = BaselineData(parts, n_items, inner.users)
 
     def ndcg(method: str, setting: Mapping[str, Any]) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # implicit warns when it converts the matrix format
-            return inner(inner.top(METHODS[method](inner_train, n_items, inner.users, **setting)))["ndcg@10"]
+            return inner(inner.top(METHODS[method](data, **setting)))["ndcg@10"]
 
     found = {}
-    for method in METHODS:
+    for method in methods(data):
         tried = [dict(setting) for setting in [TUNED[method], *settings.get(method, ())]]
         values = [ndcg(method, setting) for setting in tried]
         best = int(np.argmax(values))
@@ -91,11 +92,12 @@ def main() -> None:
     """Prints the best setting of each method beside the recorded one."""
     dataset = load_dataset(MOVIELENS)
     n_items = len(dataset.items)
-    train, test = temporal_split(dataset.interactions)
-    outer = HeldOutUsers(train, test, n_items)
+    parts = Split()(dataset.interactions)
+    outer = HeldOutUsers(parts, n_items)
+    judged = BaselineData(parts, n_items, outer.users)
     warnings.simplefilter("ignore")
-    for method, best in tune(train, n_items, candidates(np.random.default_rng(0))).items():
-        final = outer(outer.top(METHODS[method](train, n_items, outer.users, **best.setting)))["ndcg@10"]
+    for method, best in tune(parts.train, n_items, candidates(np.random.default_rng(0))).items():
+        final = outer(outer.top(METHODS[method](judged, **best.setting)))["ndcg@10"]
         print(
             f"{method}, {best.tried} settings: validation {best.validation:.4f} (recorded {best.recorded:.4f}), "
             f"test {final:.4f}"

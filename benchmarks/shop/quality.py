@@ -18,23 +18,19 @@ import numpy as np
 from benchmarks.provenance import made_by
 from benchmarks.shop.data import write_shop
 from benchmarks.tune_baselines import tune
-from deployments.artifact.reader import Artifact
-from graphs.config import RecommenderArgs, Stages
+from graphs.config import RecommenderArgs
 from graphs.config_file import load, recommender_args
 from graphs.console import output_console
-from graphs.data.dataset import Dataset, Interactions, load_dataset
-from graphs.data.splits import temporal_split
-from graphs.evaluation.baselines import METHODS
-from graphs.evaluation.offline_funnel import BATCH, OfflineFunnel
-from graphs.evaluation.ranking_quality import DEPTH, HeldOutUsers
+from graphs.data.dataset import Interactions, load_dataset
+from graphs.data.splits import Split
+from graphs.evaluation.baselines import METHODS, BaselineData
+from graphs.evaluation.evaluate import hold_users
+from graphs.evaluation.report import sentences
 from graphs.evaluation.results_file import write_section
 from graphs.training import train
 
 MOST_TUNING_USERS = 3000
 """Users whose events the baselines are tuned on, drawn at random. They are fitted on all then."""
-
-FEW_USERS = 200
-"""Fewer judged users than this tell little."""
 
 GOAL = 1.1
 """NDCG@10 of the funnel as a multiple of the best tuned baseline's."""
@@ -83,25 +79,22 @@ def shop_quality(
 def measure(kind: str, data: str, out: str, args: RecommenderArgs) -> Quality:
     """Trains on the folder `data`, tunes the baselines, and judges all of them on the test part."""
     began = time.perf_counter()
-    artifact = train(data, out, args)
+    artifact = train(data, out, args, refit=False)
     seconds = time.perf_counter() - began
     dataset = load_dataset(data, args.events)
-    known, test = temporal_split(dataset.interactions)
-    held_out = HeldOutUsers(known, test, len(dataset.items))
+    parts, held_out = hold_users(dataset, Split.of(artifact.manifest.settings))
     metrics = artifact.manifest.metrics
-    tuned = tune(_of_some_users(known), len(dataset.items), settings())
+    tuned = tune(_of_some_users(parts.train), len(dataset.items), settings())
+    judged = BaselineData(parts, len(dataset.items), held_out.users)
     baselines = {
-        f"{name}, tuned": held_out(
-            held_out.top(METHODS[name](known, len(dataset.items), held_out.users, **best.setting))
-        )
-        for name, best in tuned.items()
+        f"{name}, tuned": held_out(held_out.top(METHODS[name](judged, **best.setting))) for name, best in tuned.items()
     }
     sources = {f"source: {name}": row for name, row in metrics["sources"].items()}
     best_baseline, best_source = (max(rows, key=lambda name: rows[name]["ndcg@10"]) for rows in (baselines, sources))
     return Quality(
         kind=kind,
         rows={
-            CEILING: {"ndcg@10": ceiling(artifact, dataset, args.stages, known, held_out)},
+            CEILING: {"ndcg@10": metrics["candidates"]["ceiling"]},
             "funnel": metrics["funnel"],
             "funnel, scoring lost": metrics["funnel, scoring lost"],
             **baselines,
@@ -111,7 +104,7 @@ def measure(kind: str, data: str, out: str, args: RecommenderArgs) -> Quality:
         best_source=best_source,
         best_baseline=best_baseline,
         settings={name: best.setting for name, best in tuned.items()},
-        judged=judged(held_out, test, len(dataset.users)),
+        judged=" ".join(sentences(metrics)),
         recall=metrics["candidates"]["recall"],
         seconds=seconds,
         model=artifact.model_version,
@@ -138,34 +131,6 @@ def settings() -> dict[str, Iterator[dict[str, Any]]]:
             iterations=[15],
         ),
     }
-
-
-def ceiling(artifact: Artifact, dataset: Dataset, stages: Stages, known: Interactions, held_out: HeldOutUsers) -> float:
-    """NDCG@10 of the best order of each test user's candidates."""
-    funnel = OfflineFunnel(artifact, stages, dataset.event_types)
-    found = []
-    for start in range(0, len(held_out.users), BATCH):
-        users = held_out.users[start : start + BATCH]
-        begins, ends = (np.searchsorted(known.user_E, users, side=side).tolist() for side in ("left", "right"))
-        now_B = held_out.first_test_U[start : start + BATCH]
-        histories = funnel.histories(known, begins, ends, now_B, [dataset.users[user] for user in users])
-        items_BK = funnel.retrieve(histories, DEPTH).candidates.item_ids_BK
-        wanted_BN = held_out.wanted_UN[start : start + BATCH]
-        hit_BK = (items_BK >= 0) & np.take_along_axis(wanted_BN, np.maximum(items_BK, 0), axis=1)
-        found.append(np.take_along_axis(items_BK, np.argsort(~hit_BK, axis=1, kind="stable")[:, :DEPTH], axis=1))
-    width = max(lists.shape[1] for lists in found)
-    padded = [np.pad(lists, ((0, 0), (0, width - lists.shape[1])), constant_values=-1) for lists in found]
-    return held_out(np.concatenate(padded))["ndcg@10"]
-
-
-def judged(held_out: HeldOutUsers, test: Interactions, n_users: int) -> str:
-    """Who is judged, and a warning if these are few or have nothing to find."""
-    count = len(held_out.users)
-    nothing = int((~held_out.wanted_UN.any(axis=1)).sum())
-    text = f"{count:,} of {n_users:,} users ({count / n_users:.0%}) are judged, by {len(test):,} events"
-    if nothing:
-        text += f"; {nothing:,} of them ({nothing / count:.0%}) have nothing to find that may be shown"
-    return text + (f". **Fewer than {FEW_USERS} judged users tell little.**" if count - nothing < FEW_USERS else ".")
 
 
 def section(done: Sequence[Quality], users: int, items: int, target: str, command: str) -> str:

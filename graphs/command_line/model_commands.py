@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,8 +19,14 @@ from graphs.command_line.options import (
     example,
 )
 
+if TYPE_CHECKING:
+    from graphs.evaluation.verdict import Verdict
+
 app = typer.Typer()
 PANEL = "Models"
+
+A_BASELINE_WINS = 3
+"""Exit status of `train` and `evaluate` whose artifact is complete, but worse than a baseline."""
 
 
 @app.command(rich_help_panel=PANEL, epilog=example("train --data my_data --out artifacts/mine"))
@@ -29,13 +35,22 @@ def train(
     out: Annotated[str, typer.Option(help="The folder to write the artifact to.")] = DEFAULT_ARTIFACT,
     seed: Seed = 1,
     columns: Columns = "",
+    split: Annotated[
+        Literal["user", "time"],
+        typer.Option(help="What the evaluation predicts: each user's last events, or all events after one time."),
+    ] = "user",
+    refit: Annotated[
+        bool, typer.Option(help="Fit the served models again on all events; the figures are those of before.")
+    ] = True,
     config: EvaluationConfig = DEFAULT_CONFIG,
 ) -> None:
-    """Train every model on your events, evaluate the funnel, and write an artifact."""
+    """Train every model on your events, evaluate the funnel, and write an artifact. Exit status 3: a baseline wins."""
     from graphs.config_file import load, recommender_args
+    from graphs.evaluation.verdict import judge
     from graphs.training import train
 
-    train(data, out, recommender_args(load(config)), seed, columns)
+    artifact = train(data, out, recommender_args(load(config)), seed, columns, split, refit)
+    _exit(judge(artifact.manifest.metrics))
 
 
 @app.command(
@@ -48,12 +63,18 @@ def evaluate(
     columns: Columns = "",
     config: EvaluationConfig = DEFAULT_CONFIG,
 ) -> None:
-    """Evaluate an artifact beside the baselines, and write the table as Markdown."""
+    """Evaluate an artifact beside the baselines, and write the table as Markdown. Exit status 3: a baseline wins."""
     from graphs.commands.evaluate import evaluate_artifact
     from graphs.config_file import load, recommender_args
 
     command = f"python -m graphs {shlex.join(sys.argv[1:])}"
-    evaluate_artifact(artifact, data, recommender_args(load(config)), out, command, columns)
+    _exit(evaluate_artifact(artifact, data, recommender_args(load(config)), out, command, columns))
+
+
+def _exit(verdict: Verdict | None) -> None:
+    """Ends the command; with its own status if a baseline beats the funnel."""
+    if verdict and verdict.beaten:
+        raise typer.Exit(A_BASELINE_WINS)
 
 
 @app.command(rich_help_panel=PANEL, epilog=example("package artifacts/mine --backend compiled --precision fp16"))

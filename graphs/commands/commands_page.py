@@ -17,7 +17,8 @@ rayfunnel --help         # or: python -m graphs --help
 ```
 
 Run it in the checkout: files are named from there. The exit status is 1 for an error of the input, 2 for wrong usage;
-each has one line on stderr.
+each has one line on stderr. It is 3 where `train` and `evaluate` did their work, but a baseline beats the funnel
+([Training](training.md#when-a-baseline-wins)).
 """
 
 EXAMPLE = "Example: "
@@ -67,7 +68,7 @@ def _default(parameter: Any) -> str:
     if isinstance(parameter.show_default, str):
         return parameter.show_default
     if parameter.param_type_name == "option" and parameter.is_flag:
-        return "off"
+        return "on" if parameter.default else "off"
     return f"`{parameter.default}`"
 
 

@@ -17,7 +17,7 @@ from deployments.models.features.history_weights import SUCCESS_THRESHOLD
 from deployments.store.event_types import EventsConfig
 from graphs.data.dataset import Dataset
 from graphs.data.findings import counted, listed, shown
-from graphs.data.repeats import MIN_SUCCESSES, judged_users, taken_out
+from graphs.data.repeats import judged_users, taken_out
 from graphs.data.times import shown_time
 
 FEW_TEST_USERS = 200
@@ -74,7 +74,7 @@ def profile(dataset: Dataset, config: EventsConfig) -> Profile:
         f"{_top(count_N, 0.1):.0%}",
         "successes to learn": f"{int(events.target_E.sum()):,} ({events.target_E.mean():.0%} of the events)",
         "repeats": f"{repeats:.0%} of these on items that the user had before; by `seen` {lost:.0%} can't be answered",
-        "users to judge by": f"{judged.answerable:,} of {judged.with_successes:,} who have {MIN_SUCCESSES} or more",
+        "users to judge by": f"{judged.answerable:,} of {judged.with_successes:,} who have {judged.least} or more",
     }
     tables = {"items": dataset.items} | ({} if dataset.user_table is None else {"users": dataset.user_table})
     warnings = [*_about_events(dataset, count_U, count_N), *_about_features(dataset, count_N)]

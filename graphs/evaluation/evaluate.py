@@ -1,4 +1,4 @@
-"""Offline evaluation: the whole funnel, stage by stage as served, beside the baselines on the same temporal split."""
+"""Offline evaluation: the whole funnel, stage by stage as served, beside the baselines on the same split."""
 
 from __future__ import annotations
 
@@ -7,46 +7,82 @@ from typing import Any
 import numpy as np
 
 from deployments.artifact.reader import Artifact
+from deployments.errors import DataError
 from deployments.messages import Bools, CandidateBatch, Ints, RankedBatch
 from deployments.stages.fallbacks import retrieval_scores, score_order
 from graphs.config import Stages
 from graphs.data.dataset import Dataset, Interactions
-from graphs.data.splits import temporal_split
+from graphs.data.splits import Parts, Split
 from graphs.evaluation import baselines
 from graphs.evaluation.offline_funnel import BATCH, OfflineFunnel
 from graphs.evaluation.ranking_quality import DEPTH, HeldOutUsers
 
 
-def evaluate(artifact: Artifact, dataset: Dataset, stages: Stages, compare: bool = True) -> dict[str, Any]:
-    """The evaluation table: `funnel` as served, its fallbacks, each candidate source alone, and the `baselines`."""
-    train, test = temporal_split(dataset.interactions)
-    held_out = HeldOutUsers(train, test, len(dataset.items))
+def hold_users(dataset: Dataset, split: Split) -> tuple[Parts, HeldOutUsers]:
+    """The events divided by `split`, and the users who are judged.
+
+    Raises:
+        DataError: there are none.
+    """
+    parts = split(dataset.interactions)
+    held_out = HeldOutUsers(parts, len(dataset.items))
+    if not len(held_out):
+        raise DataError(
+            f"{dataset.name}: nobody can be judged ({split}): of {held_out.nothing_left:,} users every item is seen "
+            f"before, and {parts.cold_users:,} have no earlier event; see `seen` of events.types, or take another split"
+        )
+    return parts, held_out
+
+
+def evaluate(
+    artifact: Artifact, dataset: Dataset, stages: Stages, compare: bool = True, split: Split | None = None
+) -> dict[str, Any]:
+    """The evaluation table: who is judged, `funnel` as served, its fallbacks, each candidate source alone, and the
+    `baselines`. `split`: of `dataset`; that of the artifact's training by default.
+
+    Raises:
+        DataError: nobody can be judged.
+    """
+    split = split or Split.of(artifact.manifest.settings)
+    parts, held_out = hold_users(dataset, split)
     result: dict[str, Any] = {
         "data": dataset.name,
-        "test_users": len(held_out.users),
-        "test_events": len(test),
-        **_funnel(artifact, dataset, stages, train, held_out),
+        "split": str(split),
+        "scoring": f"{stages.scoring.config.backend} {stages.scoring.config.precision}",
+        "test_users": len(held_out),
+        "test_events": held_out.events,
+        "judged": {
+            "share_of_users": len(held_out) / len(dataset.users),
+            "drawn_from": held_out.drawn_from,
+            "answerable": held_out.answerable,
+            "nothing_left": held_out.nothing_left,
+            "cold_users": parts.cold_users,
+        },
+        **_funnel(artifact, dataset, stages, parts.history, held_out),
     }
     if compare:
-        result["baselines"] = {
-            name: held_out(held_out.top(baselines.scores(name, train, len(dataset.items), held_out.users)))
-            for name in baselines.METHODS
-        }
+        data = baselines.BaselineData(parts, len(dataset.items), held_out.users)
+        result |= {"baselines": {}, "left_out": {}}
+        for name in baselines.methods(data):
+            try:
+                result["baselines"][name] = held_out(held_out.top(baselines.fit(name, data)))
+            except baselines.LeftOut as reason:
+                result["left_out"][name] = str(reason)
     return result
 
 
 def _funnel(
-    artifact: Artifact, dataset: Dataset, stages: Stages, train: Interactions, held_out: HeldOutUsers
+    artifact: Artifact, dataset: Dataset, stages: Stages, history: Interactions, held_out: HeldOutUsers
 ) -> dict[str, Any]:
     funnel = OfflineFunnel(artifact, stages, dataset.event_types)
     answers, by_retrieval, by_score, candidate_lists = [], [], [], []
     source_lists: dict[str, list[Ints]] = {name: [] for name in funnel.candidates.sources}
-    for start in range(0, len(held_out.users), BATCH):
+    for start in range(0, len(held_out), BATCH):
         users = held_out.users[start : start + BATCH]
-        starts = np.searchsorted(train.user_E, users).tolist()
-        ends = np.searchsorted(train.user_E, users, side="right").tolist()
-        now_B = held_out.first_test_U[start : start + BATCH]
-        histories = funnel.histories(train, starts, ends, now_B, [dataset.users[user] for user in users])
+        starts = np.searchsorted(history.user_E, users).tolist()
+        ends = np.searchsorted(history.user_E, users, side="right").tolist()
+        now_B = held_out.time_U[start : start + BATCH]
+        histories = funnel.histories(history, starts, ends, now_B, [dataset.users[user] for user in users])
         requests, profiles, candidates, scores, ranked = funnel.answer(histories, DEPTH)
         answers.append(_items(candidates, ranked))
         by_score.append(_items(candidates, score_order(requests, candidates, scores)))
@@ -63,6 +99,7 @@ def _funnel(
         "candidates": {
             "recall": held_out.recall(all_candidates),
             "recall@100": held_out.recall(all_candidates[:, :DEPTH]),
+            "ceiling": held_out.ceiling(all_candidates),
             "per_request": float((all_candidates >= 0).sum(axis=1).mean()),
         },
     }

@@ -1,5 +1,8 @@
 """Requests of test users, with their candidates and the items that came true: the parity gate compares scores on them.
 
+A model that was refitted on all events has seen what came true. That matters to its quality, not to the comparison of
+two backends with the same weights.
+
 Shapes: B requests, K candidates.
 """
 
@@ -19,7 +22,7 @@ from deployments.stages import warm_up
 from deployments.stages.scoring import Scorer, ScorerConfig, load_ranker
 from graphs.config import Stages
 from graphs.data.dataset import Dataset, Interactions
-from graphs.data.splits import temporal_split
+from graphs.data.splits import Split
 from graphs.evaluation.offline_funnel import BATCH, OfflineFunnel, Retrieved
 
 MAX_REQUESTS = 1000
@@ -62,17 +65,19 @@ class TrainedRanker:
 
 
 def hold_out(artifact: Artifact, dataset: Dataset, stages: Stages) -> HeldOutRequests:
-    """Up to MAX_REQUESTS requests: one per test user at the temporal split, then one at the middle of the test events.
+    """Up to MAX_REQUESTS requests: one per test user of the artifact's split at their first test event, then one at the
+    middle of the test events.
 
     A request at the middle has the first half of the user's test events in its history; the second half is relevant.
     """
-    train, test = temporal_split(dataset.interactions)
+    parts = Split.of(artifact.manifest.settings)(dataset.interactions)
+    history, test = parts.history, parts.test
     funnel, trained = OfflineFunnel(artifact, stages, dataset.event_types), TrainedRanker(artifact)
     cuts = list(_cuts(test))[:MAX_REQUESTS]
     held_out = HeldOutRequests([], [])
     for start in range(0, len(cuts), BATCH):
         part = cuts[start : start + BATCH]
-        histories = _histories(funnel, dataset, train, test, part)
+        histories = _histories(funnel, dataset, history, test, part)
         retrieved = funnel.retrieve(histories, TOP)
         _, profiles, candidates = retrieved
         came_true = [
@@ -121,15 +126,15 @@ def _cuts(test: Interactions) -> Iterator[_Cut]:
 
 
 def _histories(
-    funnel: OfflineFunnel, dataset: Dataset, train: Interactions, test: Interactions, cuts: list[_Cut]
+    funnel: OfflineFunnel, dataset: Dataset, history: Interactions, test: Interactions, cuts: list[_Cut]
 ) -> HistoryBatch:
-    """The training events of each user, then the test events before the cut."""
+    """The history of each user, then the test events before the cut."""
     parts: list[tuple[Interactions, slice]] = []
     starts, ends = [], []
     end = 0
     for cut in cuts:
-        own = slice(*np.searchsorted(train.user_E, [cut.user, cut.user + 1]))
-        parts += [(train, own), (test, slice(cut.start, cut.at))]
+        own = slice(*np.searchsorted(history.user_E, [cut.user, cut.user + 1]))
+        parts += [(history, own), (test, slice(cut.start, cut.at))]
         starts.append(end)
         end += own.stop - own.start + cut.at - cut.start
         ends.append(end)

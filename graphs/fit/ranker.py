@@ -26,12 +26,12 @@ from deployments.models.features.ranking_features import RankingFeatures
 from deployments.stages.candidates import CandidateConfig
 from graphs.config import CandidateArgs, Stages
 from graphs.data.dataset import Dataset, Interactions
-from graphs.data.splits import temporal_split
+from graphs.data.splits import ranking_split
 from graphs.evaluation.offline_funnel import OfflineFunnel
 from graphs.fit.retrieval import write_retrieval
 from graphs.fit.transforms import DatasetFeatures
 
-FOLDS, CUTS, HELD_OUT = 3, 6, 0.3
+FOLDS, CUTS = 3, 6
 EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 4, 32, 2e-3, 0.3
 SHAPE = {"cross_layers": 2, "cross_rank": 32, "deep": [64, 32]}
 DROPOUT = 0.4
@@ -58,7 +58,7 @@ def ranking_data(
     """Candidates and labels of all folds."""
     rng = np.random.default_rng(seed)
     stages = Stages(candidates=CandidateArgs(config=CandidateConfig(n_candidates=n_candidates)))
-    early, late = temporal_split(events, HELD_OUT)
+    early, late = ranking_split(events)
     users = np.unique(late.user_E)
     fold_of_user = np.full(int(events.user_E.max()) + 1, -1)
     fold_of_user[users] = rng.permutation(len(users)) % FOLDS
@@ -130,7 +130,7 @@ def fit_ranker(data: RankingData, seed: int, progress: Callable[[float], None] =
     model.scale_F.copy_(torch.from_numpy(scale_F))
     useful = np.flatnonzero(data.labels_RK.any(axis=1))
     batches = -(-len(useful) // BATCH)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, LEARNING_RATE, total_steps=EPOCHS * batches, pct_start=0.1
     )
@@ -139,9 +139,9 @@ def fit_ranker(data: RankingData, seed: int, progress: Callable[[float], None] =
         order = rng.permutation(useful)
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
-            label_BK = torch.from_numpy(data.labels_RK[rows])
-            score_BK = model(torch.from_numpy(data.features_RKF[rows]))
-            score_BK = score_BK.masked_fill(~torch.from_numpy(data.mask_RK[rows]), -1e9)
+            label_BK, mask_BK = torch.from_numpy(data.labels_RK[rows]), torch.from_numpy(data.mask_RK[rows])
+            score_BK = torch.full(mask_BK.shape, -1e9)
+            score_BK[mask_BK] = model(torch.from_numpy(data.features_RKF[rows][data.mask_RK[rows]]))
             loss_B = -(torch.log_softmax(score_BK, dim=1) * label_BK).sum(1) / label_BK.sum(1)
             optimiser.zero_grad()
             loss_B.mean().backward()  # type: ignore[no-untyped-call]

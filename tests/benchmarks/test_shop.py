@@ -16,7 +16,6 @@ from benchmarks.shop import quality
 from benchmarks.shop.data import KINDS, write_shop
 from deployments.errors import ConfigError
 from graphs.data.dataset import Interactions
-from graphs.evaluation.ranking_quality import HeldOutUsers
 from tests.support.interactions import interactions
 
 USERS, ITEMS = 800, 2000
@@ -150,14 +149,6 @@ def test_baselines_are_tuned_on_few_users_numbered_anew(monkeypatch: pytest.Monk
     some = quality._of_some_users(interactions([(user, item, 1.0) for user in (1, 5, 9) for item in range(3)]))
     assert isinstance(some, Interactions)
     assert some.user_E.tolist() == [0, 0, 0, 1, 1, 1]
-
-
-def test_the_text_says_who_is_judged_and_that_few_or_seen_items_tell_little() -> None:
-    known = interactions([(0, 0, 1.0), (1, 1, 1.0)])
-    test = interactions([(0, 2, 9.0), (1, 1, 9.0)])
-    text = quality.judged(HeldOutUsers(known, test, 4), test, 10)
-    assert text.startswith("2 of 10 users (20%) are judged, by 2 events; 1 of them (50%) have nothing to find that may")
-    assert "Fewer than 200" in text
 
 
 def test_the_table_names_the_best_of_each_and_whether_the_goal_is_reached() -> None:

@@ -20,6 +20,7 @@ from tests.support.paths import ROOT
 
 COMMANDS = [
     "check",
+    "deploy",
     "docs",
     "evaluate",
     "events",
@@ -76,7 +77,11 @@ def test_every_command_and_option_has_a_sentence_a_default_and_an_example(
     assert "…" not in out, "nothing is cut at 80 columns"
     for param in command.params:
         assert param.help.endswith("."), param.name
-    optional = [param for param in command.params if not param.required and not getattr(param, "is_flag", False)]
+    optional = [
+        param
+        for param in command.params
+        if not param.required and (not getattr(param, "is_flag", False) or param.secondary_opts)
+    ]
     assert out.count("[default: ") == len(optional)
     assert out.count("[required]") == sum(param.required for param in command.params)
 

@@ -73,7 +73,7 @@ def test_too_few_items_and_successes_are_said_with_counts_and_remedy() -> None:
     few = events().head(24).assign(event_type=["purchase"] + ["view"] * 23, item_id="i1")
     of_items, of_successes = faults(from_tables("few", pa.Table.from_pandas(few)), args())
     assert of_items == "items: 1 item; it takes 10"
-    assert "0 of 2 users have 6 or more successes" in of_successes
+    assert "0 of 2 users have 2 or more successes" in of_successes
     assert "1 successes among 24 events: purchase 1 (1 successes), view 23 (0 successes)" in of_successes
     assert "let a frequent type be a success by events.types of the configuration" in of_successes
 
@@ -101,5 +101,5 @@ def test_users_are_judged_by_their_last_successes() -> None:
     target_E = np.ones(25, np.bool_)
     out_E = np.zeros(25, np.bool_)
     out_E[8:10] = True  # the last fifth of user 0
-    assert judged_users(user_E, target_E, out_E) == (2, 1)
-    assert judged_users(user_E, ~target_E, out_E) == (0, 0)
+    assert judged_users(user_E, target_E, out_E) == (2, 3, 2)
+    assert judged_users(user_E, ~target_E, out_E) == (2, 0, 0)
