@@ -152,10 +152,12 @@ def test_repeated_events_are_left_out_and_counted() -> None:
 
 
 def test_an_event_id_makes_an_event_one() -> None:
-    dataset = loaded(EVENTS | {"event_id": ["e1", None, "e1"]})
+    later = {name: [*values, values[0]] for name, values in EVENTS.items()}
+    later["timestamp"][3] += 60
+    dataset = loaded(later | {"event_id": ["e1", None, "e2", "e1"]})
     assert dataset.event_ids is not None
-    assert dataset.event_ids.to_pylist() == [None, "e1"]
-    assert noted(dataset, "1 repeated row (the same event_id) left out")
+    assert sorted(dataset.event_ids.to_pylist(), key=str) == [None, "e1", "e2"]
+    assert noted(dataset, "1 repeated row (the same event_id or content) left out")
     again = {name: [*values, values[0]] for name, values in EVENTS.items()}
     assert len(loaded(again | {"event_id": [1, 2, 3, 4]}).interactions) == 4
 
@@ -232,3 +234,20 @@ def test_a_rating_becomes_a_weight() -> None:
     dataset = loaded({"stars": [4, 10, 1]}, weight=Rating(column="stars", success_from=7))
     np.testing.assert_allclose(dataset.interactions.weight_E, [0.1, 1.0, 0.1 + 0.7 * 3 / 6], rtol=1e-6)
     assert noted(dataset, "column stars, from 1 to 10, gives weights from 0.1 to 1; 33% of the events are successes")
+
+
+def test_ids_are_those_of_a_users_events_on_an_item_and_rows_without_one_are_compared_by_content() -> None:
+    rows = [
+        ("ann", "a", 1.0, "order 1"),
+        ("ann", "b", 1.0, "order 1"),
+        ("bob", "a", 1.0, "order 1"),
+        ("ann", "a", 2.0, "order 1"),
+        ("ann", "c", 3.0, None),
+        ("ann", "c", 3.0, None),
+        ("ann", "d", 3.0, None),
+    ]
+    columns = dict(zip(("user_id", "item_id", "timestamp", "event_id"), zip(*rows, strict=True), strict=True))
+    dataset = from_tables("toy", pa.table({name: list(column) for name, column in columns.items()}))
+    kept = list(zip(dataset.interactions.timestamp_E.tolist(), dataset.event_ids.to_pylist(), strict=True))
+    assert kept == [(1.0, "order 1"), (1.0, "order 1"), (3.0, None), (3.0, None), (1.0, "order 1")]
+    assert noted(dataset, "2 repeated rows (the same event_id or content) left out")
