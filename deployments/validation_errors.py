@@ -21,7 +21,7 @@ def field_errors(error: ValidationError, unknown: str, missing: str, most: int |
     """The first `most` errors, or all, in pydantic's order. `unknown` and `missing`: the messages for such fields."""
     found = []
     for each in error.errors(include_url=False)[:most]:
-        field = ".".join(str(part) for part in each["loc"])
+        field = ".".join(_on_one_line(str(part)) for part in each["loc"])
         if each["type"] == "extra_forbidden":
             found.append(FieldError(field, unknown, None))
         elif each["type"] == "missing":
@@ -29,3 +29,8 @@ def field_errors(error: ValidationError, unknown: str, missing: str, most: int |
         else:
             found.append(FieldError(field, each["msg"], repr(each["input"])))
     return found
+
+
+def _on_one_line(key: str) -> str:
+    """A caller's key, with what can't be printed as Python escapes it."""
+    return key if key.isprintable() else repr(key)[1:-1]

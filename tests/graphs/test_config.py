@@ -150,6 +150,11 @@ def test_any_other_value_parses_or_is_an_error_that_names_its_path(path: KeyPath
         assert "\n" not in error
 
 
+def test_a_key_with_a_line_break_is_named_on_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"args\.a\\nb is not a known key"):
+        checked(_changed(("applications", 1, "args", "a\nb"), 1), CONFIG)
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.sampled_from([path for path in PATHS if isinstance(_at(path), dict)]), st.integers(0, 99))
 def test_an_unknown_key_is_an_error_that_names_it(path: KeyPath, number: int) -> None:
