@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 UNTYPED = "history"
 """The type of the events of training data without event types."""
@@ -105,6 +105,8 @@ class EventsConfig(BaseModel):
     """Of types that `types` does not name."""
     untyped: EventType = EventType(weight=1.0, success=True, seen="always")
     """Of training data without event types, such as ratings."""
+    _against: EventsConfig | None = PrivateAttr(None)
+    """Says, if there is one, how long events with a strength of 0 or less take their items out of answers."""
     target: str = ""
     """The one type that the models learn to predict, and the evaluation judges by. Empty: every success."""
 
@@ -132,9 +134,16 @@ class EventsConfig(BaseModel):
         return self._changed(names, {"success": True})
 
     def with_repeats(self, names: Collection[str]) -> EventsConfig:
-        """This configuration with items staying in answers after the types `names`: a model may be trained on data of
-        users who repeat the same items."""
-        return self._changed(names, {"seen": "never"})
+        """This configuration with items staying in answers after events of the types `names` that speak for them: a
+        model may be trained on data of users who repeat the same items."""
+        repeating = self._changed(names, {"seen": "never"})
+        repeating._against = self
+        return repeating
+
+    def seen_s(self, name: str, strength: float) -> float:
+        """Seconds for which an event of this type and strength takes its item out of answers: 0 never, inf always."""
+        config = self if strength > 0 or self._against is None else self._against
+        return config.of(name).seen_s
 
     def _changed(self, names: Collection[str], update: Mapping[str, Any]) -> EventsConfig:
         changed = {key: self.of(key).model_copy(update=dict(update)) for key in map(key_of, names)}
