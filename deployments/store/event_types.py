@@ -45,7 +45,7 @@ class EventType(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    weight: float = Field(0.5, ge=-1, le=1)
+    weight: float = Field(0.5, ge=-1, le=1, strict=True)
     """How strongly an event without a weight of its own speaks for its item (> 0) or against it (< 0)."""
     success: bool = False
     """Whether it is a success: what the models learn to predict. Left out: it is, from a weight of 0.8 on."""
@@ -58,6 +58,12 @@ class EventType(BaseModel):
         if isinstance(given, Mapping) and "success" not in given and isinstance(given.get("weight"), int | float):
             return {**given, "success": given["weight"] >= LEAST_SUCCESS}
         return given
+
+    @model_validator(mode="after")
+    def _success_speaks_for_its_item(self) -> EventType:
+        if self.success and self.weight <= 0:
+            raise ValueError(f"is a success with the weight {self.weight:g}; give it one above 0, or success: false")
+        return self
 
     @property
     def strength(self) -> float:
@@ -81,14 +87,19 @@ DEFAULT_TYPES: Mapping[str, Mapping[str, Any]] = {
 
 
 def _merged(given: Any) -> Any:
-    """The types of a configuration over DEFAULT_TYPES, by lower-case name; a type keeps the fields it does not set."""
+    """The types of a configuration over DEFAULT_TYPES, by lower-case name; a type keeps the fields it does not set, but
+    a weight without `success` decides both."""
     if not isinstance(given, Mapping):
         return given
     merged: dict[str, Any] = {name: dict(fields) for name, fields in DEFAULT_TYPES.items()}
     for name, fields in given.items():
         key = str(name).strip().casefold()
         if isinstance(fields, Mapping):
-            merged[key] = {**merged.get(key, {}), **fields}
+            before = merged.get(key)
+            kept = dict(before) if isinstance(before, Mapping) else {}
+            if "weight" in fields:
+                kept.pop("success", None)
+            merged[key] = {**kept, **fields}
         else:
             merged[key] = fields
     return merged
