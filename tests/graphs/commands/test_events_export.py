@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
@@ -218,7 +219,12 @@ def test_a_point_in_time_is_written_in_three_ways() -> None:
 def test_users_without_events_in_the_span_cost_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     columns = events_export._columns
-    monkeypatch.setattr(events_export, "_columns", lambda histories: made.append(1) or columns(histories))
+
+    def counted(histories: Histories) -> pa.RecordBatch:
+        made.append(len(histories.timestamp_E))
+        return columns(histories)
+
+    monkeypatch.setattr(events_export, "_columns", counted)
 
     class Idle(MemoryStore):
         async def all_histories(self, since: float, until: float) -> AsyncIterator[Histories]:
@@ -227,5 +233,5 @@ def test_users_without_events_in_the_span_cost_no_memory(tmp_path: Path, monkeyp
                 yield Histories.decode([f"u{n}"], [len(found)], [e.member() for e in found], [T0 for _ in found])
 
     done = asyncio.run(write_events(Idle(StoreConfig()), T0, T0 + 10, tmp_path / FILE))
-    assert (done.events, done.users, len(made)) == (1, 1, 1)
+    assert (done.events, done.users, made) == (1, 1, [1])
     assert len(rows(tmp_path)) == 1
