@@ -144,10 +144,10 @@ class ArtifactWriter:
             try:
                 lock = version_lock.take(path / MANIFEST)
             except FileNotFoundError:  # left by a crash
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)
                 continue
             except OSError:  # not ours to write
                 continue
             if lock is not None:
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)  # what can't be removed is tried again by the next writer
                 os.close(lock)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 UNTYPED = "history"
 """The type of the events of training data without event types."""
@@ -45,7 +45,7 @@ class EventType(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    weight: float = Field(0.5, ge=-1, le=1)
+    weight: float = Field(0.5, ge=-1, le=1, strict=True)
     """How strongly an event without a weight of its own speaks for its item (> 0) or against it (< 0)."""
     success: bool = False
     """Whether it is a success: what the models learn to predict. Left out: it is, from a weight of 0.8 on."""
@@ -58,6 +58,12 @@ class EventType(BaseModel):
         if isinstance(given, Mapping) and "success" not in given and isinstance(given.get("weight"), int | float):
             return {**given, "success": given["weight"] >= LEAST_SUCCESS}
         return given
+
+    @model_validator(mode="after")
+    def _success_speaks_for_its_item(self) -> EventType:
+        if self.success and self.weight <= 0:
+            raise ValueError(f"is a success with the weight {self.weight:g}; give it one above 0, or success: false")
+        return self
 
     @property
     def strength(self) -> float:
@@ -81,14 +87,19 @@ DEFAULT_TYPES: Mapping[str, Mapping[str, Any]] = {
 
 
 def _merged(given: Any) -> Any:
-    """The types of a configuration over DEFAULT_TYPES, by lower-case name; a type keeps the fields it does not set."""
+    """The types of a configuration over DEFAULT_TYPES, by lower-case name; a type keeps the fields it does not set, but
+    a weight without `success` decides both."""
     if not isinstance(given, Mapping):
         return given
     merged: dict[str, Any] = {name: dict(fields) for name, fields in DEFAULT_TYPES.items()}
     for name, fields in given.items():
         key = str(name).strip().casefold()
         if isinstance(fields, Mapping):
-            merged[key] = {**merged.get(key, {}), **fields}
+            before = merged.get(key)
+            kept = dict(before) if isinstance(before, Mapping) else {}
+            if "weight" in fields:
+                kept.pop("success", None)
+            merged[key] = {**kept, **fields}
         else:
             merged[key] = fields
     return merged
@@ -105,6 +116,8 @@ class EventsConfig(BaseModel):
     """Of types that `types` does not name."""
     untyped: EventType = EventType(weight=1.0, success=True, seen="always")
     """Of training data without event types, such as ratings."""
+    _against: EventsConfig | None = PrivateAttr(None)
+    """Says, if there is one, how long events with a strength of 0 or less take their items out of answers."""
     target: str = ""
     """The one type that the models learn to predict, and the evaluation judges by. Empty: every success."""
 
@@ -132,9 +145,16 @@ class EventsConfig(BaseModel):
         return self._changed(names, {"success": True})
 
     def with_repeats(self, names: Collection[str]) -> EventsConfig:
-        """This configuration with items staying in answers after the types `names`: a model may be trained on data of
-        users who repeat the same items."""
-        return self._changed(names, {"seen": "never"})
+        """This configuration with items staying in answers after events of the types `names` that speak for them: a
+        model may be trained on data of users who repeat the same items."""
+        repeating = self._changed(names, {"seen": "never"})
+        repeating._against = self
+        return repeating
+
+    def seen_s(self, name: str, strength: float) -> float:
+        """Seconds for which an event of this type and strength takes its item out of answers: 0 never, inf always."""
+        config = self if strength > 0 or self._against is None else self._against
+        return config.of(name).seen_s
 
     def _changed(self, names: Collection[str], update: Mapping[str, Any]) -> EventsConfig:
         changed = {key: self.of(key).model_copy(update=dict(update)) for key in map(key_of, names)}

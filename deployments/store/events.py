@@ -128,7 +128,7 @@ class _Meaning(dict[tuple[str, str], tuple[float, float, float, float]]):
         event_type, key = self._events.of(name), key_of(name)
         strength = float(weight) if weight else event_type.strength
         number = self._numbers.setdefault(key, len(self._numbers))
-        self[kind] = value = (strength, event_type.seen_s, self._position.get(key, PAD), number)
+        self[kind] = value = (strength, self._events.seen_s(name, strength), self._position.get(key, PAD), number)
         return value
 
 

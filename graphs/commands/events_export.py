@@ -73,16 +73,19 @@ async def _export(config: StoreConfig, since: float, until: float, path: Path) -
 
 async def write_events(store: Store, since: float, until: float, path: Path) -> Exported:
     """Streams the events to the Parquet file `path`, user after user."""
-    events = users = 0
+    events = users = written = 0
     waiting: list[pa.RecordBatch] = []
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         async for histories in store.all_histories(since, until):
+            if not len(histories.timestamp_E):  # of a short span most are empty
+                continue
             waiting.append(_columns(histories))
             users += int((histories.count_B > 0).sum())
             events += len(histories.timestamp_E)
-            if sum(map(len, waiting)) >= ROWS:
+            if events - written >= ROWS:
                 writer.write_table(pa.Table.from_batches(waiting))
                 waiting.clear()
+                written = events
         if waiting:
             writer.write_table(pa.Table.from_batches(waiting))
     return Exported(events, users)

@@ -49,5 +49,6 @@ def models(config: Mapping[str, Any]) -> list[str]:
 def write(config: Mapping[str, Any], path: Path) -> None:
     """Writes a pinned config, for its owner alone: it may hold the address of a Redis with its password."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o600)  # of a file that was there before as well
         file.write("# Made by rayfunnel from your config file, with the version of the model: change that file.\n")
         yaml.safe_dump(dict(config), file, sort_keys=False, width=120)

@@ -208,6 +208,14 @@ def test_the_three_newest_versions_are_kept(folder: Path) -> None:
     assert sorted(path.name for path in (folder.parent / ".model.versions").iterdir()) == versions[-3:]
 
 
+def test_an_old_version_that_can_not_be_removed_is_no_failure_of_the_writer(folder: Path) -> None:
+    stray = folder.parent / ".model.versions" / "0-link-to-a-folder"
+    stray.symlink_to(folder.parent)
+    for value in range(2, 6):
+        assert write(folder, value=float(value)).tensors("items.safetensors")["item_vectors_ND"][0, 0] == value
+    assert stray.is_symlink()
+
+
 HOLDER = """
 import sys
 from deployments.artifact.reader import Artifact

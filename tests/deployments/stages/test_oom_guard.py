@@ -181,7 +181,7 @@ async def test_a_replica_whose_scorer_runs_out_of_memory_answers_every_row_and_r
         requests(artifact.model_version, 14), profiles
     )
     factory = stage_replica.StageFactory(CrampedScorer, ScorerConfig(), LogConfig())
-    shell = Shell(factory, artifact_path, slots=1, max_rows=256, threads=1, metrics=MetricsConfig(), hub=None)
+    shell = Shell(factory, artifact_path, "", slots=1, max_rows=256, threads=1, metrics=MetricsConfig(), hub=None)
     deadline = time.time() + 30
     calls = (shell.run("__call__", deadline, BatchLogContext("b1"), profiles, candidates) for _ in range(5))
     answers = await asyncio.gather(*calls)

@@ -34,6 +34,22 @@ def test_the_models_tell_a_success_by_its_strength(given: dict[str, object], str
     assert EventType.model_validate(given).strength == strength
 
 
+@pytest.mark.parametrize(("weight", "strength"), [(-1, -1.0), (0.3, 0.3), (0.9, 0.9)])
+def test_a_weight_without_success_decides_whether_a_default_type_is_one(weight: float, strength: float) -> None:
+    types = EventsConfig.model_validate({"types": {"Purchase": {"weight": weight}, "view": {"weight": weight}}})
+    for name in ("purchase", "view"):
+        assert types.of(name).strength == strength
+        assert types.of(name).success == (weight >= 0.8)
+    assert types.of("purchase").seen == "always", "the other fields are as before"
+    assert EventsConfig.model_validate({"types": {"X": None, "x": {"weight": weight}}}).of("x").strength == strength
+
+
+@pytest.mark.parametrize("given", [{"weight": "0.9"}, {"weight": True}, {"weight": -0.5, "success": True}])
+def test_a_weight_that_is_no_number_or_a_success_against_its_item_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"valid number|is a success with the weight -0\.5"):
+        EventType.model_validate(given)
+
+
 @pytest.mark.parametrize(
     ("seen", "seconds"), [("for 30d", 2_592_000.0), ("for 1.5h", 5400.0), ("for 2 w", 1_209_600.0)]
 )

@@ -134,3 +134,11 @@ def test_an_event_takes_its_item_out_of_answers_for_as_long_as_its_type_says() -
     rows = user_histories(histories(events, []), positions, config)
     out = history_batch(rows, "v1", np.zeros((2, 0), np.float32), now=NOW)
     assert out.seen_BH.tolist() == [[False, True, False, True], [False] * 4]
+
+
+def test_an_event_against_an_item_takes_it_out_of_answers_also_where_its_type_may_repeat() -> None:
+    config = EventsConfig().with_repeats(["history"])
+    own = [Event("1", "u", "a", "history", 1.0, weight=0.9), Event("2", "u", "b", "history", 2.0, weight=-0.5)]
+    rows = user_histories(histories(own), positions, config)
+    out = history_batch(rows, "v1", np.zeros((1, 0), np.float32), now=NOW)
+    assert out.seen_BH.tolist() == [[False, True]]

@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
@@ -24,10 +25,11 @@ from cluster.valkey import ValkeyConfig, ValkeySupervisor
 from deployments.assembly import stored_events
 from deployments.errors import DataError, StoreUnavailable
 from deployments.store.base import StoreConfig
-from deployments.store.events import Event
+from deployments.store.events import Event, Histories
 from deployments.store.memory import MemoryStore
 from deployments.store.redis import RedisStore
 from graphs.command_line.event_commands import point_in_time
+from graphs.commands import events_export
 from graphs.commands.events_export import FILE, export, write_events
 from graphs.data.dataset import load_dataset
 from graphs.data.histories import stored_histories
@@ -212,3 +214,24 @@ def test_a_point_in_time_is_written_in_three_ways() -> None:
     for wrong in ("", "1700000000000", "-1", "2d ago", "nan", "2200-01-01"):
         with pytest.raises(typer.BadParameter):
             point_in_time(wrong, "--since")
+
+
+def test_users_without_events_in_the_span_cost_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    columns = events_export._columns
+
+    def counted(histories: Histories) -> pa.RecordBatch:
+        made.append(len(histories.timestamp_E))
+        return columns(histories)
+
+    monkeypatch.setattr(events_export, "_columns", counted)
+
+    class Idle(MemoryStore):
+        async def all_histories(self, since: float, until: float) -> AsyncIterator[Histories]:
+            for n in range(100):
+                found = [] if n else [event(1)]
+                yield Histories.decode([f"u{n}"], [len(found)], [e.member() for e in found], [T0 for _ in found])
+
+    done = asyncio.run(write_events(Idle(StoreConfig()), T0, T0 + 10, tmp_path / FILE))
+    assert (done.events, done.users, made) == (1, 1, [1])
+    assert len(rows(tmp_path)) == 1

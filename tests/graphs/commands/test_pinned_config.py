@@ -78,6 +78,7 @@ def test_a_version_that_the_config_names_itself_must_be_the_one_that_is_there(
 
 def test_the_file_is_for_its_owner_alone_and_is_read_back_as_it_was(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "rendered.yaml"
+    path.touch(0o644)
     pinned_config.write(config, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert load(str(path)) == config

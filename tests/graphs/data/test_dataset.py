@@ -223,6 +223,18 @@ def test_users_who_only_repeat_items_may_get_them_again() -> None:
     assert EventsConfig().with_repeats(dataset.repeated_types).of("history").seen == "never"
 
 
+def test_where_users_repeat_items_an_event_against_one_takes_it_out_of_answers_here_and_online() -> None:
+    rows = [(f"u{u}", f"i{k % 3}", 100.0 * k, -0.5 if k == 4 else 0.9) for u in range(12) for k in range(12)]
+    users, items, times, weights = zip(*rows, strict=True)
+    table = {"user_id": users, "item_id": items, "timestamp": times, "weight": weights}
+    dataset = from_tables("loops", pa.table(table))
+    events = dataset.interactions
+    served = EventsConfig().with_repeats(dataset.repeated_types)
+    online = [served.seen_s("history", float(weight)) for weight in events.weight_E]
+    assert online == events.seen_s_E.tolist()
+    assert set(online) == {0.0, np.inf}
+
+
 def test_the_target_must_be_among_the_types() -> None:
     with pytest.raises(
         DataError, match=r"no event has the type 'purchase', which events.target .*there are view, like"
