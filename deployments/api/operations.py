@@ -28,7 +28,7 @@ from deployments.pipeline.request import Query, arrival, request_batch
 from deployments.pipeline.stage_client import StageClient
 from deployments.stages.fallbacks import missing_shards
 from deployments.store.base import Store
-from deployments.store.events import Event
+from deployments.store.events import MOST_AHEAD_S, Event
 from deployments.telemetry.drift_client import DriftClient
 from deployments.telemetry.metrics_reporter import MetricsReporter
 from monitoring.logs.context import RequestLogContext, current_request
@@ -180,7 +180,7 @@ class Recommender:
                 user_id=e.user_id,
                 item_id=e.item_id,
                 event_type=e.event_type,
-                timestamp=now if e.timestamp is None else e.timestamp,
+                timestamp=now if e.timestamp is None or e.timestamp > now + MOST_AHEAD_S else e.timestamp,
                 request_id=e.request_id or "",
             )
             for e in request.events
@@ -188,7 +188,13 @@ class Recommender:
         stored = await self._store.record(events)
         self._report_feedback(events)
         _, unknown = self.catalogue.resolve(list(dict.fromkeys(e.item_id for e in events)))
-        return {"accepted": len(events), "duplicates": len(events) - stored, "unknown_item_ids": unknown}
+        clamped = sum(e.timestamp is not None and e.timestamp > now + MOST_AHEAD_S for e in request.events)
+        return {
+            "accepted": len(events),
+            "duplicates": len(events) - stored,
+            "clamped": clamped,
+            "unknown_item_ids": unknown,
+        }
 
     async def drift(self) -> dict[str, Any]:
         """Whether live traffic has drifted from the training data: a verdict per signal."""

@@ -102,6 +102,8 @@ class EventsResponse(_Described):
     """Events in the request."""
     duplicates: int
     """Of these, events that the store had already."""
+    clamped: int
+    """Of these, events dated more than a minute ahead; they are stored as of now."""
     unknown_item_ids: list[str]
     """Items that the model does not have; their events are stored."""
 

@@ -130,7 +130,7 @@ class EventsConfig(BaseModel):
     def of(self, name: str) -> EventType:
         """The type called `name`, in any case."""
         key = key_of(name)
-        return self.types.get(key) or (self.untyped if key in (UNTYPED, "") else self.other)
+        return self.types.get(key) or (self.untyped if key == UNTYPED else self.other)
 
     def knows(self, name: str) -> bool:
         """Whether `types` has `name`, in any case."""

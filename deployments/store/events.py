@@ -21,6 +21,9 @@ from deployments.store.event_types import UNTYPED, EventsConfig, key_of
 
 _FIELDS = 5
 
+MOST_AHEAD_S = 60.0
+"""An event dated more than this ahead is taken as of now; in training data, as of the newest other event."""
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -57,12 +57,15 @@ def export(
     out: Annotated[str, typer.Option(help="The new folder to write, for train --data.")],
     until: Annotated[
         str,
-        typer.Option(help="The time before which events are taken, written as that of --since.", show_default="now"),
+        typer.Option(
+            help="The time before which events are taken, written as that of --since.", show_default="a minute ago"
+        ),
     ] = "",
     config: Annotated[str, typer.Option(help="The config file that names the store.")] = DEFAULT_CONFIG,
 ) -> None:
     """Write the events of the store as Parquet, each once, as input for training."""
-    first, last = point_in_time(since, "--since"), point_in_time(until, "--until") if until else float(int(time.time()))
+    # An event of just now may be recorded after the export has passed its user.
+    first, last = point_in_time(since, "--since"), point_in_time(until, "--until") if until else time.time() // 1 - 60
     if first >= last:
         raise typer.BadParameter("it is not before --until", param_hint="--since")
     from graphs.commands.events_export import export

@@ -34,7 +34,10 @@ def evaluate_artifact(
         DataError: the data can't be used, or nobody can be judged.
     """
     artifact, console = Artifact.open(path), output_console()
-    dataset = _of_its_catalogue(load_dataset(data, config.events, columns), artifact, console)
+    settings = artifact.manifest.settings  # what training took for a success counts here, too
+    events = config.events.with_successes(settings.get("success_types", ()))
+    events = events.with_repeats(settings.get("repeated_types", ()))
+    dataset = _of_its_catalogue(load_dataset(data, events, columns), artifact, console)
     result = _figures(artifact, dataset, config, console)
     show(result, console)
     write_section(out, markdown(result, artifact.model_version, command))
@@ -54,7 +57,7 @@ def _of_its_catalogue(dataset: Dataset, artifact: Artifact, console: Console) ->
         console.print(f"{unknown:,} of {len(events):,} events are on items that the model does not know: left out")
     kept = replace(events, item_E=item_E).take(item_E >= 0)
     order = np.lexsort((kept.item_E, kept.timestamp_E, kept.user_E))
-    return replace(dataset, interactions=kept.take(order), items=items, event_ids=None)
+    return replace(dataset, interactions=kept.take(order), items=items, event_ids=None, own_weight_E=None)
 
 
 def _figures(artifact: Artifact, dataset: Dataset, config: RecommenderArgs, console: Console) -> dict[str, Any]:

@@ -88,8 +88,8 @@ def kept_rows(events: Events, item_E: Ints, most: int, file: str, findings: Find
     order = np.lexsort((item_E, events.timestamp_E, user_E))
     again_E = _repeated(events, item_E, order)
     if again_E.any():
-        what = "the same event_id or content" if events.event_ids else "the same content"
-        findings.note(f"{file}: {counted(int(again_E.sum()), 'repeated row')} ({what}) left out")
+        what = "user, item, type and time" + (", or event_id" if events.event_ids else "")
+        findings.note(f"{file}: {counted(int(again_E.sum()), 'repeated row')} (the same {what}) left out")
         order = order[~again_E[order]]
     user_R = user_E[order]
     end_R = np.searchsorted(user_R, user_R, side="right")
@@ -106,8 +106,8 @@ def kept_rows(events: Events, item_E: Ints, most: int, file: str, findings: Find
 
 
 def _repeated(events: Events, item_E: Ints, order: Array) -> Bools:
-    """True for every event [E] that an earlier row has already: by id, of the same user and item as in the store; of
-    events without an id by content. `order`: by user, time and item."""
+    """True for every event [E] that an earlier row has already, by the rule of deployments/store/seeding.py: same user
+    and item, and the same id, or the same millisecond and type. `order`: by user, time and item."""
     again_E = np.zeros(len(order), np.bool_)
     if events.event_ids is not None:
         ids = (events.event_ids.code_E, events.users.code_E, item_E)
@@ -115,8 +115,7 @@ def _repeated(events: Events, item_E: Ints, order: Array) -> Bools:
         by_id = rows[np.lexsort([each[rows] for each in ids])]
         same = np.logical_and.reduce([each[by_id[1:]] == each[by_id[:-1]] for each in ids])
         again_E[by_id[1:][same]] = True
-        order = order[ids[0][order] < 0]
-    columns = (events.users.code_E, events.timestamp_E, item_E, events.types.code_E, events.meaning.weight_E)
+    columns = (events.users.code_E, np.rint(events.timestamp_E * 1000), item_E, events.types.code_E)
     tied = np.flatnonzero(np.logical_and.reduce([each[order[1:]] == each[order[:-1]] for each in columns[:3]]))
     if len(tied):
         some = np.unique(np.concatenate([order[tied], order[tied + 1]]))

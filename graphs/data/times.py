@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.messages import Array, Times
+from deployments.store.events import MOST_AHEAD_S
 from graphs.data.arrow_values import is_text, plain, to_float, valid_mask
 from graphs.data.findings import Findings, counted, shown
 
@@ -20,9 +21,6 @@ _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nan
 
 _FROM = {"ns": 1e17, "us": 1e14, "ms": 1e11}
 """Numbers from here on are in this unit: 1973 in each. Seconds reach it in the year 5138."""
-
-MOST_AHEAD_S = 60.0
-"""Times further in the future are taken as now."""
 
 _ZONE = r"\d:\d\d.*(?:[zZ]|[+-]\d\d(?::?\d\d)?)$"
 
@@ -161,9 +159,12 @@ def _checked(seconds_E: Times, file: str, name: str, now: float, findings: Findi
         first = int(np.argmax(ahead_E))
         findings.note(
             f"{file}: {int(ahead_E.sum()):,} of {counted(len(ahead_E), 'event')} in the future (the first in row "
-            f"{first}, counted from 0: {shown_time(float(seconds_E[first]))}); taken as now"
+            f"{first}, counted from 0: {shown_time(float(seconds_E[first]))}); taken as of the newest other "
+            "event's time"
         )
-    return np.minimum(seconds_E, now) if ahead_E.any() else seconds_E
+    # Not as of now: in older data a single event would then be all that is recent.
+    newest = float(seconds_E[~ahead_E].max(initial=0.0)) if not ahead_E.all() else now
+    return np.where(ahead_E, min(newest, now), seconds_E)
 
 
 def shown_time(seconds: float) -> str:

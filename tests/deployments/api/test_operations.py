@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,11 +60,24 @@ async def test_an_event_changes_the_next_recommendation(recommender: Recommender
     assert await recommender.record_events({"events": [event]}) == {
         "accepted": 1,
         "duplicates": 0,
+        "clamped": 0,
         "unknown_item_ids": [],
     }
     after = await recommender.recommend({"user_id": "fresh"})
     assert liked not in ids(after)
     assert {item["source"] for item in after["items"]} != {"popular"}
+
+
+async def test_an_event_of_the_future_is_stored_as_of_now_and_the_answer_says_so(
+    recommender: Recommender, store: MemoryStore
+) -> None:
+    now = time.time()
+    dated = [{"user_id": "early", "item_id": "i1", "event_type": "like", "timestamp": now + s} for s in (30, 86_400)]
+    for sent, (clamped, duplicates) in enumerate([(1, 0), (1, 2)]):
+        answer = await recommender.record_events({"events": dated})
+        assert (answer["clamped"], answer["duplicates"]) == (clamped, duplicates), sent
+    stored = (await store.histories(["early"])).timestamp_E
+    assert sorted(round(at - now) for at in stored) == [0, 30]
 
 
 async def test_a_viewed_item_may_come_again_and_a_bought_one_does_not(shop_artifact: Artifact) -> None:
