@@ -32,7 +32,7 @@ from graphs.data.histories import stored_histories
 from graphs.data.splits import Split, SplitKind
 from graphs.data.training_checks import check_trainable
 from graphs.evaluation import baselines
-from graphs.evaluation.evaluate import evaluate, hold_users
+from graphs.evaluation.evaluate import evaluate_new, hold_users
 from graphs.evaluation.held_out import hold_out
 from graphs.evaluation.offline_funnel import with_plain_scoring
 from graphs.evaluation.report import show
@@ -111,7 +111,6 @@ def train(
         for writer in {served, judged}:
             writer.tensors(WEIGHTS, {name: value.numpy() for name, value in model.state_dict().items()})
         served.table(HISTORIES, stored_histories(dataset))
-        write_reference(served, dataset, config, seed)
         scoring = stages.scoring.config
         held_out = hold_out(served.preview(), dataset, stages)
         package(served, held_out, combinations(scoring.backend, scoring.precision), console)
@@ -121,7 +120,9 @@ def train(
             stages = with_plain_scoring(stages)
         if refit:
             _share_scoring(served, twin)
-        served.metrics = evaluate(judged.preview(), dataset, stages) | {"figures_of": TWIN if refit else ""}
+        figures = evaluate_new(judged, served, dataset, stages, console.print)
+        served.metrics = figures | {"figures_of": TWIN if refit else ""}
+        write_reference(served, dataset, config, seed)
         progress["Evaluation"](1.0)
     artifact = Artifact.open(out)
     show(artifact.manifest.metrics, console)

@@ -8,7 +8,7 @@ changes the result in any bit.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -33,6 +33,8 @@ from deployments.messages import (
 from deployments.stages.business_rules import BoundRule, Rule, apply_boosts, apply_pins, bind_rule
 
 _WORST, _BEST = -1e30, 1e30  # replace a model's NaN or infinity, so that one bad score does not affect the other items
+AUTO_DIVERSITY = 0.1
+"""`diversity: auto`, unless training found that it costs NDCG (`diversity` in the artifact's settings)."""
 _PINNED, _FREE, _OVER_CAP, _PADDING = range(4)  # tiers: candidates are sorted by tier first
 
 
@@ -41,8 +43,9 @@ class RankerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    diversity: float = Field(0.1, ge=0.0, le=1.0)
-    """Weight of diversity (MMR) against the score. 0: score order; 1: the scores within the pool are ignored."""
+    diversity: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["auto"] = "auto"
+    """Weight of diversity (MMR) against the score. 0: score order; 1: the scores within the pool are ignored; auto: 0.1
+    if that cost no NDCG@10 in the evaluation of training, else 0."""
     diversity_pool: int = Field(100, ge=1, le=500)
     """Number of the best candidates that diversity reorders; the others follow in score order."""
     category: str = ""
@@ -73,7 +76,9 @@ class Ranker:
         self.model_version = artifact.model_version
         self._config = config
         self._rules: list[BoundRule] = []
-        if config.diversity:
+        measured = artifact.manifest.settings.get("diversity", AUTO_DIVERSITY)
+        self._diversity = float(measured if config.diversity == "auto" else config.diversity)
+        if self._diversity:
             self._vectors_ND: Array = artifact.tensors("items.safetensors")["item_vectors_ND"][:, :-1]  # less the bias
             norm_N = np.sqrt(np.einsum("nd,nd->n", self._vectors_ND, self._vectors_ND, dtype=np.float32))
             self._scale_N = np.divide(1.0, norm_N, out=np.zeros_like(norm_N), where=norm_N > 0)
@@ -130,7 +135,7 @@ class Ranker:
             over_BK = _over_cap(category_BK, order_BK, self._config.category_cap)
             tier_BK[over_BK & (tier_BK == _FREE)] = _OVER_CAP
             order_BK = _sort_by_tier(order_BK, tier_BK)
-        if self._config.diversity:
+        if self._diversity:
             order_BK = self._diversify(order_BK, tier_BK, score_BK, items_BK, penalty_BK, min(width, pool))
 
         choice_BN = _place_pins(order_BK, pin_BN, count_B)
@@ -159,7 +164,7 @@ class Ranker:
         (1 - strength) * score - strength * max(0, highest cosine to an item chosen before), with scores scaled to
         0..1 over the pool. Pinned items count as chosen from the start. Equal values keep the score order.
         """
-        strength, size = self._config.diversity, self._config.diversity_pool
+        strength, size = self._diversity, self._config.diversity_pool
         pool_BP = order_BK[:, :size]
         items_BP, tier_BP, score_BP = (
             take_columns(items_BK, pool_BP),

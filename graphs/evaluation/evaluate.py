@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from deployments.artifact.reader import Artifact
+from deployments.artifact.writer import ArtifactWriter
 from deployments.errors import DataError
 from deployments.messages import Bools, CandidateBatch, Ints, RankedBatch
 from deployments.stages.fallbacks import retrieval_scores, score_order
+from deployments.stages.ranking import AUTO_DIVERSITY
 from graphs.config import Stages
 from graphs.data.dataset import Dataset, Interactions
 from graphs.data.splits import Parts, Split
 from graphs.evaluation import baselines
 from graphs.evaluation.offline_funnel import BATCH, OfflineFunnel
 from graphs.evaluation.ranking_quality import DEPTH, HeldOutUsers
+from graphs.evaluation.verdict import METRIC
 
 
 def hold_users(dataset: Dataset, split: Split) -> tuple[Parts, HeldOutUsers]:
@@ -69,6 +73,26 @@ def evaluate(
             except baselines.LeftOut as reason:
                 result["left_out"][name] = str(reason)
     return result
+
+
+def evaluate_new(
+    judged: ArtifactWriter, served: ArtifactWriter, dataset: Dataset, stages: Stages, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """`evaluate` of `judged` as it is so far. With `diversity: auto` it also decides on diversity: 0 in the settings of
+    both writers if that has the better NDCG@10 on the judged users."""
+    result = evaluate(judged.preview(), dataset, stages)
+    auto = stages.ranking.config.diversity == "auto"
+    if not auto or result["funnel, no diversity"][METRIC] <= result["funnel"][METRIC]:
+        return result
+    judged.settings["diversity"] = 0.0
+    without = evaluate(judged.preview(), dataset, stages, compare=False)
+    before, after = result["funnel"][METRIC], without["funnel"][METRIC]
+    if after <= before:  # rules or the cap cost it, not diversity
+        del judged.settings["diversity"]
+        return result
+    served.settings["diversity"] = 0.0
+    note(f"diversity: auto is 0 for this model: NDCG@10 is {after:.4f}, with {AUTO_DIVERSITY} it is {before:.4f}")
+    return result | without
 
 
 def _funnel(

@@ -111,6 +111,12 @@ def test_on_data_with_an_order_to_learn_the_funnel_beats_every_baseline(trained_
     assert trained_artifact.manifest.metrics["funnel"]["hit_rate@10"] > 0.8
 
 
+def test_by_default_diversity_costs_no_accuracy(trained_artifact: Artifact) -> None:
+    metrics, settings = trained_artifact.manifest.metrics, trained_artifact.manifest.settings
+    assert metrics["funnel"]["ndcg@10"] >= metrics["funnel, no diversity"]["ndcg@10"]
+    assert settings.get("diversity", 0.1) == (0.0 if metrics["funnel"] == metrics["funnel, no diversity"] else 0.1)
+
+
 def test_the_section_of_the_results_shows_every_method(trained_artifact: Artifact) -> None:
     page = markdown(trained_artifact.manifest.metrics, trained_artifact.model_version, "the command")
     for name in ("funnel", *(set(baselines.METHODS) - {"recent"}), "source: two_tower"):

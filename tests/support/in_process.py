@@ -8,6 +8,7 @@ from deployments.api.operations import Recommender
 from deployments.artifact.reader import Artifact
 from deployments.assembly import FunnelConfig, assemble
 from deployments.pipeline.stage_client import Start, local
+from deployments.pipeline.time_budget import PipelineConfig
 from deployments.store.base import Store
 from deployments.store.memory import MemoryStore
 from deployments.telemetry.drift_client import DriftCall
@@ -17,6 +18,8 @@ from tests.support.small_dataset import small_args
 
 SLOTS = 4
 """Calls in flight per stage."""
+PATIENT = FunnelConfig(pipeline=PipelineConfig(deadline_ms=30_000))
+"""A machine that is busy with something else for half a second makes no answer a degraded one."""
 
 
 def recommender_builder(artifact: Artifact, backend: str) -> Callable[..., Recommender]:
@@ -35,7 +38,7 @@ def recommender_builder(artifact: Artifact, backend: str) -> Callable[..., Recom
         starts: dict[str, Start] | None = None,
         drift: tuple[DriftConfig, DriftCall] | None = None,
     ) -> Recommender:
-        config = config or FunnelConfig()
+        config = config or PATIENT
         used = plain | (starts or {})
         slots = dict.fromkeys(used, SLOTS)
         return assemble(artifact, store or MemoryStore(config.store), used, slots, config, drift=drift)

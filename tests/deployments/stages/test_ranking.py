@@ -260,6 +260,15 @@ def test_diversity_is_maximal_marginal_relevance(artifact: Artifact, strength: f
     assert found == [naive_mmr(vectors_ND, items, scores, 20, strength)]
 
 
+def test_diversity_auto_is_what_training_found(artifact: Artifact) -> None:
+    random = np.random.default_rng(6)
+    inputs = batch(artifact, [random.permutation(N_ITEMS)[:50].tolist()], [random.normal(size=50).tolist()], [20])
+    found_costly = Artifact(artifact.folder, artifact.manifest.model_copy(update={"settings": {"diversity": 0.0}}))
+    assert rank(artifact, inputs) == rank(artifact, inputs, diversity=0.1) != rank(artifact, inputs, diversity=0.0)
+    assert rank(found_costly, inputs) == rank(artifact, inputs, diversity=0.0)
+    assert rank(found_costly, inputs, diversity=0.1) == rank(artifact, inputs, diversity=0.1)
+
+
 def test_diversity_does_not_depend_on_the_scale_of_the_scores(artifact: Artifact) -> None:
     items = [list(range(40))]
     scores = np.random.default_rng(1).integers(0, 64, (1, 40)) / 64
