@@ -1,7 +1,8 @@
-"""Locks on the versions of an artifact: a reader marks the version that it has open, so that no writer removes it.
+"""Locks on an artifact: a reader marks the version that it has open, so that no writer removes it; a writer marks the
+folder of the versions, so that there is one at a time.
 
-The mark is a shared `flock` on the version's manifest, which the system drops when the process ends, however it ends.
-Where there are no such locks, versions are not marked, and writers keep them all.
+A mark is a `flock`; a reader's is a shared one, on the version's manifest. The system drops it when the process ends,
+however it ends. Where there are no such locks, versions are not marked, and writers keep them all.
 """
 
 from __future__ import annotations
@@ -43,5 +44,22 @@ def take(manifest: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
+        return None
+    return descriptor
+
+
+def write(versions: Path) -> int | None:
+    """Marks the folder `versions` as written to, until the descriptor that it returns is closed; None: no locks here.
+
+    Raises:
+        BlockingIOError: another writer is at work.
+    """
+    descriptor = os.open(versions, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno == errno.EWOULDBLOCK:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(versions)) from None
         return None
     return descriptor

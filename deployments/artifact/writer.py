@@ -39,7 +39,7 @@ class ArtifactWriter:
     `metrics`, `gates` and `settings` are plain attributes and may be set until the block ends.
 
     Raises:
-        ArtifactError: on entry, if `directory` exists and is not an artifact.
+        ArtifactError: on entry, if `directory` exists and is not an artifact, or another process writes to it.
     """
 
     def __init__(
@@ -55,13 +55,21 @@ class ArtifactWriter:
         self._partial = self._store / "partial"
         self.gates: dict[str, dict[str, Any]] = {}
         self._derived: set[str] = set()
+        self._lock: int | None = None
 
     def __enter__(self) -> Self:
         target = self.directory
         if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
             raise ArtifactError(f"artifact {target}: something else is there; choose another folder, or remove it")
+        self._store.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock = version_lock.write(self._store)
+        except BlockingIOError:
+            raise ArtifactError(
+                f"artifact {target}: another process is writing it; wait for its end, or choose another folder"
+            ) from None
         shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
+        self._partial.mkdir()
         return self
 
     def tensors(self, name: str, tensors: dict[str, npt.NDArray[Any]]) -> None:
@@ -109,6 +117,8 @@ class ArtifactWriter:
             shutil.rmtree(self._partial, ignore_errors=True)
             if not any(self._store.iterdir()):
                 self._store.rmdir()
+            if self._lock is not None:
+                os.close(self._lock)
 
     def _manifest(self) -> Manifest:
         digests = {path.name: sha256(path) for path in sorted(self._partial.iterdir())}

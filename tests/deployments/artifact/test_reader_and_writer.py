@@ -188,12 +188,31 @@ def test_a_failed_first_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_crash_in_the_middle_does_not_break_the_next_write(tmp_path: Path) -> None:
-    writer = ArtifactWriter(tmp_path / "model").__enter__()
-    writer.json("half.json", 1)
+    crash = """
+import os, sys
+from deployments.artifact.writer import ArtifactWriter
+ArtifactWriter(sys.argv[1]).__enter__().json("half.json", 1)
+os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", crash, str(tmp_path / "model")], check=False)
+    assert (tmp_path / ".model.versions" / "partial" / "half.json").is_file()
     (tmp_path / ".model.versions" / "link").symlink_to("nowhere")
     artifact = write(tmp_path / "model")
     assert "half.json" not in artifact.manifest.files
     assert len(list((tmp_path / ".model.versions").iterdir())) == 1
+
+
+def test_a_second_writer_is_refused_and_leaves_the_files_of_the_first(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    with ArtifactWriter(out) as first:
+        first.json("a.json", 1)
+        with pytest.raises(ArtifactError, match="another process is writing it"), ArtifactWriter(out):
+            pass
+        first.json("b.json", 2)
+    assert Artifact.open(str(out)).manifest.files.keys() == {"a.json", "b.json"}
+    with ArtifactWriter(out) as later:
+        later.json("c.json", 3)
+    assert Artifact.open(str(out)).manifest.files.keys() == {"c.json"}
 
 
 def test_an_open_artifact_outlives_its_replacement(folder: Path) -> None:
